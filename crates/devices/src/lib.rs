@@ -1,0 +1,1 @@
+//! Devices as pure machines. (skeleton)

@@ -1,0 +1,69 @@
+//! One vCPU's architectural state: everything a manual says a processor remembers, except the floating-point
+//! and vector registers, which stay in the host's own registers while the Guest runs (see `run.rs`).
+
+pub mod registers;
+pub mod segments;
+pub mod control;
+pub mod msr;
+pub mod cpuid;
+
+use segments::{Segment, TableRegister};
+
+/// Numbers of the general registers as instructions encode them; indices into [`Cpu::gpr`].
+pub use registers::*;
+
+/// The state. `repr(C)` because generated code reaches the fields by their offset.
+#[repr(C)]
+#[derive(Debug, Clone)]
+pub struct Cpu {
+    /// General registers in encoding order: rax rcx rdx rbx rsp rbp rsi rdi r8..r15.
+    pub gpr: [u64; 16],
+    /// Address of the next instruction.
+    pub rip: u64,
+    /// The flags register, whole. While generated code runs, its arithmetic flags live in the host's own flags.
+    pub rflags: u64,
+    /// Current privilege level: 0 or 3.
+    pub cpl: u8,
+    /// One instruction of grace after `sti`, `mov ss`, `pop ss`: no interrupt is taken (SDM vol. 3, 6.8.3).
+    pub interrupt_shadow: bool,
+    /// ES, CS, SS, DS, FS, GS in encoding order; see the constants in [`segments`].
+    pub segments: [Segment; 6],
+    /// Local descriptor table.
+    pub ldtr: Segment,
+    /// Task register.
+    pub tr: Segment,
+    /// Global descriptor table.
+    pub gdtr: TableRegister,
+    /// Interrupt descriptor table.
+    pub idtr: TableRegister,
+    /// Control registers.
+    pub cr0: u64,
+    /// The address that last page-faulted.
+    pub cr2: u64,
+    /// Page-table base, PCID and PWT/PCD.
+    pub cr3: u64,
+    /// Feature switches.
+    pub cr4: u64,
+    /// Extended control register 0: which vector state the Guest enabled.
+    pub xcr0: u64,
+    /// Extended features: SCE, LME, LMA, NXE.
+    pub efer: u64,
+    /// `syscall` target selectors.
+    pub star: u64,
+    /// `syscall` target from 64-bit mode.
+    pub lstar: u64,
+    /// `syscall` target from compatibility mode.
+    pub cstar: u64,
+    /// Flags that `syscall` clears.
+    pub sfmask: u64,
+    /// What `swapgs` exchanges with GS.base.
+    pub kernel_gs_base: u64,
+    /// What `rdtscp` and `rdpid` report.
+    pub tsc_aux: u64,
+    /// Guest time-stamp counter minus the host's.
+    pub tsc_offset: u64,
+    /// Debug registers; DR4 and DR5 are unused.
+    pub dr: [u64; 8],
+    /// Registers the Guest may set and read back but that change nothing here (MTRRs, PAT, SPEC_CTRL, sysenter ...).
+    pub inert: msr::InertMsrs,
+}

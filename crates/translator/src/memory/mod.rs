@@ -1,0 +1,2 @@
+//! Guest memory as the processor sees it.
+pub mod ram;
