@@ -140,7 +140,12 @@ impl Apt {
     ///
     /// # Errors
     /// When it cannot be downloaded.
-    pub fn download(&self, package: &Stanza, folder: &Path, progress: &Progress) -> Result<PathBuf, AptError> {
+    pub fn download(
+        &self,
+        package: &Stanza,
+        folder: &Path,
+        progress: &Progress,
+    ) -> Result<PathBuf, AptError> {
         let step = progress.transfer(format!("downloading {}", package.name), package.size);
         let mut command = self.command("apt-get");
         command.arg("download").arg(format!("{}={}", package.name, package.version)).current_dir(folder);

@@ -49,6 +49,15 @@ impl Cache {
         self.root.join("debian").join(name.as_str())
     }
 
+    /// The names of the packages in the cache, sorted.
+    pub fn kept(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join("debian")).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with(DRAFT)).collect();
+        names.sort();
+        names
+    }
+
     /// Waits until no other run fills this cache. The lock ends with the returned file, or with this process.
     ///
     /// # Errors

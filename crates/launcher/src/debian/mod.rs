@@ -54,7 +54,9 @@ pub enum DebianError {
         cause: io::Error,
     },
     /// A package that arrived is not what the index describes.
-    #[error("the package {package} that arrived differs from the one in the signed index (SHA-256); try again")]
+    #[error(
+        "the package {package} that arrived differs from the one in the signed index (SHA-256); try again"
+    )]
     WrongContents {
         /// The package's name.
         package: String,
@@ -134,7 +136,8 @@ fn obtain(
     }
     step.finish();
     unpack(&deb, draft.path(), &package, progress)?;
-    let note = format!("package: {}\nversion: {}\nsha256: {}\n", package.name, package.version, package.sha256);
+    let note =
+        format!("package: {}\nversion: {}\nsha256: {}\n", package.name, package.version, package.sha256);
     write(draft.path(), "package", note.as_bytes())?;
     fs::remove_file(&deb).map_err(unusable)?;
     cache.keep(draft, &folder).map_err(unusable)?;
@@ -143,8 +146,9 @@ fn obtain(
 
 fn unpack_kernel(deb: &Path, into: &Path, package: &Stanza, progress: &Progress) -> Result<(), DebianError> {
     let step = progress.step(format!("unpacking {}", package.name));
-    let vmlinuz = deb::extract(deb, crate::kernel_image::LARGEST_FILE, |path| path.starts_with("boot/vmlinuz-"))
-        .map_err(|cause| DebianError::Deb { package: package.name.clone(), cause })?;
+    let vmlinuz =
+        deb::extract(deb, crate::kernel_image::LARGEST_FILE, |path| path.starts_with("boot/vmlinuz-"))
+            .map_err(|cause| DebianError::Deb { package: package.name.clone(), cause })?;
     step.finish();
     let step = progress.step("decompressing the kernel".to_owned());
     write(into, "vmlinuz", &vmlinuz)?;
@@ -158,8 +162,9 @@ fn unpack_kernel(deb: &Path, into: &Path, package: &Stanza, progress: &Progress)
 
 fn unpack_busybox(deb: &Path, into: &Path, package: &Stanza, progress: &Progress) -> Result<(), DebianError> {
     let step = progress.step(format!("unpacking {}", package.name));
-    let busybox = deb::extract(deb, LARGEST_BUSYBOX, |path| matches!(path, "bin/busybox" | "usr/bin/busybox"))
-        .map_err(|cause| DebianError::Deb { package: package.name.clone(), cause })?;
+    let busybox =
+        deb::extract(deb, LARGEST_BUSYBOX, |path| matches!(path, "bin/busybox" | "usr/bin/busybox"))
+            .map_err(|cause| DebianError::Deb { package: package.name.clone(), cause })?;
     write(into, "busybox", &busybox)?;
     step.finish();
     Ok(())

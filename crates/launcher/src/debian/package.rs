@@ -114,7 +114,8 @@ fn newest_of_series(
             };
             let release = rest.strip_suffix(flavour)?.strip_suffix('-')?;
             // Every part of a release begins with a digit; a word is a flavour of another kind (rt, cloud).
-            let plain = release.split('-').all(|part| part.starts_with(|letter: char| letter.is_ascii_digit()));
+            let plain =
+                release.split('-').all(|part| part.starts_with(|letter: char| letter.is_ascii_digit()));
             plain.then(|| (numbers(release), signed, image.clone()))
         })
         .collect();
@@ -130,10 +131,7 @@ fn newest_of_series(
 
 /// The numbers in a release, in order: `117+deb12` is 117, 12.
 fn numbers(release: &str) -> Vec<u64> {
-    release
-        .split(|letter: char| !letter.is_ascii_digit())
-        .filter_map(|digits| digits.parse().ok())
-        .collect()
+    release.split(|letter: char| !letter.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn the_sorted_list_is_found_among_other_strings() {
-        let list = b"\x7fELF\0[\0noise\0\0[\0[[\0ar\0ash\0awk\0cat\0chmod\0cp\0date\0dd\0df\0zcat\0[nonsense\0";
+        let list =
+            b"\x7fELF\0[\0noise\0\0[\0[[\0ar\0ash\0awk\0cat\0chmod\0cp\0date\0dd\0df\0zcat\0[nonsense\0";
         let names = applet_names(list);
         assert_eq!(names.first().map(String::as_str), Some("["));
         assert_eq!(names.last().map(String::as_str), Some("zcat"));

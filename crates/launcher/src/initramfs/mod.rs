@@ -132,8 +132,7 @@ impl Initramfs {
         if !place.is_empty() {
             self.make_directories(&place);
         }
-        let mut entries: Vec<_> =
-            fs::read_dir(host).and_then(Iterator::collect).map_err(unreadable)?;
+        let mut entries: Vec<_> = fs::read_dir(host).and_then(Iterator::collect).map_err(unreadable)?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let inside = format!("{guest}/{}", entry.file_name().to_string_lossy());

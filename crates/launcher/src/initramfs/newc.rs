@@ -66,8 +66,7 @@ impl Archive {
         let mode = kind.mode_bits() | (permissions & 0o7777);
         let name_length = u32::try_from(path.len() + 1).expect("a name shorter than 4 GiB");
         // inode, mode, uid, gid, links, mtime, size, device, device, rdev, rdev, name's length, checksum
-        let fields =
-            [self.next_inode, mode, 0, 0, links, 0, length, 0, 0, major, minor, name_length, 0];
+        let fields = [self.next_inode, mode, 0, 0, links, 0, length, 0, 0, major, minor, name_length, 0];
         self.bytes.extend_from_slice(MAGIC);
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());

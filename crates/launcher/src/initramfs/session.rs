@@ -47,12 +47,9 @@ impl Session {
     fn variables(&self) -> String {
         match &self.mode {
             Mode::Pipes => "MODE=pipes\n".to_owned(),
-            Mode::Console(size, kind) => format!(
-                "MODE=console COLUMNS={} ROWS={} TERM={}\n",
-                size.columns,
-                size.rows,
-                quoted(kind)
-            ),
+            Mode::Console(size, kind) => {
+                format!("MODE=console COLUMNS={} ROWS={} TERM={}\n", size.columns, size.rows, quoted(kind))
+            }
         }
     }
 
@@ -75,8 +72,7 @@ mod tests {
     #[test]
     fn a_shell_reads_every_argument_back_as_it_was() {
         let words = ["printf", "%s|", "it's", "a \"b\" $c `d`", "", "*", "back\\slash", "new\nline"];
-        let session =
-            Session { mode: Mode::Pipes, command: words.iter().map(ToString::to_string).collect() };
+        let session = Session { mode: Mode::Pipes, command: words.iter().map(ToString::to_string).collect() };
         let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),

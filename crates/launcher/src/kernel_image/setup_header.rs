@@ -45,7 +45,8 @@ pub struct SetupHeader {
 impl SetupHeader {
     /// True when the file has the two magic numbers of a bzImage.
     pub fn is_present(file: &[u8]) -> bool {
-        file.get(BOOT_FLAG..BOOT_FLAG + 2) == Some(&[0x55, 0xaa]) && file.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
+        file.get(BOOT_FLAG..BOOT_FLAG + 2) == Some(&[0x55, 0xaa])
+            && file.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
     }
 
     /// Reads the header and checks that all it speaks of is in the file.
@@ -58,7 +59,8 @@ impl SetupHeader {
             return Err(KernelError::Truncated { has, needs: SHORTEST as u64 });
         }
         let half = |at: usize| u16::from_le_bytes([file[at], file[at + 1]]);
-        let word = |at: usize| u64::from(u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes")));
+        let word =
+            |at: usize| u64::from(u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes")));
         if half(VERSION) < OLDEST_VERSION {
             return Err(KernelError::TooOld { version: half(VERSION) });
         }

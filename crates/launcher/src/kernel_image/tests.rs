@@ -201,7 +201,9 @@ fn an_elf_kernel_that_ends_early_is_truncated() {
 
 #[test]
 fn kernels_of_other_architectures_are_named() {
-    for (machine, name) in [(183u16, "64-bit ARM"), (243, "RISC-V"), (21, "PowerPC"), (9999, "another architecture")] {
+    for (machine, name) in
+        [(183u16, "64-bit ARM"), (243, "RISC-V"), (21, "PowerPC"), (9999, "another architecture")]
+    {
         let mut elf = small_elf(10);
         elf[18..20].copy_from_slice(&machine.to_le_bytes());
         assert_eq!(KernelImage::parse(elf).unwrap_err(), KernelError::OtherArchitecture(name));
