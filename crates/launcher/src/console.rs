@@ -1,57 +1,77 @@
 //! Where the Guest's two serial ports lead: the first to standard output, the second to the control channel.
 //!
 //! In a session of pipes, standard output carries what the session's program wrote and nothing else. So what comes
-//! before the first process says it is ready (a kernel's complaints) is kept aside, and what comes after it
-//! reported its end (the kernel's farewell) is dropped:
+//! before the session's first mark (a kernel's complaints) is kept aside, and what comes after its last
+//! one (the kernel's farewell) is dropped:
 //!
 //! ```text
-//!   before "ready"        between           after "status N"
-//!   kept, for a           written           dropped
-//!   Guest that dies
+//!   before the first mark    between    after the last mark
+//!   kept, for a Guest        written    dropped
+//!   that dies
 //! ```
+//!
+//! A person at a terminal sees everything up to the last mark.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::control::{Report, ReportReader};
+use crate::marker::{MarkFinder, MarkWord};
 use crate::supervise::StopButton;
 
 /// The most bytes kept aside; the end of a boot's messages is what tells why it failed.
 const MOST_KEPT: usize = 64 << 10;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
-    Keep,
-    Write,
-    Drop,
+/// What the console has to tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// A Guest that we know nothing of: everything is written.
+    Whole,
+    /// A session of ours at a terminal: written up to its end.
+    UntilEnd(MarkWord),
+    /// A session of ours on pipes: only the session itself is written.
+    Session(MarkWord),
 }
 
+/// How far the console's stream has come.
 #[derive(Debug)]
+enum Stage {
+    /// Before the session; the word finds its end later.
+    Before(MarkFinder, MarkWord),
+    Session(MarkFinder),
+    After,
+    Whole,
+}
+
+#[derive(Debug, Default)]
 struct State {
-    gate: Gate,
     kept: Vec<u8>,
     ready: bool,
     status: Option<u8>,
 }
 
 /// What both ports and the input share.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Console {
-    state: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<(Mutex<State>, Condvar)>,
 }
 
 impl Console {
-    /// The console of a session. `pipes`: standard output is for the session's program alone. `reports`: the
-    /// Guest's first process is ours and writes reports.
-    pub fn new(pipes: bool, reports: bool) -> Console {
-        let gate = if pipes && reports { Gate::Keep } else { Gate::Write };
-        let state = State { gate, kept: Vec::new(), ready: !reports, status: None };
-        Console { state: Arc::new((Mutex::new(state), Condvar::new())) }
+    /// A console. `reports`: the Guest's first process is ours and says when it is ready for input.
+    pub fn new(reports: bool) -> Console {
+        let console = Console::default();
+        console.lock().ready = !reports;
+        console
     }
 
     /// Where the first serial port's bytes go: to `output`, as far as they should.
-    pub fn screen<W: Write + Send>(&self, output: W, button: StopButton) -> Screen<W> {
-        Screen { console: self.clone(), output, button, closed: false }
+    pub fn screen<W: Write + Send>(&self, stream: Stream, output: W, button: StopButton) -> Screen<W> {
+        let stage = match stream {
+            Stream::Whole => Stage::Whole,
+            Stream::UntilEnd(word) => Stage::Session(word.end()),
+            Stream::Session(word) => Stage::Before(word.begin(), word),
+        };
+        Screen { console: self.clone(), stage, output, button, closed: false }
     }
 
     /// Where the second serial port's bytes go.
@@ -63,7 +83,7 @@ impl Console {
     pub fn wait_until_ready(&self) {
         let mut state = self.lock();
         while !state.ready {
-            state = self.state.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -72,61 +92,78 @@ impl Console {
         self.lock().status
     }
 
-    /// What was kept aside of a session that never got ready.
+    /// What was kept aside of a session that never began.
     pub fn take_kept(&self) -> Vec<u8> {
         std::mem::take(&mut self.lock().kept)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hear(&self, report: Report) {
-        let mut state = self.lock();
         tracing::debug!(?report, "the Guest reports");
+        let mut state = self.lock();
         match report {
             Report::Ready => {
                 state.ready = true;
-                if state.gate == Gate::Keep {
-                    state.gate = Gate::Write;
-                    state.kept = Vec::new();
-                }
-                self.state.1.notify_all();
+                self.shared.1.notify_all();
             }
-            Report::Status(status) if state.status.is_none() => {
-                state.status = Some(status);
-                state.gate = Gate::Drop;
-            }
-            Report::Status(_) => {}
+            // The first report counts.
+            Report::Status(status) => state.status = state.status.or(Some(status)),
         }
     }
 }
 
 /// The first serial port's output.
 #[derive(Debug)]
-pub struct Screen<W> {
+pub struct Screen<W: Write> {
     console: Console,
+    stage: Stage,
     output: W,
     button: StopButton,
     closed: bool,
 }
 
-impl<W: Write + Send> Write for Screen<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let gate = {
-            let mut state = self.console.lock();
-            if state.gate == Gate::Keep {
-                keep(&mut state.kept, bytes);
-            }
-            state.gate
-        };
-        if gate == Gate::Write && !self.closed {
-            // The lock is not held here: a reader that is slow must not block who asks for the status.
-            if self.output.write_all(bytes).and_then(|()| self.output.flush()).is_err() {
-                self.closed = true;
-                self.button.output_is_closed();
+impl<W: Write> Screen<W> {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        loop {
+            let mut passed = Vec::new();
+            match &mut self.stage {
+                Stage::Whole => return self.show(bytes),
+                Stage::After => return,
+                Stage::Before(begin, word) => {
+                    let after = begin.take(bytes, &mut passed);
+                    let mut state = self.console.lock();
+                    let Some(after) = after else { return keep(&mut state.kept, &passed) };
+                    state.kept = Vec::new();
+                    self.stage = Stage::Session(word.end());
+                    bytes = after;
+                }
+                Stage::Session(end) => {
+                    if end.take(bytes, &mut passed).is_some() {
+                        self.stage = Stage::After;
+                    }
+                    return self.show(&passed);
+                }
             }
         }
+    }
+
+    fn show(&mut self, bytes: &[u8]) {
+        if self.closed || bytes.is_empty() {
+            return;
+        }
+        if self.output.write_all(bytes).and_then(|()| self.output.flush()).is_err() {
+            self.closed = true;
+            self.button.output_is_closed();
+        }
+    }
+}
+
+impl<W: Write> Write for Screen<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pass(bytes);
         Ok(bytes.len())
     }
 
@@ -171,54 +208,68 @@ mod tests {
     use crate::ending::Ending;
     use crate::supervise::Supervisor;
 
-    /// A session's output, byte by byte as a serial port gives it.
-    fn session(pipes: bool, reports: bool) -> (Vec<u8>, Console) {
-        let console = Console::new(pipes, reports);
-        let mut screen = console.screen(Vec::new(), Supervisor::new().button());
-        let mut control = console.reports();
-        let say = |port: &mut dyn Write, text: &[u8]| {
-            text.iter().for_each(|byte| port.write_all(&[*byte]).unwrap());
-        };
-        say(&mut screen, b"kernel\n");
-        say(&mut control, b"ready\n");
-        say(&mut screen, b"42\n");
-        say(&mut control, b"status 3\nstatus 4\n");
-        say(&mut screen, b"farewell\n");
-        (screen.output, console)
+    /// What a session of ours sends on its console.
+    fn sent(word: &MarkWord) -> Vec<u8> {
+        format!("kernel\n\x1e{0}b42\n\x1e{0}efarewell\n", word.as_str()).into_bytes()
+    }
+
+    fn shown(stream: Stream, sent: &[u8], chunk: usize) -> Vec<u8> {
+        let mut screen = Console::new(true).screen(stream, Vec::new(), Supervisor::new().button());
+        sent.chunks(chunk).for_each(|bytes| screen.write_all(bytes).unwrap());
+        screen.output
     }
 
     #[test]
     fn a_session_of_pipes_passes_only_its_own_output() {
-        let (output, console) = session(true, true);
-        assert_eq!(output, b"42\n");
-        assert_eq!(console.status(), Some(3));
-        assert!(console.take_kept().is_empty());
+        let word = MarkWord::draw();
+        for chunk in [1, 7, 1000] {
+            assert_eq!(shown(Stream::Session(word.clone()), &sent(&word), chunk), b"42\n");
+        }
     }
 
     #[test]
     fn a_terminal_sees_the_boot_but_not_the_farewell() {
-        assert_eq!(session(false, true).0, b"kernel\n42\n");
+        let word = MarkWord::draw();
+        let expected = format!("kernel\n\x1e{}b42\n", word.as_str());
+        assert_eq!(shown(Stream::UntilEnd(word.clone()), &sent(&word), 5), expected.as_bytes());
     }
 
     #[test]
-    fn a_foreign_guest_is_shown_from_the_start_and_needs_no_ready() {
-        let console = Console::new(true, false);
-        console.wait_until_ready();
-        let mut screen = console.screen(Vec::new(), Supervisor::new().button());
-        screen.write_all(b"boot").unwrap();
-        assert_eq!(screen.output, b"boot");
+    fn a_foreign_guest_is_shown_whole_and_needs_no_ready() {
+        let word = MarkWord::draw();
+        assert_eq!(shown(Stream::Whole, &sent(&word), 3), sent(&word));
+        Console::new(false).wait_until_ready();
+    }
+
+    #[test]
+    fn who_waits_for_the_guest_is_woken_by_its_report() {
+        let console = Console::new(true);
+        let waiter = console.clone();
+        let thread = std::thread::spawn(move || waiter.wait_until_ready());
+        assert!(!thread.is_finished());
+        console.reports().write_all(b"noise\nready\n").unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_first_reported_status_counts() {
+        let console = Console::new(true);
+        assert_eq!(console.status(), None);
+        console.reports().write_all(b"status 3\nstatus 4\n").unwrap();
+        assert_eq!(console.status(), Some(3));
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_is_the_newest() {
-        let console = Console::new(true, true);
-        let mut screen = console.screen(Vec::new(), Supervisor::new().button());
+        let console = Console::new(true);
+        let stream = Stream::Session(MarkWord::draw());
+        let mut screen = console.screen(stream, Vec::new(), Supervisor::new().button());
         for _ in 0..100 {
             screen.write_all(&[b'.'; 10_000]).unwrap();
         }
         screen.write_all(b"the end").unwrap();
         let kept = console.take_kept();
-        assert!(kept.len() <= MOST_KEPT + 7 && kept.ends_with(b"the end"));
+        assert!(kept.len() <= MOST_KEPT && kept.ends_with(b"the end"));
     }
 
     #[test]
@@ -233,7 +284,7 @@ mod tests {
             }
         }
         let supervisor = Supervisor::new();
-        let mut screen = Console::new(false, false).screen(Closed, supervisor.button());
+        let mut screen = Console::new(false).screen(Stream::Whole, Closed, supervisor.button());
         assert_eq!(screen.write(b"hello").unwrap(), 5);
         assert_eq!(supervisor.first(), Some(Ending::Signal(signal_hook::consts::SIGPIPE)));
     }

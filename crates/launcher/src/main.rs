@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use lguest_launcher::cli::{Cli, Command, RunArguments, one_sentence};
 use lguest_launcher::ending::Ending;
 use lguest_launcher::{build_initramfs, devices, doctor, request, run, terminal};
@@ -15,6 +16,10 @@ fn main() -> ExitCode {
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
             Ending::Status(0)
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Ending::Mistake("say what to do: run, doctor, devices or initramfs".to_owned())
         }
         Err(error) => Ending::Mistake(one_sentence(&error)),
     };

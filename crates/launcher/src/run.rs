@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::board::{Machine, MachineSpec, Outcome};
 use crate::cli::RunArguments;
-use crate::console::Console;
+use crate::console::{Console, Stream};
+use crate::debian;
 use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
-use crate::debian::{self};
 use crate::doctor;
 use crate::ending::Ending;
 use crate::engine;
@@ -20,6 +20,7 @@ use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
 use crate::kernel_image::{KernelError, KernelImage};
+use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::supervise::{Reason, Supervisor};
@@ -41,6 +42,7 @@ const CONSOLE_PORT: usize = 0;
 /// A request without mistakes.
 struct Plan {
     spec: MachineSpec,
+    stream: Stream,
     /// The initrd is ours, so the session reports on the control channel.
     ours: bool,
     /// A person sits at both ends.
@@ -85,7 +87,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let attached = terminal::is_attached();
-    let initrd = if ours { with_session(initrd, attached, &arguments.command) } else { initrd };
+    let word = MarkWord::draw();
+    let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
     check_room(initrd.len() as u64, kernel.vmlinux.len() as u64, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -93,7 +96,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => format!("{USUAL_CMDLINE}{SILENT}"),
     });
     tracing::info!(memory, cpus, %cmdline, initrd = initrd.len(), "the machine");
-    Ok(Plan { spec: MachineSpec { memory, cpus, kernel, initrd, cmdline }, ours, attached, limit })
+    let stream = match (ours, attached) {
+        (false, _) => Stream::Whole,
+        (true, true) => Stream::UntilEnd(word),
+        (true, false) => Stream::Session(word),
+    };
+    Ok(Plan { spec: MachineSpec { memory, cpus, kernel, initrd, cmdline }, stream, ours, attached, limit })
 }
 
 fn no_guest() -> Mistake {
@@ -219,7 +227,7 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
 }
 
 /// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_session(mut initrd: Vec<u8>, attached: bool, command: &[String]) -> Vec<u8> {
+fn with_session(mut initrd: Vec<u8>, attached: bool, word: &MarkWord, command: &[String]) -> Vec<u8> {
     let mode = if attached {
         let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
         Mode::Console(terminal::size(), kind)
@@ -227,15 +235,15 @@ fn with_session(mut initrd: Vec<u8>, attached: bool, command: &[String]) -> Vec<
         Mode::Pipes
     };
     initrd.resize(initrd.len().next_multiple_of(4), 0);
-    initrd.extend(Session { mode, command: command.to_vec() }.archive());
+    initrd.extend(Session { mode, word: word.clone(), command: command.to_vec() }.archive());
     initrd
 }
 
 fn start(plan: Plan) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
-    let console = Console::new(!plan.attached, plan.ours);
-    let screen = console.screen(io::stdout(), button.clone());
+    let console = Console::new(plan.ours);
+    let screen = console.screen(plan.stream, io::stdout(), button.clone());
     let machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
     let stopper = machine.stopper();
     let reason = supervisor.watch(stopper, plan.limit)?;
@@ -252,7 +260,7 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
 
 /// The first of: what was asked from outside, what the session reported, what the machine did.
 fn conclude(outcome: Outcome, reason: &Reason, console: &Console) -> Ending {
-    // A boot that failed in silence speaks now.
+    // A boot that failed in silence speaks now. A reader that is gone misses it.
     let _ = io::stderr().write_all(&console.take_kept());
     if let Some(ending) = reason.get() {
         return ending;
@@ -273,7 +281,7 @@ mod tests {
     use super::*;
 
     fn ended(outcome: Outcome, reports: &[u8]) -> Ending {
-        let console = Console::new(true, true);
+        let console = Console::new(true);
         console.reports().write_all(reports).unwrap();
         conclude(outcome, &Reason::default(), &console)
     }
@@ -302,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_session(vec![0; 7], false, &[]);
+        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), &[]);
         assert_eq!(&initrd[8..14], b"070701");
     }
 

@@ -4,6 +4,7 @@
 #   MODE=console   both ends are a person's terminal: ttyS0 is a real terminal, with job control
 #   MODE=pipes     input or output is a pipe or a file: bytes pass through ttyS0 as they are
 #   COLUMNS, ROWS, TERM   the person's terminal
+#   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
 # "ready" when input may come, and "status N" when the session has ended.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
@@ -18,9 +19,14 @@ ln -sf /proc/self/fd /dev/fd
 hostname lguest
 cd /root
 
-MODE=console COLUMNS=80 ROWS=24 TERM=linux
+MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD=
 [ -r /lguest/session ] && . /lguest/session
 export TERM
+
+# Writes the mark "b" before the session's output or "e" after it.
+mark() {
+    [ -z "$WORD" ] || printf '\036%s%s' "$WORD" "$1" >/dev/ttyS0
+}
 
 control=/dev/ttyS1
 [ -c $control ] || control=/dev/null
@@ -39,6 +45,7 @@ if [ "$MODE" = pipes ]; then
         intr undef quit undef erase undef kill undef start undef stop undef susp undef \
         werase undef rprnt undef eol undef eof ^D lnext ^V </dev/ttyS0
     mkfifo /lguest/input /lguest/output
+    mark b
     # Opened for both directions first, so that no opening waits for the other side.
     exec 8<>/lguest/output
     cat /lguest/output >/dev/ttyS0 8>&- &
@@ -50,14 +57,15 @@ if [ "$MODE" = pipes ]; then
     exec 8>&-
     # A process left behind may hold the output open for ever; what was written by now needs far less than this.
     (sleep 2; kill $writer) 2>/dev/null &
-    wait $writer
+    wait $writer 2>/dev/null
 else
     stty sane rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
     echo ready >$control
-    PS1='\u@\h:\w\$ ' setsid -c $program </dev/ttyS0 >/dev/ttyS0 2>&1
+    PS1='\h:\w\$ ' setsid -c $program </dev/ttyS0 >/dev/ttyS0 2>&1
     status=$?
 fi
 
+mark e
 # Setting a mode waits until what was written has left the port (tcsetattr with TCSADRAIN).
 stty sane </dev/ttyS0
 echo "status $status" >$control

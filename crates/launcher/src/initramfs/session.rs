@@ -3,6 +3,8 @@
 //! The initramfs of a kernel is the same from run to run; what differs is appended as a second, tiny archive
 //! with two files that `init.sh` reads: `/lguest/session` and `/lguest/command`.
 
+use crate::marker::MarkWord;
+
 use super::newc::{Archive, FileKind};
 
 /// The size of a terminal in characters.
@@ -28,6 +30,8 @@ pub enum Mode {
 pub struct Session {
     /// What the program talks to.
     pub mode: Mode,
+    /// The word of the marks around the session's output.
+    pub word: MarkWord,
     /// The program and its arguments; empty means a shell.
     pub command: Vec<String>,
 }
@@ -45,10 +49,16 @@ impl Session {
     }
 
     fn variables(&self) -> String {
+        let word = self.word.as_str();
         match &self.mode {
-            Mode::Pipes => "MODE=pipes\n".to_owned(),
+            Mode::Pipes => format!("MODE=pipes WORD={word}\n"),
             Mode::Console(size, kind) => {
-                format!("MODE=console COLUMNS={} ROWS={} TERM={}\n", size.columns, size.rows, quoted(kind))
+                format!(
+                    "MODE=console WORD={word} COLUMNS={} ROWS={} TERM={}\n",
+                    size.columns,
+                    size.rows,
+                    quoted(kind)
+                )
             }
         }
     }
@@ -72,7 +82,11 @@ mod tests {
     #[test]
     fn a_shell_reads_every_argument_back_as_it_was() {
         let words = ["printf", "%s|", "it's", "a \"b\" $c `d`", "", "*", "back\\slash", "new\nline"];
-        let session = Session { mode: Mode::Pipes, command: words.iter().map(ToString::to_string).collect() };
+        let session = Session {
+            mode: Mode::Pipes,
+            word: MarkWord::draw(),
+            command: words.iter().map(ToString::to_string).collect(),
+        };
         let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
@@ -83,15 +97,19 @@ mod tests {
     #[test]
     fn a_terminal_kind_cannot_smuggle_a_command_in() {
         let mode = Mode::Console(TerminalSize { columns: 80, rows: 25 }, "x'; echo bad; '".to_owned());
-        let script = format!("{}printf %s \"$TERM\"", Session { mode, command: vec![] }.variables());
+        let script = format!(
+            "{}printf %s \"$TERM\"",
+            Session { mode, word: MarkWord::draw(), command: vec![] }.variables()
+        );
         let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
         assert_eq!(output.stdout, b"x'; echo bad; '");
     }
 
     #[test]
     fn a_session_without_a_command_writes_no_command_file() {
-        let with = Session { mode: Mode::Pipes, command: vec!["true".to_owned()] }.archive();
-        let without = Session { mode: Mode::Pipes, command: vec![] }.archive();
+        let with =
+            Session { mode: Mode::Pipes, word: MarkWord::draw(), command: vec!["true".to_owned()] }.archive();
+        let without = Session { mode: Mode::Pipes, word: MarkWord::draw(), command: vec![] }.archive();
         let holds = |archive: &[u8]| archive.windows(14).any(|window| window == b"lguest/command");
         assert!(holds(&with));
         assert!(!holds(&without));
