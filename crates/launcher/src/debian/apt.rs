@@ -43,7 +43,7 @@ pub enum AptError {
     /// The lists could not be fetched.
     #[error("Debian's package index cannot be fetched ({said}); without network, give --kernel and --initrd")]
     NoIndex {
-        /// apt's last word.
+        /// apt's own words.
         said: String,
     },
     /// No source has the package.
@@ -59,7 +59,7 @@ pub enum AptError {
     NoDownload {
         /// The package's name.
         package: String,
-        /// apt's last word.
+        /// apt's own words.
         said: String,
     },
 }
@@ -111,7 +111,7 @@ impl Apt {
         // Without this, a list that cannot be fetched is only a warning.
         let output = self.run("apt-get", &["-o", "APT::Update::Error-Mode=any", "update"])?;
         if !output.status.success() {
-            return Err(AptError::NoIndex { said: last_word(&output) });
+            return Err(AptError::NoIndex { said: first_error(&output) });
         }
         step.finish();
         REFRESHED.store(true, Ordering::Relaxed);
@@ -166,7 +166,7 @@ impl Apt {
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"));
         match (output.status.success(), deb) {
             (true, Some(deb)) => Ok(deb),
-            _ => Err(AptError::NoDownload { package: package.name.clone(), said: last_word(&output) }),
+            _ => Err(AptError::NoDownload { package: package.name.clone(), said: first_error(&output) }),
         }
     }
 
@@ -220,11 +220,10 @@ fn bytes_in(folder: &Path) -> u64 {
     entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
 }
 
-/// The last error that apt printed, on one line.
-fn last_word(output: &Output) -> String {
+/// The first error that apt printed, on one line: the ones after it are only its consequences.
+fn first_error(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
-    let mut lines = text.lines().rev();
-    let line = lines.clone().find(|line| line.starts_with("E:")).or_else(|| lines.next());
+    let line = text.lines().find(|line| line.starts_with("E:")).or_else(|| text.lines().next_back());
     let line = line.map_or("it did not say why", |line| line.trim_start_matches("E:").trim());
     line.chars().filter(|letter| !letter.is_control()).take(LONGEST_QUOTE).collect()
 }
