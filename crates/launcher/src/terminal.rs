@@ -4,14 +4,15 @@
 //! thread, the thread that answers signals, and the forced exit.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::initramfs::session::TerminalSize;
 
-/// The mode from before, while the terminal is raw.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// The terminal and its mode from before, while it is raw.
+static BEFORE: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
 /// The terminal is raw while this lives.
 #[derive(Debug)]
@@ -23,17 +24,22 @@ impl RawTerminal {
     /// # Errors
     /// When standard input is no terminal or the Host refuses.
     pub fn enter() -> io::Result<RawTerminal> {
-        let before = tcgetattr(io::stdin())?;
+        RawTerminal::enter_on(io::stdin().as_fd().try_clone_to_owned()?)
+    }
+
+    fn enter_on(terminal: OwnedFd) -> io::Result<RawTerminal> {
+        let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
-        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        let keyboard = terminal.try_clone()?;
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some((terminal, before));
         let guard = RawTerminal(());
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             restore();
             usual(panic);
         }));
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        tcsetattr(keyboard, OptionalActions::Now, &raw)?;
         Ok(guard)
     }
 }
@@ -47,9 +53,9 @@ impl Drop for RawTerminal {
 /// Gives the terminal back its mode, if it is raw. Doing it twice does no harm.
 pub fn restore() {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(before) = before {
+    if let Some((terminal, before)) = before {
         // A terminal that is gone needs no restoring.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+        let _ = tcsetattr(terminal, OptionalActions::Now, &before);
     }
 }
 
@@ -93,5 +99,58 @@ impl Write for LogLine {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::LocalModes;
+
+    /// Both ends of a terminal of our own.
+    fn terminal() -> (OwnedFd, OwnedFd) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+        let slave = rustix::fs::open(name, flags, rustix::fs::Mode::empty()).unwrap();
+        (master, slave)
+    }
+
+    fn is_raw(terminal: &OwnedFd) -> bool {
+        let modes = tcgetattr(terminal).unwrap().local_modes;
+        !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    /// One test for all ways out: there is one place for the mode, and tests run side by side.
+    #[test]
+    fn a_raw_terminal_is_restored_on_every_way_out() {
+        let (_master, slave) = terminal();
+        let enter = || RawTerminal::enter_on(slave.try_clone().unwrap()).unwrap();
+
+        let guard = enter();
+        assert!(is_raw(&slave));
+        drop(guard);
+        assert!(!is_raw(&slave), "after the guard's end");
+
+        let guard = enter();
+        restore();
+        assert!(!is_raw(&slave), "after an explicit restore");
+        drop(guard);
+        assert!(!is_raw(&slave));
+
+        let guard = enter();
+        let panic = std::thread::spawn(|| panic!("on purpose, on another thread")).join();
+        assert!(panic.is_err());
+        assert!(!is_raw(&slave), "after a panic on another thread");
+        drop(guard);
+    }
+
+    #[test]
+    fn a_file_cannot_be_made_raw() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(RawTerminal::enter_on(file.into()).is_err());
     }
 }

@@ -115,7 +115,7 @@ pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
         Compression::Bzip2 => read_all(format, said, bzip2::read::BzDecoder::new(stream)),
         Compression::Xz => read_all(format, said, liblzma::read::XzDecoder::new(stream)),
         Compression::Lzma => {
-            // No memory limit of its own: the dictionary's size is bounded by the format at 4 GiB, and a kernel's is small.
+            // What the decoder itself may allocate; a dictionary is never larger than what it describes.
             let decoder = liblzma::stream::Stream::new_lzma_decoder(LARGEST_KERNEL as u64)
                 .map_err(|cause| damaged(format, &cause))?;
             read_all(format, said, liblzma::read::XzDecoder::new_stream(stream, decoder))
