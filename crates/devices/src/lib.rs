@@ -7,3 +7,10 @@
 pub mod bus;
 pub mod outside;
 pub mod serial;
+pub mod cmos;
+pub mod pm;
+pub mod reset;
+pub mod pci;
+
+#[cfg(test)]
+mod hostile;

@@ -18,13 +18,12 @@
 //!   ports                                                 interrupt
 //!   0x020, 0x0a0, 0x4d0  8259 pair        (host::irq)
 //!   0x040, 0x061         8254 timer       (host::irq)     0, on pin 2
-//!   0x060, 0x064         keyboard controller, for its reset line
+//!   0x064                keyboard controller, for its reset line
 //!   0x070                CMOS clock and memory
 //!   0x2f8                serial port 2 (ttyS1)            3
 //!   0x3f8                serial port 1 (ttyS0)            4
 //!   0x600                ACPI power management            9, level
-//!   0xcf8                PCI configuration
-//!   0xcf9                reset register
+//!   0xcf8                PCI configuration, with the reset register at 0xcf9
 //! ```
 
 use std::ops::Range;
@@ -59,16 +58,11 @@ pub const SERIAL: [u64; 2] = [0x3f8, 0x2f8];
 pub const SERIAL_GSI: [u8; 2] = [4, 3];
 /// CMOS index and data.
 pub const CMOS: Range<u64> = 0x70..0x72;
-/// Keyboard controller: data, and command or status. What lies between belongs to others.
-pub const KEYBOARD: [u64; 2] = [0x60, 0x64];
+/// Keyboard controller: command and status.
+pub const KEYBOARD: u64 = 0x64;
 /// ACPI power management registers.
 pub const PM: u64 = 0x600;
 /// The system control interrupt, level and high.
 pub const SCI_GSI: u8 = 9;
-/// PCI configuration address; the byte at 0xcf9 is the reset register.
-pub const PCI_ADDRESS: u64 = 0xcf8;
-/// PCI configuration data.
-pub const PCI_DATA: Range<u64> = 0xcfc..0xd00;
-
-/// Most vCPUs the tables have room for.
-pub const MAXIMUM_CPUS: u32 = 64;
+/// PCI configuration address and data; the byte at 0xcf9 is the reset register.
+pub const PCI: u64 = 0xcf8;

@@ -3,17 +3,23 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lguest_devices::bus::{Bus, BusError, Device};
-use lguest_devices::outside::{InterruptLine, PowerChange, PowerSwitch};
+use lguest_devices::cmos::Cmos;
+use lguest_devices::outside::{Clock, InterruptLine, PowerChange, PowerSwitch};
+use lguest_devices::pci::{self, PciRoot};
+use lguest_devices::pm::{self, Pm};
+use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
 use lguest_host::clock::paravirtual::ClockOrigin;
 use lguest_host::engine::{Exit, ExitCounts, Vcpu};
 use lguest_host::irq::{Controllers, Gsi, Line};
-use lguest_host::memory::{GuestAddress, Memory, MemoryError};
+use lguest_host::memory::{Memory, MemoryError};
 use lguest_host::translator_engine::TranslatorVcpu;
 
+use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
 use super::elf::{self, ElfError};
@@ -79,6 +85,28 @@ pub struct BoardLine(Line);
 impl InterruptLine for BoardLine {
     fn set(&self, up: bool) {
         self.0.set(up);
+    }
+}
+
+/// The Host's time, as devices want it.
+struct HostClock {
+    start: Instant,
+}
+
+impl HostClock {
+    fn new() -> HostClock {
+        HostClock { start: Instant::now() }
+    }
+}
+
+impl Clock for HostClock {
+    fn monotonic(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn wall(&self) -> u64 {
+        // A host clock before 1970 is a broken host; the Guest then sees 1970.
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 }
 
@@ -155,7 +183,7 @@ impl Machine {
             setup_header: spec.kernel.setup_header.as_deref(),
             command_line: &spec.cmdline,
             initrd: &spec.initrd,
-            acpi_root: GuestAddress(0),
+            acpi_root: acpi::place(&memory, spec.cpus)?,
         };
         let entry = boot.place(&kernel, &memory)?;
         let controllers = Controllers::new(spec.cpus, calibration.finish()).map_err(BoardError::Thread)?;
@@ -170,6 +198,7 @@ impl Machine {
             attach_serial(&mut ports, &controllers, 1, &outputs)?,
         ];
         let power = Power::default();
+        attach_chipset(&mut ports, &controllers, &power)?;
         Ok(Machine {
             vcpu,
             ports,
@@ -250,4 +279,15 @@ fn attach_serial(
     let first = layout::SERIAL[number];
     ports.attach(first..first + serial::REGISTERS, port.clone() as Arc<Mutex<dyn Device>>)?;
     Ok(port)
+}
+
+/// The small parts that every PC has: clock, power management, reset lines, the PCI root.
+fn attach_chipset(ports: &mut Bus, controllers: &Arc<Controllers>, power: &Power) -> Result<(), BusError> {
+    let sci = line(controllers, layout::SCI_GSI);
+    let management = Pm::new(sci, HostClock::new(), power.clone());
+    ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
+    ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;
+    let keyboard = layout::KEYBOARD..layout::KEYBOARD + reset::COMMAND_REGISTERS;
+    ports.attach(keyboard, Arc::new(Mutex::new(KeyboardReset::new(power.clone()))))?;
+    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(power.clone()))))
 }
