@@ -78,14 +78,18 @@ impl<C: Clock> Cmos<C> {
     /// The register's value in the form that status B asks for.
     fn number(&self, value: u64) -> u8 {
         let value = (value % 100) as u8;
-        if self.memory[usize::from(STATUS_B)] & BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.memory[usize::from(STATUS_B)] & BINARY != 0 {
+            value
+        } else {
+            ((value / 10) << 4) | (value % 10)
+        }
     }
 
     fn hours(&self, hours: u64) -> u8 {
         if self.memory[usize::from(STATUS_B)] & HOURS_24 != 0 {
             return self.number(hours);
         }
-        let twelve = if hours % 12 == 0 { 12 } else { hours % 12 };
+        let twelve = if hours.is_multiple_of(12) { 12 } else { hours % 12 };
         self.number(twelve) | if hours >= 12 { AFTERNOON } else { 0 }
     }
 

@@ -50,7 +50,10 @@ impl Random {
     }
 }
 
-fn devices() -> Vec<(u64, u64, Arc<Mutex<dyn Device>>)> {
+/// First port, how many, and who is there.
+type Placed = (u64, u64, Arc<Mutex<dyn Device>>);
+
+fn devices() -> Vec<Placed> {
     let world = World::default;
     vec![
         (0x3f8, serial::REGISTERS, Arc::new(Mutex::new(Serial::new(world(), world())))),
@@ -71,7 +74,7 @@ fn random_accesses_to_every_device_change_nothing_but_its_registers() {
             for _ in 0..50_000 {
                 let address = first + random.next() % (length + 2);
                 let size = [1, 2, 4, 8][(random.next() % 4) as usize];
-                if random.next() % 2 == 0 {
+                if random.next().is_multiple_of(2) {
                     bus.write(address, size, random.next());
                 } else if size < 8 {
                     assert!(bus.read(address, size) < 1 << (size * 8), "{address:#x}, {size} bytes");
@@ -90,9 +93,10 @@ fn random_accesses_without_a_bus_do_not_panic_either() {
         let mut device = device.lock().unwrap();
         for _ in 0..50_000 {
             let mut bytes = random.next().to_le_bytes();
-            let offset = if random.next() % 8 == 0 { random.next() >> 1 } else { random.next() % 16 };
+            let offset =
+                if random.next().is_multiple_of(8) { random.next() >> 1 } else { random.next() % 16 };
             let size = 1 + (random.next() % 8) as usize;
-            if random.next() % 2 == 0 {
+            if random.next().is_multiple_of(2) {
                 device.write(offset, &bytes[..size]);
             } else {
                 device.read(offset, &mut bytes[..size]);

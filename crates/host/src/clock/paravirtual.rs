@@ -105,7 +105,7 @@ fn scale(rate: TscRate) -> (u32, i8) {
     while shift > -31 && hertz >> -shift > 2 * one {
         shift -= 1;
     }
-    while shift >= 0 && shift < 31 && hertz << shift <= one {
+    while (0..31).contains(&shift) && hertz << shift <= one {
         shift += 1;
     }
     let multiplier = if shift < 0 { (one << 32 << -shift) / hertz } else { (one << 32) / (hertz << shift) };
@@ -123,7 +123,7 @@ mod tests {
         let shift = record[28] as i8;
         let delta = tsc - stamp;
         let delta = if shift < 0 { delta >> -shift } else { delta << shift };
-        (u128::from(delta) * u128::from(multiplier) >> 32) as u64
+        ((u128::from(delta) * u128::from(multiplier)) >> 32) as u64
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Registers are behind an index and a window (Intel 82093AA data sheet, section 3). Level-triggered entries
 //! wait for the end of their interrupt (remote IRR); edge-triggered ones forget at once.
 
-use super::lapic::{Delivery, Destination, Message};
+use super::message::{Delivery, Destination, Message};
 
 /// Where it sits in memory.
 pub const IOAPIC_BASE: u64 = 0xfec0_0000;

@@ -109,6 +109,15 @@ fn the_timer_interrupts_through_its_entry_unless_masked() {
 }
 
 #[test]
+fn a_timer_that_ran_out_behind_a_mask_is_lost() {
+    let mut lapic = apic();
+    lapic.write_memory(TIMER_INITIAL, 1000, 0);
+    lapic.write_memory(LVT_TIMER, 0x32, 1_000_000);
+    lapic.advance(2_000_000);
+    assert_eq!(lapic.pending(), None);
+}
+
+#[test]
 fn a_deadline_needs_deadline_mode() {
     let mut lapic = x2apic(0);
     lapic.set_tsc_deadline(77);

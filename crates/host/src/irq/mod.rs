@@ -9,6 +9,7 @@
 //! Locks are taken in one order: the chips, then a seat. Nothing holds a seat while it asks for the chips.
 //! An engine with controllers of its own (KVM's in-kernel ones) uses none of this.
 
+pub mod message;
 pub mod lapic;
 pub mod timer_register;
 pub mod ioapic;
@@ -24,7 +25,8 @@ use crate::clock::{TscRate, host_tsc};
 
 use alarm::Alarm;
 use ioapic::IoApic;
-use lapic::{Delivery, Effect, Message, Refused};
+use lapic::{Effect, Refused};
+use message::{Delivery, Message};
 use pic::Pic;
 use pit::Pit;
 use seat::{Entry, Seat};
@@ -223,7 +225,7 @@ impl Controllers {
     /// Writes such registers; false when no controller owns the address. The parts take four aligned bytes, and
     /// swallow anything else.
     pub fn write_memory(&self, vcpu: u32, address: u64, size: u8, value: u64) -> bool {
-        let whole = size >= 4 && address % 4 == 0;
+        let whole = size >= 4 && address.is_multiple_of(4);
         if let Some(offset) = within(address, lapic::APIC_BASE) {
             let effect = self.seat(vcpu).with_lapic(|lapic| {
                 let answers = lapic.answers_memory();

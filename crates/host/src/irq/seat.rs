@@ -9,8 +9,9 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::{TscRate, host_tsc};
 
-use super::lapic::{Lapic, Message};
+use super::lapic::Lapic;
 use super::lock;
+use super::message::Message;
 
 /// Makes the engine's `run` return soon, from any thread. Calls may be repeated and may come early.
 pub type Kick = Box<dyn Fn() + Send>;

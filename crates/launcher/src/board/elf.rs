@@ -70,7 +70,7 @@ pub fn load(file: &[u8], memory: &Memory) -> Result<LoadedKernel, ElfError> {
     let entry = check_header(file)?;
     let segments = segments(file)?;
     let possible = layout::KERNEL_MINIMUM.0..memory.low_end().0;
-    let mut occupied = u64::MAX..0;
+    let (mut lowest, mut highest) = (u64::MAX, 0);
     for (index, segment) in segments.iter().enumerate() {
         let Range { start, end } = segment.physical;
         if start < possible.start || end > possible.end {
@@ -85,9 +85,9 @@ pub fn load(file: &[u8], memory: &Memory) -> Result<LoadedKernel, ElfError> {
             wanted: segment.physical.clone(),
             possible: possible.clone(),
         })?;
-        occupied = occupied.start.min(start)..occupied.end.max(end);
+        (lowest, highest) = (lowest.min(start), highest.max(end));
     }
-    Ok(LoadedKernel { entry: entry_address(entry, &segments)?, occupied })
+    Ok(LoadedKernel { entry: entry_address(entry, &segments)?, occupied: lowest..highest })
 }
 
 /// Checks that the file is for this machine. Returns its entry point as it stands there.

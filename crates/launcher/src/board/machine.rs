@@ -232,9 +232,6 @@ impl Machine {
     /// The same, with the exits counted: what a slow Guest is diagnosed with.
     pub fn run_counted(mut self) -> (Outcome, ExitCounts) {
         let outcome = self.serve();
-        for console in &self.consoles {
-            console.lock().unwrap_or_else(std::sync::PoisonError::into_inner).close();
-        }
         self.outputs.iter().for_each(OutputPump::finish);
         (outcome, self.vcpu.counts())
     }
@@ -260,6 +257,16 @@ impl Machine {
                 return outcome;
             }
         }
+    }
+}
+
+impl Drop for Machine {
+    /// Lets go of everybody who waits for this machine: those who send to its ports, and the ports' writers.
+    fn drop(&mut self) {
+        for console in &self.consoles {
+            console.lock().unwrap_or_else(std::sync::PoisonError::into_inner).close();
+        }
+        self.outputs.iter().for_each(OutputPump::abandon);
     }
 }
 
