@@ -17,11 +17,15 @@ use crate::irq::timer_register::APIC_BUS_KHZ;
 /// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst).
 const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
 const RAX: usize = 0;
+/// A real machine would sit there until somebody pulls the plug. Here that would look like a hang.
+const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing can wake it any more";
 
 /// One vCPU on the translator.
 pub struct TranslatorVcpu {
     cpu: Cpu,
     index: u32,
+    /// The machine has no other vCPU that could wake this one.
+    alone: bool,
     ram: Arc<Ram>,
     controllers: Arc<Controllers>,
     origin: ClockOrigin,
@@ -52,6 +56,7 @@ impl TranslatorVcpu {
         Ok(TranslatorVcpu {
             cpu,
             index,
+            alone: count == 1,
             ram,
             controllers,
             origin,
@@ -108,6 +113,9 @@ impl TranslatorVcpu {
             CpuExit::Halt => {
                 self.counts.halts += 1;
                 let interruptible = self.cpu.interruptible();
+                if !interruptible && self.alone {
+                    return Some(Exit::Dead(HALTED_FOR_EVER.into()));
+                }
                 self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
             }
             CpuExit::Kicked => self.counts.kicks += 1,

@@ -5,6 +5,7 @@ pub mod board;
 /// Placeholder until the launcher branch's `kernel_image` is merged.
 pub mod kernel_image {
     /// A kernel to boot.
+    #[derive(Debug)]
     pub struct KernelImage {
         /// The ELF file.
         pub vmlinux: Vec<u8>,

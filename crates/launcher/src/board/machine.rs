@@ -27,6 +27,7 @@ use super::layout;
 use crate::kernel_image::KernelImage;
 
 /// What a machine is made of.
+#[derive(Debug)]
 pub struct MachineSpec {
     /// RAM in bytes, a multiple of 4096.
     pub memory: u64,
@@ -298,3 +299,7 @@ fn attach_chipset(ports: &mut Bus, controllers: &Arc<Controllers>, power: &Power
     ports.attach(keyboard, Arc::new(Mutex::new(KeyboardReset::new(power.clone()))))?;
     ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(power.clone()))))
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;
