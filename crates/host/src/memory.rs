@@ -2,7 +2,7 @@
 //!
 //! Why a file and not just anonymous memory: the translator maps the same bytes a second time, read-only, and a
 //! device in another process can be handed the file. Why copies and never references: the Guest writes its memory
-//! whenever it likes, so a Rust reference to it would be a lie. One function checks bounds: [`Memory::offset`].
+//! whenever it likes, so a Rust reference to it would be a lie. One function checks bounds: `Memory::offset`.
 //!
 //! ```text
 //!   guest-physical             in the file

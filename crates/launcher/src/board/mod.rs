@@ -1,4 +1,4 @@
-//! The board: one PC, drawn in [`layout`], loaded by [`elf`] and [`boot`], run by [`machine`].
+//! The board: one PC, drawn in [`layout`], loaded by `elf` and `boot`, run by `machine`.
 //!
 //! Reading order: the map, the kernel, what the kernel is told (boot parameters, ACPI), the serial ports' Host side, the wiring.
 
