@@ -14,7 +14,6 @@ pub mod run;
 pub mod kernel_image;
 pub mod initramfs;
 pub mod debian;
-#[path = "board_placeholder.rs"]
 pub mod board;
 pub mod supervise;
 pub mod console;
