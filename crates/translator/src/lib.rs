@@ -1,6 +1,9 @@
 //! A CPU as a library: x86-64 in, x86-64 out.
 //! (skeleton: the public face other rooms build against)
 
+mod assemble;
+mod classify;
+mod liveness;
 pub mod exit;
 pub mod memory;
 
