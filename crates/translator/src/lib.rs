@@ -2,6 +2,8 @@
 //! (skeleton: the public face other rooms build against)
 
 pub mod exit;
+pub mod cpu;
+pub mod events;
 pub mod memory;
 
 pub use exit::{Death, Exit};
