@@ -5,6 +5,8 @@ mod assemble;
 mod classify;
 mod liveness;
 pub mod exit;
+pub mod cpu;
+pub mod events;
 pub mod memory;
 
 pub use exit::{Death, Exit};

@@ -139,6 +139,18 @@ impl Ram {
         }
     }
 
+    /// Puts `new` in an aligned word if it still is `old`, in one piece. False when it is not, or not RAM or not aligned.
+    pub fn replace_u64(&self, address: u64, old: u64, new: u64) -> bool {
+        match self.offset(address) {
+            Some((offset, room)) if room >= 8 && offset % 8 == 0 => {
+                // SAFETY: in range and aligned as just checked.
+                let word = unsafe { AtomicU64::from_ptr(self.writable(offset).cast()) };
+                word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            }
+            _ => false,
+        }
+    }
+
     /// True when translated code was made from the page that holds the memory file's byte `offset`.
     pub fn has_code(&self, offset: u64) -> bool {
         let page = (offset / PAGE_SIZE) as usize;

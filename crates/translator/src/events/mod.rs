@@ -1,0 +1,6 @@
+//! What the processor does between instructions: exceptions and interrupts in, `iret` and `sysret` out.
+//!
+//! Every function here takes the whole state and a view of memory, and either completes or leaves the state as it
+//! found it (accessed bits in tables aside, which a processor may set early too: SDM vol. 3, 4.8).
+
+pub mod exception;
