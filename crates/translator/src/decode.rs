@@ -27,7 +27,7 @@ pub struct Block {
 pub fn block(bytes: &[u8], pc: u64, mode: Mode) -> Option<Block> {
     let mut decoder = Decoder::with_ip(64, bytes, pc, DecoderOptions::NONE);
     let mut block = Block { instructions: Vec::with_capacity(16), leaves: false };
-    let longest = if mode.ragged_stack { 1 } else { LONGEST };
+    let longest = if mode.single() { 1 } else { LONGEST };
     while block.instructions.len() < longest && decoder.can_decode() {
         let instruction = decoder.decode();
         if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - (instruction.ip() - pc) as usize <= 15 {

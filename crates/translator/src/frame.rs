@@ -134,6 +134,27 @@ impl FrameMapping {
         assert!(index < (1 + SPACES) * JUMP_SLOTS);
         self.start.wrapping_add(Self::FRAME + Self::JUMPS + 8 * index).cast()
     }
+
+    /// Sets entry `index` of the jump tables.
+    pub fn set_jump(&self, index: usize, host: u64) {
+        // SAFETY: `jump` checked the index; the tables are only touched by the vCPU's thread.
+        unsafe { self.jump(index).write(host) };
+    }
+
+    /// Sets entry `index` if it is `old`.
+    pub fn replace(&self, index: usize, old: u64, new: u64) {
+        // SAFETY: as above.
+        if unsafe { self.jump(index).read() } == old {
+            self.set_jump(index, new);
+        }
+    }
+
+    /// Sets all entries of one table.
+    pub fn fill_jumps(&self, space: usize, host: u64) {
+        for slot in 0..JUMP_SLOTS {
+            self.set_jump(space * JUMP_SLOTS + slot, host);
+        }
+    }
 }
 
 impl Drop for FrameMapping {

@@ -11,6 +11,15 @@ pub struct Mode {
     pub ragged_stack: bool,
     /// CR0.TS or CR0.EM: vector and x87 instructions fault.
     pub vectors_off: bool,
+    /// One instruction, then back to Rust: for the instruction after `sti`.
+    pub one_step: bool,
+}
+
+impl Mode {
+    /// True when units of this mode hold one instruction and leave for Rust.
+    pub fn single(self) -> bool {
+        self.ragged_stack || self.one_step
+    }
 }
 
 /// A unit's number in the cache.
@@ -56,6 +65,8 @@ pub enum Exit {
     Table {
         /// Its first byte, from the unit's host start.
         at: u32,
+        /// Its displacement.
+        disp: i32,
     },
 }
 
