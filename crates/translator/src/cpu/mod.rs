@@ -5,6 +5,10 @@ pub mod registers;
 pub mod segments;
 pub mod descriptors;
 pub mod start;
+pub mod privilege;
+pub mod control;
+pub mod translations;
+pub mod msr;
 pub mod inert;
 
 use segments::{Segment, TableRegister};
