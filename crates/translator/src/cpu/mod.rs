@@ -5,7 +5,12 @@ pub mod registers;
 pub mod segments;
 pub mod descriptors;
 pub mod start;
+pub mod privilege;
+pub mod control;
+pub mod translations;
+pub mod msr;
 pub mod inert;
+pub mod cpuid;
 
 use segments::{Segment, TableRegister};
 

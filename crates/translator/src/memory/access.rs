@@ -168,20 +168,29 @@ impl<'a> GuestMemory<'a> {
         dropping_no_ram(self.write_virtual(cpu, address, &word.to_le_bytes(), access))
     }
 
-    /// Reads from a stack: as [`Self::read_virtual`], but a non-canonical address is #SS(0) and no RAM reads as ones.
+    /// Reads `N` words of `size` bytes (8, 4 or 2) from a stack, lowest first and zero-extended: as
+    /// [`Self::read_virtual`], but a non-canonical address is #SS(0) and no RAM reads as ones. No byte beyond the words
+    /// is touched: the page after them may be absent.
     pub fn read_stack<const N: usize>(
         &self,
         cpu: &Cpu,
         address: u64,
+        size: usize,
         access: Access,
-    ) -> Result<[u8; N], Exception> {
-        stack_range(address, N)?;
-        let mut bytes = [0; N];
-        match self.read_virtual(cpu, address, &mut bytes, access) {
-            Ok(()) => Ok(bytes),
-            Err(Fault::NotRam { .. }) => Ok([0xff; N]),
-            Err(Fault::Exception(exception)) => Err(exception),
+    ) -> Result<[u64; N], Exception> {
+        stack_range(address, N * size)?;
+        let mut bytes = [[0; 8]; N];
+        let bytes = &mut bytes.as_flattened_mut()[..N * size];
+        match self.read_virtual(cpu, address, bytes, access) {
+            Ok(()) => {}
+            Err(Fault::NotRam { .. }) => bytes.fill(0xff),
+            Err(Fault::Exception(exception)) => return Err(exception),
         }
+        Ok(std::array::from_fn(|number| {
+            let mut word = [0; 8];
+            word[..size].copy_from_slice(&bytes[number * size..(number + 1) * size]);
+            u64::from_le_bytes(word)
+        }))
     }
 
     /// Writes to a stack: as [`Self::write_virtual`], but a non-canonical address is #SS(0) and what is not RAM takes
