@@ -48,6 +48,8 @@ pub struct Frame {
     pub scratch: u64,
     /// Where `enter` jumps to.
     pub target: u64,
+    /// Address of the byte that says a kick is pending.
+    pub kick: u64,
     /// A jump target or value kept over a push.
     pub kept: u64,
     /// The host's stack pointer while the Guest runs.

@@ -6,8 +6,8 @@
 //! come or another unit begins. A fault in the middle of a unit may see dead flags in its saved image: flags that
 //! the interrupted code sets anew before it reads them.
 
-use crate::classify::Class;
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
+use crate::classify::{Class, classify};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
 
 /// The six flags that arithmetic sets, in iced's numbering.
 pub const ALL: u32 =
@@ -52,11 +52,27 @@ pub fn live_before(instructions: &[(Instruction, Class)], after_last: u32) -> Ve
     result
 }
 
+/// Instructions looked at behind a jump.
+const PEEKED: usize = 8;
+
+/// Flags that are live at Guest bytes that a unit is about to jump to, as far as a short look tells.
+pub fn live_at(bytes: &[u8], pc: u64) -> u32 {
+    let mut live = 0;
+    let mut settled = 0;
+    for instruction in Decoder::with_ip(64, bytes, pc, DecoderOptions::NONE).iter().take(PEEKED) {
+        let class = classify(&instruction);
+        live |= read(&instruction, class) & !settled;
+        settled |= overwritten(&instruction, class);
+        if settled == ALL || live | settled == ALL {
+            return live;
+        }
+    }
+    live | !settled & ALL
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classify::classify;
-    use iced_x86::{Decoder, DecoderOptions};
 
     fn live(bytes: &[u8]) -> Vec<bool> {
         let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);

@@ -195,6 +195,11 @@ impl Kick {
         self.asked.load(Ordering::Relaxed)
     }
 
+    /// Address of the flag, which the way into generated code looks at.
+    pub fn flag(&self) -> u64 {
+        self.asked.as_ptr() as u64
+    }
+
     /// The current thread runs the Guest now.
     pub fn start(&self) {
         // SAFETY: takes nothing, touches nothing.

@@ -45,6 +45,8 @@ pub struct Mark {
     pub guest: u16,
     /// Number of the Guest register that is in [`crate::frame::Frame::borrowed`] while the instruction itself runs.
     pub borrowed: Option<u8>,
+    /// The Guest's flags are in [`crate::frame::Frame::saved_flags`] while the instruction itself runs.
+    pub flags_aside: bool,
 }
 
 /// A way out of a unit.
@@ -74,7 +76,7 @@ pub enum Exit {
 #[derive(Debug, Clone)]
 pub enum Site {
     /// No usable entry for the address in the scratch register: fill the table or play the instruction by hand.
-    Memory { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, flags_saved: bool, part: Part },
+    Memory { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, flags_aside: bool, part: Part },
     /// A direct exit that is not linked yet.
     Link { unit: UnitIndex, exit: u32 },
     /// An instruction that Rust carries out.

@@ -3,7 +3,7 @@
 use super::arena::Arena;
 use crate::SetupError;
 use crate::assemble::host::{FRAME, GUEST_RSP, RAX, S0};
-use crate::assemble::{Code, Mem, Patch, Reg};
+use crate::assemble::{Code, Mem, Patch, Reg, cond};
 use crate::frame::Frame;
 use std::mem::offset_of;
 
@@ -80,12 +80,10 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     let base = arena.address(arena.used());
     let mut code = Code::default();
     let at = |code: &Code| base + code.here() as u64;
-    let mut thunks = Thunks { enter: at(&code), ..Thunks::default() };
-    way_in(&mut code);
-    thunks.enter_end = at(&code);
     let out = code.here();
     way_out(&mut code);
-    let mut called = |code: &mut Code, reason: Reason| {
+    let mut thunks = Thunks::default();
+    let called = |code: &mut Code, reason: Reason| {
         let here = at(code);
         code.pop_memory(Mem::frame(offset_of!(Frame, site)));
         hall(code, reason, out);
@@ -95,7 +93,7 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     thunks.link = called(&mut code, Reason::Link);
     thunks.system = called(&mut code, Reason::System);
     thunks.played = called(&mut code, Reason::Played);
-    let mut jumped = |code: &mut Code, reason: Reason| {
+    let jumped = |code: &mut Code, reason: Reason| {
         let here = at(code);
         hall(code, reason, out);
         here
@@ -103,6 +101,9 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     thunks.lookup = jumped(&mut code, Reason::Lookup);
     thunks.fault = jumped(&mut code, Reason::Fault);
     thunks.kicked = jumped(&mut code, Reason::Kicked);
+    thunks.enter = at(&code);
+    way_in(&mut code, thunks.kicked);
+    thunks.enter_end = at(&code);
     arena.append(&code.bytes).ok_or(SetupError::Processor("room for its thunks"))?;
     Ok(thunks)
 }
@@ -113,14 +114,22 @@ fn hall(code: &mut Code, reason: Reason, out: usize) {
     code.bind(jump, out);
 }
 
-/// Saves what the ABI wants kept, changes to the frame's stack and loads the Guest: vectors, flags, registers.
-fn way_in(code: &mut Code) {
+/// Saves what the ABI wants kept, changes to the frame's stack and loads the Guest: vectors, flags, registers. A kick
+/// that came before is seen here; one that comes from here on finds the handler, which redirects the target.
+fn way_in(code: &mut Code, kicked: u64) {
     const RDI: Reg = Reg(7);
     for register in CALLEE_SAVED {
         push(code, register);
     }
     code.store(Mem::at(RDI, offset_of!(Frame, host_rsp) as i32), FRAME);
     code.mov(FRAME, RDI);
+    code.load(RAX, Mem::frame(offset_of!(Frame, kick)));
+    code.raw(&[0x80, 0x38, 0]); // cmp byte [rax], 0
+    let calm = code.jump_if(cond::Z);
+    code.constant(RAX, kicked);
+    code.store(Mem::frame(offset_of!(Frame, target)), RAX);
+    let here = code.here();
+    code.bind(calm, here);
     code.stmxcsr(Mem::frame(offset_of!(Frame, host_mxcsr)));
     code.vectors(Mem::frame(offset_of!(Frame, vectors)), false);
     code.ldmxcsr(Mem::frame(offset_of!(Frame, mxcsr)));

@@ -2,3 +2,4 @@
 pub mod ram;
 pub mod walk;
 pub mod access;
+pub mod tables;

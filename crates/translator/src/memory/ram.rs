@@ -104,6 +104,13 @@ impl Ram {
         }
     }
 
+    /// Copies bytes out of the memory file; the range must lie in it.
+    pub(crate) fn read_file(&self, offset: u64, bytes: &mut [u8]) {
+        assert!(offset + bytes.len() as u64 <= self.length);
+        // SAFETY: in range, as just checked.
+        unsafe { std::ptr::copy_nonoverlapping(self.readable(offset), bytes.as_mut_ptr(), bytes.len()) };
+    }
+
     /// Copies in; false when any byte is not RAM. Does not tell translated code: see [`Self::has_code`].
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
         match self.offset(address) {

@@ -37,6 +37,7 @@ impl Rewriter<'_> {
     }
 
     fn branch(&mut self, instruction: &Instruction) {
+        self.settle_flags();
         let target = instruction.near_branch_target();
         let opcode = match instruction.mnemonic() {
             Mnemonic::Loopne => 0xe0,
@@ -75,6 +76,7 @@ impl Rewriter<'_> {
 
     /// Leaves the unit for a known target.
     pub(super) fn leave_to(&mut self, target: u64) {
+        self.settle_flags();
         if self.key.mode.single() {
             self.resync(target);
         } else if self.linkable(target) {
@@ -105,6 +107,7 @@ impl Rewriter<'_> {
 
     /// Leaves for the target in the first scratch register.
     pub(super) fn leave_computed(&mut self) {
+        self.settle_flags();
         if self.key.mode.single() {
             return self.jump_to(self.thunks.lookup);
         }

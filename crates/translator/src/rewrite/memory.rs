@@ -12,7 +12,7 @@
 //! The sign bits above 47 take no part in the index, but they do take part in the sum: an address that is not
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
-use super::{Cold, Restore, Rewriter};
+use super::{Cold, Restore, Rewriter, touches_flags};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
@@ -40,32 +40,27 @@ impl Rewriter<'_> {
             return self.system(instruction);
         }
         let write = self.writes_memory(instruction);
-        let place = self.operand_place(instruction, size, write);
+        let mut place = self.operand_place(instruction, size, write);
+        if self.aside && touches_flags(instruction) {
+            self.code.lea(true, S0, place);
+            self.settle_flags();
+            place = Mem::at(S0, 0);
+        }
         self.operation(instruction, Some(place));
     }
 
-    /// The host bytes of the memory operand. Flags that are live stay as they are; scratch registers are spoilt.
+    /// The host bytes of the memory operand. Flags that are live are set aside; scratch registers are spoilt.
     pub(super) fn operand_place(&mut self, instruction: &Instruction, size: usize, write: bool) -> Mem {
-        if self.live {
-            self.save_flags();
-        }
+        self.set_flags_aside();
         let address = self.effective_address(instruction);
-        let place = self.translate(instruction, address, size, write);
-        if !self.live {
-            return place;
-        }
-        self.code.lea(true, S0, place);
-        self.restore_flags();
-        Mem::at(S0, 0)
+        self.translate(instruction, address, size, write)
     }
 
     /// `bt [mem], reg` and its family: the register's upper bits choose the word (SDM vol. 2, BT).
     pub(super) fn bit_string(&mut self, instruction: &Instruction) {
         let size = operand_size(instruction);
         let write = self.writes_memory(instruction);
-        if self.live {
-            self.save_flags();
-        }
+        self.set_flags_aside();
         let address = self.effective_address(instruction);
         self.in_scratch(address);
         self.bit_register(instruction, S1);
@@ -80,9 +75,7 @@ impl Rewriter<'_> {
         self.code.lea(true, S0, words);
         let place = self.translate(instruction, Address::Computed, size, write);
         self.code.lea(true, S0, place);
-        if self.live {
-            self.restore_flags();
-        }
+        self.settle_flags();
         self.bit_string_operation(instruction, Mem::at(S0, 0));
     }
 
@@ -148,7 +141,7 @@ impl Rewriter<'_> {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(instruction, self.live, Part::Operand { size: size as u16, write });
+        let ask = self.memory_site(instruction, Part::Operand { size: size as u16, write });
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
         place
     }

@@ -112,6 +112,8 @@ struct Rewriter<'a> {
     live: bool,
     /// Flags live after it.
     live_after: bool,
+    /// The Guest's flags stand in the frame's `saved_flags`; the host's are free to use.
+    aside: bool,
     /// The current instruction could not be encoded with its registers renamed.
     failed: bool,
 }
@@ -132,6 +134,7 @@ pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &
         bytes,
         live: true,
         live_after: true,
+        aside: false,
         failed: false,
     };
     rewriter.check_target();
@@ -143,7 +146,7 @@ pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &
     }
     if !block.leaves {
         let next = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
-        if key.mode.single() { rewriter.resync(next) } else { rewriter.leave_to(next) }
+        rewriter.leave_to(next);
     }
     rewriter.write_colds();
     Rewritten {
@@ -174,6 +177,7 @@ pub fn snippet(tools: &mut Tools, thunks: &Thunks, instruction: &Instruction, cl
         bytes: &[],
         live: true,
         live_after: true,
+        aside: false,
         failed: false,
     };
     match class {
@@ -191,11 +195,15 @@ impl Rewriter<'_> {
             host: self.code.here() as u32,
             guest: (instruction.ip() - self.key.pc) as u16,
             borrowed: None,
+            flags_aside: false,
         });
+        if !self.live {
+            self.aside = false;
+        }
         if self.key.mode.vectors_off && uses_vector_state(instruction) {
             return self.system(instruction);
         }
-        let (code, colds, sites) = (self.code.here(), self.colds.len(), self.sites.len());
+        let (code, colds, sites, aside) = (self.code.here(), self.colds.len(), self.sites.len(), self.aside);
         match class {
             Class::Nothing => {}
             Class::Harmless => self.harmless(instruction),
@@ -208,6 +216,7 @@ impl Rewriter<'_> {
         }
         if self.failed {
             self.failed = false;
+            self.aside = aside;
             self.code.bytes.truncate(code);
             self.colds.truncate(colds);
             self.sites.truncate(sites);
@@ -242,6 +251,7 @@ impl Rewriter<'_> {
 
     /// An instruction that Rust carries out.
     fn system(&mut self, instruction: &Instruction) {
+        self.settle_flags();
         let mark = self.marks.len() as u32 - 1;
         let resumes = resumes(instruction) && !self.key.mode.single();
         let site = Site::System { unit: self.place.unit, mark, instruction: Box::new(*instruction), resumes };
@@ -273,26 +283,42 @@ impl Rewriter<'_> {
         self.code.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
     }
 
-    /// Sets the Guest's flags aside so that address arithmetic may use the host's.
-    fn save_flags(&mut self) {
+    /// Sets the Guest's flags aside, if somebody may still want them, so that address arithmetic may use the host's.
+    /// They stay aside over any number of accesses.
+    fn set_flags_aside(&mut self) {
+        if !self.live || self.aside {
+            return;
+        }
         self.code.mov(S0, RAX);
         self.code.flags_to_ax();
         self.code.store32(Mem::frame(offset_of!(Frame, saved_flags)), RAX);
         self.code.mov(RAX, S0);
+        self.aside = true;
     }
 
-    /// Brings them back; spoils the second scratch register.
-    fn restore_flags(&mut self) {
+    /// Brings them back, before somebody looks at them or another unit begins; spoils the second scratch register.
+    fn settle_flags(&mut self) {
+        if !self.aside {
+            return;
+        }
         self.code.mov(S1, RAX);
         self.code.load32(RAX, Mem::frame(offset_of!(Frame, saved_flags)));
         self.code.flags_from_ax();
         self.code.mov(RAX, S1);
+        self.aside = false;
     }
 
-    fn memory_site(&self, instruction: &Instruction, flags_saved: bool, part: Part) -> Ask {
+    /// Says where the flags are when the current instruction's own access faults.
+    fn note_flags(&mut self) {
+        if let Some(mark) = self.marks.last_mut() {
+            mark.flags_aside = self.aside;
+        }
+    }
+
+    fn memory_site(&self, instruction: &Instruction, part: Part) -> Ask {
         let mark = self.marks.len() as u32 - 1;
         let instruction = Box::new(*instruction);
-        let site = Site::Memory { unit: self.place.unit, mark, instruction, flags_saved, part };
+        let site = Site::Memory { unit: self.place.unit, mark, instruction, flags_aside: self.aside, part };
         Ask::Site { thunk: self.thunks.slow, site }
     }
 
@@ -346,6 +372,7 @@ impl Rewriter<'_> {
         if self.key.mode.single() {
             return;
         }
+        self.settle_flags();
         if self.live_after {
             self.code.mov(S1, RCX);
             self.code.pext(RCX, GUEST_RSP, Mem::frame(offset_of!(Frame, stack_mask)));
@@ -373,6 +400,9 @@ impl Rewriter<'_> {
 
     /// Copies an instruction that touches registers only.
     fn harmless(&mut self, instruction: &Instruction) {
+        if touches_flags(instruction) {
+            self.settle_flags();
+        }
         if operands::renamed(instruction) {
             self.operation(instruction, None);
         } else {
@@ -414,4 +444,9 @@ impl Rewriter<'_> {
             && operands::writes_memory(self.tools, instruction)
     }
 
+}
+
+/// True when an instruction reads flags or changes some of them.
+fn touches_flags(instruction: &Instruction) -> bool {
+    instruction.rflags_read() | instruction.rflags_modified() != 0
 }

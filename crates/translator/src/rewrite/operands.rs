@@ -120,6 +120,7 @@ impl Rewriter<'_> {
         if let Some(place) = memory {
             point_at(&mut changed, place);
         }
+        self.note_flags();
         self.encode(&changed);
         for stand_in in &stand_ins {
             if stand_in.written {

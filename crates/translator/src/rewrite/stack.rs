@@ -62,9 +62,10 @@ impl Rewriter<'_> {
         }
     }
 
-    /// Loads eight bytes of memory operand into `to`; flags stay as they are.
+    /// Loads eight bytes of memory operand into `to`.
     pub(super) fn load_operand(&mut self, instruction: &Instruction, to: Reg) {
         let place = self.operand_place(instruction, 8, false);
+        self.note_flags();
         self.code.load(to, place);
     }
 
@@ -129,11 +130,12 @@ impl Rewriter<'_> {
         self.force_stack_check(instruction);
     }
 
-    /// The host bytes of an aligned stack word. Flags stay as they are; scratch registers are spoilt.
+    /// The host bytes of an aligned stack word. Live flags are untouched; scratch registers are spoilt.
     pub(super) fn stack_place(&mut self, instruction: &Instruction, at: Mem, part: Part) -> Mem {
         if self.key.mode.ragged_stack {
             return self.checked_place(instruction, at, part);
         }
+        self.note_flags();
         let mask = Mem::frame(offset_of!(Frame, page_mask));
         if at.disp == 0 {
             self.code.pext(S1, GUEST_RSP, mask);
@@ -142,42 +144,37 @@ impl Rewriter<'_> {
             self.code.pext(S1, S0, mask);
         }
         let place = Mem::sum(GUEST_RSP, S1, at.disp);
-        if self.live {
+        if self.live && !self.aside {
             self.code.mov(S0, RCX);
             self.code.load_table(RCX, S1);
             let missing = self.code.jrcxz();
             self.code.mov(S1, RCX);
             self.code.mov(RCX, S0);
-            let ask = self.memory_site(instruction, false, part);
+            let ask = self.memory_site(instruction, part);
             self.islands.push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
         } else {
             self.code.load_table(S1, S1);
             self.code.test(S1);
             let missing = self.code.jump_if(cond::Z);
-            let ask = self.memory_site(instruction, false, part);
+            let ask = self.memory_site(instruction, part);
             self.colds.push(Cold { jumps: vec![missing], restore: Restore::Address(at), ask });
         }
         place
     }
 
-    /// The host bytes of a word that may lie anywhere. Flags stay as they are.
+    /// The host bytes of a word that may lie anywhere. Live flags are set aside.
     fn checked_place(&mut self, instruction: &Instruction, at: Mem, part: Part) -> Mem {
-        if self.live {
-            self.save_flags();
-        }
+        self.set_flags_aside();
+        self.note_flags();
         self.code.lea(true, S0, at);
         let mut jumps: Vec<Patch> = self.check_crossing(8).into_iter().collect();
         self.page_number();
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(instruction, self.live, part);
+        let ask = self.memory_site(instruction, part);
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
-        self.code.lea(true, S0, Mem::sum(S0, S1, 0));
-        if self.live {
-            self.restore_flags();
-        }
-        Mem::at(S0, 0)
+        Mem::sum(S0, S1, 0)
     }
 
     /// Puts the far jumps that `jrcxz` could not reach: right here, with a jump around them if code falls into them.
