@@ -6,6 +6,9 @@ pub mod cpu;
 pub mod events;
 pub mod memory;
 
+#[cfg(test)]
+mod workbench;
+
 pub use exit::{Death, Exit};
 pub use memory::ram::{Ram, RamError, RamRegion};
 use std::sync::Arc;
