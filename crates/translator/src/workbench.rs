@@ -171,6 +171,7 @@ impl Workbench {
     /// Moves the processor to user mode, as a return from the kernel leaves it.
     pub fn go_user(&mut self) {
         self.cpu.cpl = 3;
+        self.cpu.segments = [Segment::null(0); 6];
         self.cpu.segments[CS] = Segment::long_code(USER_CODE, 3);
         self.cpu.segments[SS] = Segment::flat_data(USER_DATA, 3);
         self.cpu.gpr[RSP] = USER_PAGE + 0x800;
