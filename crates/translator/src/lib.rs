@@ -40,6 +40,9 @@ pub mod events;
 pub mod exit;
 mod vcpu;
 
+#[cfg(test)]
+mod workbench;
+
 pub use exit::{Death, Exit};
 pub use memory::ram::{Ram, RamError, RamRegion};
 pub use trap::Kicker;

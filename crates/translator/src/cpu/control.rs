@@ -274,3 +274,6 @@ fn debug_register(cpu: &mut Cpu, number: u8) -> Result<usize, Exception> {
     }
     Ok(place)
 }
+
+#[cfg(test)]
+mod tests;

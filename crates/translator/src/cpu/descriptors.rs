@@ -191,3 +191,6 @@ fn visible(
     let near_enough = segment.is_conforming() || rpl(selector).max(cpu.cpl) <= segment.dpl();
     Ok((right_kind && near_enough).then_some(found))
 }
+
+#[cfg(test)]
+mod tests;

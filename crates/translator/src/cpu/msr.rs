@@ -149,3 +149,6 @@ fn move_tsc(cpu: &mut Cpu, by: u64) {
     cpu.tsc_offset = cpu.tsc_offset.wrapping_add(by);
     cpu.tsc_adjust = cpu.tsc_adjust.wrapping_add(by);
 }
+
+#[cfg(test)]
+mod tests;

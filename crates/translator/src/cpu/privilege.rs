@@ -110,3 +110,6 @@ pub fn rdpmc() -> Result<u64, Exception> {
 pub fn fsgsbase(cpu: &Cpu) -> Result<(), Exception> {
     if cpu.cr4 & cr4::FSGSBASE != 0 { Ok(()) } else { Err(Exception::ud()) }
 }
+
+#[cfg(test)]
+mod tests;

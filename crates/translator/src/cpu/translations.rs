@@ -81,3 +81,6 @@ pub fn invpcid(cpu: &Cpu, memory: &GuestMemory, kind: u64, operand: u64) -> Resu
         _ => Invalidation::NonGlobal,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -269,3 +269,6 @@ fn push_frame(
     })?;
     Ok(rsp)
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,3 +98,6 @@ fn target(cpu: &Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Re
     let segment = descriptors::mark_accessed(cpu, memory, &found)?;
     Ok(Segment { selector: selector & !3 | cpu.cpl as u16, ..segment })
 }
+
+#[cfg(test)]
+mod tests;

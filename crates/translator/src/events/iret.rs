@@ -54,3 +54,6 @@ fn writable_flags(cpu: &Cpu, size: usize) -> u64 {
     }
     writable
 }
+
+#[cfg(test)]
+mod tests;

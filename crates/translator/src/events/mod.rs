@@ -10,3 +10,6 @@ pub mod returns;
 pub mod iret;
 pub mod syscall;
 pub mod far;
+
+#[cfg(test)]
+mod hostile;

@@ -70,3 +70,6 @@ pub fn swapgs(cpu: &mut Cpu) -> Result<(), Exception> {
     std::mem::swap(&mut cpu.segments[GS].base, &mut cpu.kernel_gs_base);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,3 +250,6 @@ fn dropping_no_ram(result: Result<(), Fault>) -> Result<(), Exception> {
         Err(Fault::Exception(exception)) => Err(exception),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -281,3 +281,6 @@ fn mark(ram: &Ram, path: &Path, intent: Intent) -> bool {
         marked == entry || ram.replace_u64(place, entry, marked)
     })
 }
+
+#[cfg(test)]
+mod tests;

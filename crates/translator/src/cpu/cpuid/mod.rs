@@ -203,3 +203,6 @@ fn host_xcr0() -> u64 {
         xcr0::X87 | xcr0::SSE
     }
 }
+
+#[cfg(test)]
+mod tests;
