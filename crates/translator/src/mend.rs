@@ -98,7 +98,7 @@ impl Vcpu {
             libc::SIGILL => self.raise(Exception::ud()),
             // The processor names no address for an access that is not canonical or not aligned as SSE wants it.
             _ if fault.address == 0 => self.raise(self.protection_fault(&instruction)),
-            _ => self.refused_write(&instruction, unit),
+            _ => self.refused_write(&instruction),
         }
     }
 
@@ -132,13 +132,12 @@ impl Vcpu {
     }
 
     /// A write met a page that is only readable to generated code.
-    fn refused_write(&mut self, instruction: &Instruction, unit: UnitIndex) -> Result<(), Exit> {
+    fn refused_write(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         let (address, size) = match instruction.mnemonic() {
             Mnemonic::Push | Mnemonic::Call => (self.cpu().gpr[RSP].wrapping_sub(8), 8),
             _ => (self.operand_address(instruction).unwrap_or(0), operand_size(instruction).max(1)),
         };
         match self.mend(address, size, true) {
-            Ok(Mended::Filled) if self.cache.unit(unit).alive => Ok(()),
             Ok(Mended::Filled) => Ok(()),
             Ok(Mended::ByHand) => self.play(instruction),
             Err(exception) => self.raise(exception),
@@ -194,7 +193,7 @@ fn stack_fault(exception: Exception, part: Part) -> Exception {
 }
 
 /// Which exception the host's SIGFPE was: division, x87 or SSE.
-fn arithmetic_fault(instruction: &Instruction) -> Exception {
+pub(crate) fn arithmetic_fault(instruction: &Instruction) -> Exception {
     use iced_x86::CpuidFeature as F;
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         Exception::de()

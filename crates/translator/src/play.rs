@@ -11,12 +11,8 @@ use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
 use crate::rewrite::{self, operand_size};
-use crate::unit::Mode;
 use crate::vcpu::Vcpu;
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind};
-
-/// Bytes of the largest operand that is played: an `fxsave` or `xsave` area of x87, SSE and AVX state, rounded up.
-pub(crate) const LARGEST: usize = 4096;
 
 /// The buffer: a page for the operand's place within its page (alignment faults must come out right), and one more
 /// for what follows.
@@ -35,18 +31,6 @@ impl Bounce {
         self.0.as_mut_ptr() as u64 + (address & 0xfff)
     }
 
-    /// The operand's bytes.
-    pub(crate) fn bytes(&mut self, address: u64, size: usize) -> &mut [u8] {
-        let start = (address & 0xfff) as usize;
-        let (first, second) = self.0.split_at_mut(1);
-        if start + size <= 4096 {
-            return &mut first[0].0[start..start + size];
-        }
-        // Two adjacent pages as one slice: only crossing operands come here, and they are copied by halves.
-        let _ = second;
-        unreachable!("crossing operands are copied by halves")
-    }
-
     pub(crate) fn read(&mut self, address: u64, into: &mut [u8]) {
         let start = (address & 0xfff) as usize;
         let first = into.len().min(4096 - start);
@@ -56,11 +40,14 @@ impl Bounce {
     }
 
     pub(crate) fn write(&mut self, address: u64, from: &[u8]) {
-        let start = (address & 0xfff) as usize;
-        let first = from.len().min(4096 - start);
-        self.0[0].0[start..start + first].copy_from_slice(&from[..first]);
-        let rest = from.len() - first;
-        self.0[1].0[..rest].copy_from_slice(&from[first..]);
+        self.write_at((address & 0xfff) as usize, from);
+    }
+
+    fn write_at(&mut self, start: usize, from: &[u8]) {
+        for (n, &byte) in from.iter().enumerate() {
+            let place = start + n;
+            self.0[place / 4096].0[place % 4096] = byte;
+        }
     }
 }
 
@@ -69,14 +56,14 @@ impl Bounce {
 pub(crate) enum Pending {
     /// The Guest is over; the next `run` says so.
     Over(Exit),
-    /// An exit that is to be told again by the next `run`: the second half of a device access.
-    Tell(Exit),
+    /// An exit that came up outside `run`, for the next `run` to tell, and what it leaves to do in turn.
+    Tell(Exit, Option<Box<Pending>>),
     /// The answer goes to the accumulator, `size` bytes of it.
     Accumulator { size: u8, next: u64 },
     /// The answer goes to edx:eax.
     Pair { next: u64 },
-    /// The answer goes to a register: `mov r64, cr8`.
-    Register { number: usize, next: u64 },
+    /// The answer is the task priority, for `mov r64, cr8`.
+    Priority { number: usize, next: u64 },
     /// No answer; the instruction is over.
     Nothing { next: u64 },
     /// The answer is the device's bytes for an instruction that is being played.
@@ -96,6 +83,14 @@ pub(crate) struct Played {
     writing: bool,
 }
 
+impl Played {
+    /// Bytes of the next exit: the largest power of two that is left, eight at most.
+    fn piece(&self) -> usize {
+        let left = (self.size - self.done).min(8);
+        1 << left.ilog2()
+    }
+}
+
 impl Vcpu {
     /// What `run` has to say before the Guest runs.
     pub(crate) fn take_over(&mut self) -> Option<Exit> {
@@ -104,7 +99,10 @@ impl Vcpu {
                 self.pending = Some(Pending::Over(exit));
                 Some(exit)
             }
-            Some(Pending::Tell(exit)) => Some(exit),
+            Some(Pending::Tell(exit, then)) => {
+                self.pending = then.map(|then| *then);
+                Some(exit)
+            }
             // An unanswered question: ports and devices that nobody serves read as ones.
             Some(other) => {
                 self.pending = Some(other);
@@ -134,11 +132,8 @@ impl Vcpu {
     /// The Guest met something real processors do and this engine does not.
     pub(crate) fn unsupported(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         let what = match instruction.mnemonic() {
-            m if instruction.is_vsib() => {
-                let _ = m;
-                "a gather across a device"
-            }
-            _ => "an instruction without an encoding of its own",
+            _ if instruction.is_string_instruction() => "a string instruction on a device's registers",
+            _ => "an instruction that has no encoding with other registers",
         };
         Err(Exit::Dead(Death::UnsupportedInstruction { what, rip: instruction.ip() }))
     }
@@ -204,29 +199,33 @@ impl Vcpu {
         };
         self.cache.write_snippet(&code);
         let host = self.bounce.host(address);
-        loop {
+        let mut kicked = false;
+        let result = loop {
             self.frame().scratch = host;
             match self.enter(place) {
-                crate::cache::thunks::Reason::Played => return Ok(Ok(())),
-                // The kick stays pending; what is begun is finished first.
-                crate::cache::thunks::Reason::Kicked => self.kicker.0.postpone(),
+                crate::cache::thunks::Reason::Played => break Ok(()),
+                // What is begun is finished first.
+                crate::cache::thunks::Reason::Kicked => kicked |= self.kicker.0.take(),
                 crate::cache::thunks::Reason::Fault => {
                     let fault = self.frame().fault;
-                    return Ok(Err(match fault.signal {
+                    break Err(match fault.signal {
                         libc::SIGFPE => crate::mend::arithmetic_fault(instruction),
                         libc::SIGILL => Exception::ud(),
                         _ => Exception::gp(0),
-                    }));
+                    });
                 }
                 reason => unreachable!("a snippet does not leave for {reason:?}"),
             }
+        };
+        if kicked {
+            self.kicker.kick();
         }
+        Ok(result)
     }
 
     /// Asks for, or delivers, the next up to eight bytes of a device access.
     fn ask_device(&mut self, played: Played) -> Result<(), Exit> {
-        let size = (played.size - played.done).min(8).next_power_of_two().min(8);
-        let size = if size > played.size - played.done { 1 } else { size };
+        let size = played.piece();
         let address = played.physical.wrapping_add(played.done as u64);
         let exit = if played.writing {
             let mut bytes = [0; 8];
@@ -253,7 +252,7 @@ impl Vcpu {
         use crate::cpu::{RAX, RDX};
         let cpu = self.cpu_mut();
         match pending {
-            Pending::Over(_) | Pending::Tell(_) => self.pending = Some(pending),
+            Pending::Over(_) | Pending::Tell(..) => self.pending = Some(pending),
             Pending::Nothing { next } => cpu.rip = next,
             Pending::Accumulator { size, next } => {
                 cpu.gpr[RAX] = match size {
@@ -268,8 +267,8 @@ impl Vcpu {
                 cpu.gpr[RDX] = value >> 32;
                 cpu.rip = next;
             }
-            Pending::Register { number, next } => {
-                cpu.gpr[number] = value;
+            Pending::Priority { number, next } => {
+                cpu.gpr[number] = value >> 4;
                 cpu.rip = next;
             }
             Pending::Played(played) => {
@@ -285,25 +284,20 @@ impl Vcpu {
         }
     }
 
-    /// An exit that came up while no `run` was there to return it.
+    /// Keeps an exit that came up while no `run` was there to return it.
     fn tell(&mut self, exit: Exit) {
-        match (&exit, self.pending.take()) {
-            (Exit::MmioRead { .. } | Exit::MmioWrite { .. }, Some(Pending::Played(played))) => {
-                self.pending = Some(Pending::Tell(exit));
-                self.after_tell = Some(Pending::Played(played));
-            }
-            _ => self.pending = Some(Pending::Over(exit)),
-        }
+        let then = self.pending.take().map(Box::new);
+        self.pending = Some(match exit {
+            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => Pending::Tell(exit, then),
+            _ => Pending::Over(exit),
+        });
     }
 
     fn continue_played(&mut self, mut played: Played, value: u64) -> Result<(), Exit> {
-        let size = (played.size - played.done).min(8).next_power_of_two().min(8);
-        let size = if size > played.size - played.done { 1 } else { size };
+        let size = played.piece();
         if !played.writing {
-            let place = played.address.wrapping_add(played.done as u64);
-            let within = (played.address & 0xfff) + played.done as u64;
-            let _ = place;
-            self.bounce.write_at(within as usize, &value.to_le_bytes()[..size]);
+            let within = (played.address & 0xfff) as usize + played.done;
+            self.bounce.write_at(within, &value.to_le_bytes()[..size]);
         }
         played.done += size;
         if played.done < played.size {
@@ -400,5 +394,3 @@ fn operand_access(instruction: &Instruction) -> OpAccess {
         .find(|&n| instruction.op_kind(n) == OpKind::Memory)
         .map_or(OpAccess::None, |n| info.op_access(n))
 }
-
-const _: () = assert!(size_of::<Mode>() <= 8);

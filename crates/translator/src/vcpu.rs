@@ -173,7 +173,6 @@ impl Vcpu {
         frame.stack_mask = 7;
         frame.mxcsr = 0x1f80;
         frame.kick = kick;
-        vcpu.reset_vectors();
         Ok(vcpu)
     }
 
@@ -253,6 +252,11 @@ impl Vcpu {
     /// ymm0 to ymm15 between runs, for tests.
     pub fn vectors(&mut self) -> &mut [[u8; 32]; 16] {
         &mut self.frame().vectors
+    }
+
+    pub(crate) fn vector(&self, number: usize) -> &[u8; 32] {
+        // SAFETY: as in `cpu`.
+        unsafe { &(*self.frames.frame()).vectors[number] }
     }
 
     /// MXCSR between runs, for tests.

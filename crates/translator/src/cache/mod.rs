@@ -28,8 +28,13 @@ pub struct Cache {
     pages: FxHashMap<u32, Vec<UnitIndex>>,
     /// How often the arena was full.
     pub resets: u64,
+    /// Where snippets are written, one at a time.
+    snippet: usize,
     empty: usize,
 }
+
+/// Bytes a snippet takes at most: one instruction and the moves around it.
+const SNIPPET: usize = 256;
 
 /// First bytes of the `jmp [rsp + r11*8 + disp32]` that a kick replaces by a five-byte jump.
 const TABLE_JUMP: [u8; 4] = [0x42, 0xff, 0xa4, 0xdc];
@@ -39,8 +44,11 @@ impl Cache {
     pub fn new() -> Result<Cache, SetupError> {
         let mut arena = Arena::new()?;
         let thunks = thunks::write(&mut arena)?;
+        let snippet = arena.used();
+        arena.append(&[0xcc; SNIPPET]).ok_or(SetupError::Processor("room for a snippet"))?;
         let empty = arena.used();
         Ok(Cache {
+            snippet,
             arena,
             thunks,
             units: Vec::new(),
@@ -50,6 +58,17 @@ impl Cache {
             resets: 0,
             empty,
         })
+    }
+
+    /// Host address of the snippet.
+    pub fn snippet_address(&self) -> u64 {
+        self.arena.address(self.snippet)
+    }
+
+    /// Replaces the snippet.
+    pub fn write_snippet(&mut self, code: &[u8]) {
+        assert!(code.len() <= SNIPPET);
+        self.arena.write(self.snippet, code);
     }
 
     /// The unit of that name.

@@ -125,6 +125,11 @@ impl<'a> GuestMemory<'a> {
         Ok(())
     }
 
+    /// Whether an access would succeed.
+    pub fn probe(&self, cpu: &Cpu, address: u64, length: usize, access: Access) -> Result<(), Fault> {
+        self.spans(cpu, address, length, access).map(drop)
+    }
+
     /// Reads a little-endian number of `size` bytes (1 to 8).
     pub fn read_number(&self, cpu: &Cpu, address: u64, size: usize, access: Access) -> Result<u64, Fault> {
         let mut bytes = [0; 8];

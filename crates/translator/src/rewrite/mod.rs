@@ -23,6 +23,7 @@ use crate::classify::{Class, uses_vector_state};
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
 use crate::unit::{Exit, Key, Mark, Part, Site, UnitIndex};
+pub use memory::operand_size;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 use std::mem::offset_of;
 
