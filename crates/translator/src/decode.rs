@@ -48,7 +48,8 @@ pub fn ends_unit(instruction: &Instruction, class: Class) -> bool {
     match class {
         Class::Undefined => true,
         Class::Flow => instruction.flow_control() != FlowControl::ConditionalBranch,
-        Class::System => !resumes(instruction),
+        // The instruction after `sti` belongs to the same unit: see rewrite/inline.rs.
+        Class::System => !resumes(instruction) && instruction.mnemonic() != M::Sti,
         _ => false,
     }
 }

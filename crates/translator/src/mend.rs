@@ -28,14 +28,14 @@ enum Mended {
 impl Vcpu {
     /// A memory site's stub called.
     pub(crate) fn slow_access(&mut self) -> Result<(), Exit> {
-        let Site::Memory { unit, mark, ref instruction, flags_aside, part } = *self.site() else {
+        let Site::Memory { unit, mark, flags_aside, part } = *self.site() else {
             unreachable!("slow accesses come from memory sites")
         };
-        let instruction = **instruction;
         if flags_aside {
             self.take_flags_aside();
         }
-        self.cpu_mut().rip = instruction.ip();
+        let start = self.cache.unit(unit);
+        self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
         let address = self.frame().scratch;
         let (size, write) = match part {
             Part::Operand { size, write } => (usize::from(size), write),
@@ -49,7 +49,10 @@ impl Vcpu {
                 self.resume = Some(self.cache.arena.address(offset as usize));
                 Ok(())
             }
-            Ok(Mended::ByHand) => self.play(&instruction),
+            Ok(Mended::ByHand) => {
+                let instruction = self.decode_at(unit, self.cpu().rip);
+                self.play(&instruction)
+            }
             Err(exception) => self.raise(stack_fault(exception, part)),
         }
     }
@@ -103,12 +106,12 @@ impl Vcpu {
     }
 
     /// Puts the state back to the start of the instruction that host code at `host` belongs to.
-    fn rewind(&mut self, unit: UnitIndex, host: u64) -> Instruction {
-        let unit = self.cache.unit(unit);
+    fn rewind(&mut self, index: UnitIndex, host: u64) -> Instruction {
+        let unit = self.cache.unit(index);
         let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
         let after = unit.marks.partition_point(|m| m.host <= offset);
         let mark = unit.marks[after.saturating_sub(1)];
-        let (pc, page, second) = (unit.key.pc + u64::from(mark.guest), unit.key.page, unit.second_page);
+        let pc = unit.key.pc + u64::from(mark.guest);
         if let Some(register) = mark.borrowed {
             self.frame().cpu.gpr[usize::from(register)] = self.frame().borrowed;
         }
@@ -116,6 +119,13 @@ impl Vcpu {
             self.take_flags_aside();
         }
         self.cpu_mut().rip = pc;
+        self.decode_at(index, pc)
+    }
+
+    /// The Guest instruction at `pc`, which a unit was made from.
+    fn decode_at(&self, unit: UnitIndex, pc: u64) -> Instruction {
+        let unit = self.cache.unit(unit);
+        let (page, second) = (unit.key.page, unit.second_page);
         let mut bytes = [0; 15];
         let first = (4096 - (pc & 0xfff) as usize).min(15);
         self.ram.read_file(u64::from(page) << 12 | pc & 0xfff, &mut bytes[..first]);
@@ -135,7 +145,11 @@ impl Vcpu {
     fn refused_write(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         let (address, size) = match instruction.mnemonic() {
             Mnemonic::Push | Mnemonic::Call => (self.cpu().gpr[RSP].wrapping_sub(8), 8),
-            _ => (self.operand_address(instruction).unwrap_or(0), operand_size(instruction).max(1)),
+            _ => match self.operand_address(instruction) {
+                Some(address) => (address, operand_size(instruction).max(1)),
+                // Its addresses are not written out: string instructions.
+                None => return self.play(instruction),
+            },
         };
         match self.mend(address, size, true) {
             Ok(Mended::Filled) => Ok(()),

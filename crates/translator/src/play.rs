@@ -116,6 +116,7 @@ impl Vcpu {
     /// Plays the current instruction.
     pub(crate) fn play(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         self.statistics.played += 1;
+        *self.profile.entry((instruction.mnemonic(), instruction.ip())).or_default() += 1;
         self.resume = None;
         match classify(instruction) {
             Class::Memory | Class::BitString => self.play_operand(instruction),
@@ -125,7 +126,7 @@ impl Vcpu {
                 // A stack or a jump table in a device's registers.
                 Err(Fault::NotRam { .. }) => self.raise(Exception::gp(0)),
             },
-            _ => self.unsupported(instruction),
+            _ => self.carry_out(instruction),
         }
     }
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // The way into generated code.
 
 use crate::cache::thunks::Reason;
-use crate::cpu::{cr0, flags};
+use crate::cpu::{cr0, cr4, flags};
 use crate::decode::{self, Block};
 use crate::events::deliver::Event;
 use crate::events::exception::Exception;
@@ -33,7 +33,8 @@ impl Vcpu {
         self.running.cache = &raw mut *self.cache;
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
-        self.view = 0;
+        self.frame().view = 0;
+        self.refresh_views();
         let exit = loop {
             if self.kicker.0.take() {
                 break Exit::Kicked;
@@ -86,8 +87,8 @@ impl Vcpu {
     pub(crate) fn enter(&mut self, host: u64) -> Reason {
         self.statistics.entries += 1;
         let base = self.spaces.tables.base(self.spaces.view(self.cpu()));
-        if base != self.view {
-            self.view = base;
+        if base != self.frame().view {
+            self.frame().view = base;
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
             unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
         }
@@ -115,6 +116,7 @@ impl Vcpu {
         Mode {
             user: cpu.cpl == 3,
             ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
+            clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
             vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
             one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending()),
         }

@@ -11,6 +11,8 @@ pub struct Mode {
     pub ragged_stack: bool,
     /// CR0.TS or CR0.EM: vector and x87 instructions fault.
     pub vectors_off: bool,
+    /// CR4.TSD: user code may not read the time-stamp counter. (Only ever set together with `user`.)
+    pub clock_hidden: bool,
     /// One instruction, then back to Rust: for the instruction after `sti`.
     pub one_step: bool,
 }
@@ -76,11 +78,11 @@ pub enum Exit {
 #[derive(Debug, Clone)]
 pub enum Site {
     /// No usable entry for the address in the scratch register: fill the table or play the instruction by hand.
-    Memory { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, flags_aside: bool, part: Part },
+    Memory { unit: UnitIndex, mark: u32, flags_aside: bool, part: Part },
     /// A direct exit that is not linked yet.
     Link { unit: UnitIndex, exit: u32 },
     /// An instruction that Rust carries out.
-    System { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, resumes: bool },
+    System { unit: UnitIndex, instruction: Box<Instruction>, resumes: bool },
 }
 
 /// Which access of an instruction misses: most have one; a call through memory has its operand and its push.

@@ -126,10 +126,9 @@ pub struct Vcpu {
     /// Host address to go on at, when that is not the entry of a unit.
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
-    /// What gs was last set to on the thread that runs.
-    pub(crate) view: u64,
     pub(crate) bounce: crate::play::Bounce,
     pub(crate) statistics: Statistics,
+    pub(crate) profile: std::collections::HashMap<(iced_x86::Mnemonic, u64), u64>,
 }
 
 impl Vcpu {
@@ -163,9 +162,9 @@ impl Vcpu {
             pending: None,
             resume: None,
             window: false,
-            view: 0,
             bounce: crate::play::Bounce::new(),
             statistics: Statistics::default(),
+            profile: Default::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();
@@ -211,6 +210,7 @@ impl Vcpu {
     /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest is interruptible.
     pub fn request_interrupt_window(&mut self, on: bool) {
         self.window = on;
+        self.frame().window = on.into();
     }
 
     /// The handle other threads wake this vCPU with.
@@ -295,6 +295,14 @@ impl Vcpu {
         act(&mut self.spaces, &mut reach)
     }
 
+    /// Tells generated code which views `stac` and `clac` choose between.
+    pub(crate) fn refresh_views(&mut self) {
+        let (with, without) = self.spaces.kernel_views(self.cpu());
+        let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
+        let frame = self.frame();
+        (frame.view_with_user, frame.view_without_user) = (with, without);
+    }
+
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.
     pub(crate) fn with_memory<T>(&mut self, act: impl FnOnce(&mut Cpu, &mut GuestMemory) -> T) -> T {
         let ram = self.ram.clone();
@@ -330,4 +338,17 @@ fn check_processor() -> Result<(), SetupError> {
     // SAFETY: asks for a word of the auxiliary vector.
     let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
     has(hwcap2 & 2 != 0, "FSGSBASE for programs (Linux 5.9 or newer on a processor since Ivy Bridge)")
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        if std::env::var_os("LGUEST_STATS").is_some() {
+            eprintln!("{:#?}", self.statistics());
+            let mut v: Vec<_> = self.profile.iter().collect();
+            v.sort_by_key(|e| std::cmp::Reverse(e.1));
+            for (k, n) in v.iter().take(40) {
+                eprintln!("{n:10} {k:?}");
+            }
+        }
+    }
 }

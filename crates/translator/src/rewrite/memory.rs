@@ -53,7 +53,7 @@ impl Rewriter<'_> {
     pub(super) fn operand_place(&mut self, instruction: &Instruction, size: usize, write: bool) -> Mem {
         self.set_flags_aside();
         let address = self.effective_address(instruction);
-        self.translate(instruction, address, size, write)
+        self.translate(address, size, write)
     }
 
     /// `bt [mem], reg` and its family: the register's upper bits choose the word (SDM vol. 2, BT).
@@ -73,7 +73,7 @@ impl Rewriter<'_> {
         self.code.raw(&[0x49, 0xc1, 0xfb, bits]); // sar r11, bits: the word's number
         let words = Mem { base: Some(S0), index: Some((S1, size as u8)), disp: 0 };
         self.code.lea(true, S0, words);
-        let place = self.translate(instruction, Address::Computed, size, write);
+        let place = self.translate(Address::Computed, size, write);
         self.code.lea(true, S0, place);
         self.settle_flags();
         self.bit_string_operation(instruction, Mem::at(S0, 0));
@@ -108,7 +108,7 @@ impl Rewriter<'_> {
     }
 
     /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
-    fn translate(&mut self, instruction: &Instruction, address: Address, size: usize, write: bool) -> Mem {
+    fn translate(&mut self, address: Address, size: usize, write: bool) -> Mem {
         let mut jumps = Vec::with_capacity(2);
         let place = match address {
             Address::Constant(constant) => {
@@ -141,7 +141,7 @@ impl Rewriter<'_> {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(instruction, Part::Operand { size: size as u16, write });
+        let ask = self.memory_site(Part::Operand { size: size as u16, write });
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
         place
     }

@@ -15,6 +15,7 @@ mod operands;
 mod memory;
 mod stack;
 mod flow;
+mod inline;
 
 use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
@@ -81,6 +82,8 @@ enum Restore {
     Counter,
     /// The address is computed anew.
     Address(Mem),
+    /// The flags are brought back.
+    Flags,
 }
 
 /// Whom a stub calls.
@@ -115,6 +118,8 @@ struct Rewriter<'a> {
     live_after: bool,
     /// The Guest's flags stand in the frame's `saved_flags`; the host's are free to use.
     aside: bool,
+    /// The current instruction is the unit's last.
+    last: bool,
     /// The current instruction could not be encoded with its registers renamed.
     failed: bool,
 }
@@ -136,11 +141,13 @@ pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &
         live: true,
         live_after: true,
         aside: false,
+        last: false,
         failed: false,
     };
     rewriter.check_target();
     let entry = rewriter.code.here() as u32;
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
+        rewriter.last = n + 1 == block.instructions.len();
         rewriter.live = live[n] != 0;
         rewriter.live_after = live.get(n + 1).is_none_or(|&f| f != 0);
         rewriter.instruction(instruction, *class);
@@ -179,6 +186,7 @@ pub fn snippet(tools: &mut Tools, thunks: &Thunks, instruction: &Instruction, cl
         live: true,
         live_after: true,
         aside: false,
+        last: false,
         failed: false,
     };
     match class {
@@ -213,6 +221,7 @@ impl Rewriter<'_> {
             Class::BitString => self.bit_string(instruction),
             Class::Stack => self.stack(instruction),
             Class::Flow => self.flow(instruction),
+            Class::System if self.inline(instruction) => {}
             Class::System | Class::Undefined => self.system(instruction),
         }
         if self.failed {
@@ -253,9 +262,8 @@ impl Rewriter<'_> {
     /// An instruction that Rust carries out.
     fn system(&mut self, instruction: &Instruction) {
         self.settle_flags();
-        let mark = self.marks.len() as u32 - 1;
         let resumes = resumes(instruction) && !self.key.mode.single();
-        let site = Site::System { unit: self.place.unit, mark, instruction: Box::new(*instruction), resumes };
+        let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes };
         self.call_site(self.thunks.system, site);
     }
 
@@ -316,10 +324,9 @@ impl Rewriter<'_> {
         }
     }
 
-    fn memory_site(&self, instruction: &Instruction, part: Part) -> Ask {
+    fn memory_site(&self, part: Part) -> Ask {
         let mark = self.marks.len() as u32 - 1;
-        let instruction = Box::new(*instruction);
-        let site = Site::Memory { unit: self.place.unit, mark, instruction, flags_aside: self.aside, part };
+        let site = Site::Memory { unit: self.place.unit, mark, flags_aside: self.aside, part };
         Ask::Site { thunk: self.thunks.slow, site }
     }
 
@@ -332,6 +339,10 @@ impl Rewriter<'_> {
             match cold.restore {
                 Restore::Nothing => {}
                 Restore::Counter => self.code.mov(RCX, S1),
+                Restore::Flags => {
+                    self.aside = true;
+                    self.settle_flags();
+                }
                 Restore::Address(address) => self.code.lea(true, S0, address),
                 Restore::CounterAndAddress(address) => {
                     self.code.mov(RCX, S0);
@@ -426,7 +437,7 @@ impl Rewriter<'_> {
                 if home.is_none() {
                     self.code.load(S1, Mem::frame(Frame::gpr(number.into())));
                 }
-                self.code.raw(&[0x66, 0x44 | to.0 >> 3, 0x89, 0xc0 | (S0.0 & 7) << 3 | to.0 & 7]);
+                self.code.mov16(to, S0);
                 if home.is_none() {
                     self.code.store(Mem::frame(Frame::gpr(number.into())), S1);
                 }

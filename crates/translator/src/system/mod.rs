@@ -74,38 +74,41 @@ impl Vcpu {
     pub(crate) fn system_site(&mut self) -> Result<(), Exit> {
         self.statistics.system += 1;
         let after_call = self.frame().site;
-        let Site::System { ref instruction, resumes, .. } = *self.site() else {
+        let Site::System { unit, ref instruction, resumes } = *self.site() else {
             unreachable!("system calls come from system sites")
         };
         let instruction = **instruction;
+        if instruction.mnemonic() == M::Mov && instruction.op1_register().is_segment_register() { static ONCE: std::sync::Once = std::sync::Once::new(); ONCE.call_once(|| eprintln!("{:?} {:x}", instruction.code(), instruction.ip())); }
+        *self.profile.entry((instruction.mnemonic(), instruction.has_rep_prefix() as u64 + 2 * (instruction.op_count() > 1 && instruction.op1_register().is_segment_register()) as u64 + 4 * (instruction.op0_register().is_segment_register()) as u64)).or_default() += 1;
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;
         let resets = self.cache.resets;
-        match self.execute(&instruction) {
-            Ok(Then::Next) => {
-                self.cpu_mut().rip = instruction.next_ip();
-                let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
-                if resumes && !ragged && resets == self.cache.resets && !self.written_over(after_call) {
-                    // The site's number is four bytes long; the code goes on behind it.
-                    self.resume = Some(after_call + 4);
-                }
-                Ok(())
-            }
-            Ok(Then::Moved) => Ok(()),
-            Err(Stop::Exception(exception)) => self.raise(exception),
-            Err(Stop::Exit(exit)) => Err(exit),
+        self.carry_out(&instruction)?;
+        let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
+        let on = self.cpu().rip == instruction.next_ip();
+        if on && resumes && !ragged && resets == self.cache.resets && self.cache.unit(unit).alive {
+            // The site's number is four bytes long; the code goes on behind it.
+            self.resume = Some(after_call + 4);
         }
+        Ok(())
     }
 
-    /// True when the unit that holds a host address is no longer what the Guest's bytes say.
-    fn written_over(&self, host: u64) -> bool {
-        self.cache.unit_at(host).is_none_or(|unit| !self.cache.unit(unit).alive)
+    /// Carries the current instruction out, or delivers the exception it raises.
+    pub(crate) fn carry_out(&mut self, instruction: &Instruction) -> Result<(), Exit> {
+        match self.execute(instruction) {
+            Ok(Then::Next) => self.cpu_mut().rip = instruction.next_ip(),
+            Ok(Then::Moved) => {}
+            Err(Stop::Exception(exception)) => self.raise(exception)?,
+            Err(Stop::Exit(exit)) => return Err(exit),
+        }
+        Ok(())
     }
 
     /// Does what a change of control state left to do.
     pub(crate) fn apply(&mut self, effect: Effect) {
         self.with_reach(|spaces, reach| spaces.apply(reach, effect));
+        self.refresh_views();
     }
 
     /// Carries one instruction out.
