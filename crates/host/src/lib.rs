@@ -1,1 +1,13 @@
-//! Host (skeleton)
+//! The Host: Guest memory, processors on an engine, interrupt controllers, time.
+//!
+//! Reading order is the life of a machine: its memory, its clock, its interrupts, what a vCPU comes back for, and
+//! the engine that needs no KVM. Nothing here knows a device or a board.
+
+pub mod memory;
+pub mod clock;
+pub mod irq;
+pub mod engine;
+pub mod translator_engine;
+
+pub use engine::{Exit, ExitCounts, Vcpu};
+pub use memory::{GuestAddress, Memory, MemoryError};

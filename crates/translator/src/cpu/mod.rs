@@ -3,8 +3,13 @@
 
 pub mod registers;
 pub mod segments;
+pub mod descriptors;
+pub mod start;
+pub mod privilege;
 pub mod control;
+pub mod translations;
 pub mod msr;
+pub mod inert;
 pub mod cpuid;
 
 use segments::{Segment, TableRegister};
@@ -14,13 +19,14 @@ pub use registers::*;
 
 /// The state. `repr(C)` because generated code reaches the fields by their offset.
 #[repr(C)]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cpu {
     /// General registers in encoding order: rax rcx rdx rbx rsp rbp rsi rdi r8..r15.
     pub gpr: [u64; 16],
-    /// Address of the next instruction.
+    /// Address of the next instruction; in the functions of this crate's system rooms, of the current one.
     pub rip: u64,
     /// The flags register, whole. While generated code runs, its arithmetic flags live in the host's own flags.
+    /// RF is never set: it only matters to instruction breakpoints, which are not acted on.
     pub rflags: u64,
     /// Current privilege level: 0 or 3.
     pub cpl: u8,
@@ -62,8 +68,12 @@ pub struct Cpu {
     pub tsc_aux: u64,
     /// Guest time-stamp counter minus the host's.
     pub tsc_offset: u64,
-    /// Debug registers; DR4 and DR5 are unused.
+    /// What the Guest itself added to its time-stamp counter, by writing it or this register.
+    pub tsc_adjust: u64,
+    /// Debug registers; DR4 and DR5 are unused. Kept for the Guest to read back; breakpoints are not acted on.
     pub dr: [u64; 8],
+    /// What XCR0 may hold: the vector state that `cpuid` offers. Zero when there is no `xsave`.
+    pub xcr0_offered: u64,
     /// Registers the Guest may set and read back but that change nothing here (MTRRs, PAT, SPEC_CTRL, sysenter ...).
-    pub inert: msr::InertMsrs,
+    pub inert: inert::InertMsrs,
 }

@@ -1,2 +1,5 @@
 //! Guest memory as the processor sees it.
 pub mod ram;
+pub mod walk;
+pub mod access;
+pub mod tables;

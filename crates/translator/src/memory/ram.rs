@@ -104,6 +104,13 @@ impl Ram {
         }
     }
 
+    /// Copies bytes out of the memory file; the range must lie in it.
+    pub(crate) fn read_file(&self, offset: u64, bytes: &mut [u8]) {
+        assert!(offset + bytes.len() as u64 <= self.length);
+        // SAFETY: in range, as just checked.
+        unsafe { std::ptr::copy_nonoverlapping(self.readable(offset), bytes.as_mut_ptr(), bytes.len()) };
+    }
+
     /// Copies in; false when any byte is not RAM. Does not tell translated code: see [`Self::has_code`].
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
         match self.offset(address) {
@@ -134,6 +141,18 @@ impl Ram {
                 let word = unsafe { AtomicU64::from_ptr(self.writable(offset).cast()) };
                 word.fetch_or(bits, Ordering::Relaxed);
                 true
+            }
+            _ => false,
+        }
+    }
+
+    /// Puts `new` in an aligned word if it still is `old`, in one piece. False when it is not, or not RAM or not aligned.
+    pub fn replace_u64(&self, address: u64, old: u64, new: u64) -> bool {
+        match self.offset(address) {
+            Some((offset, room)) if room >= 8 && offset % 8 == 0 => {
+                // SAFETY: in range and aligned as just checked.
+                let word = unsafe { AtomicU64::from_ptr(self.writable(offset).cast()) };
+                word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             }
             _ => false,
         }

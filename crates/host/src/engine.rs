@@ -1,0 +1,79 @@
+//! What executes the Guest: one trait, whichever engine is behind it.
+//!
+//! An engine keeps to itself everything that a processor and its interrupt controllers do together: it takes
+//! interrupts, sleeps through `hlt`, serves the APICs, the legacy controllers and the paravirtual clock. What
+//! comes back from [`Vcpu::run`] is what a board has to answer: ports, memory-mapped registers, and endings.
+
+/// Why a vCPU came back. The questions (`PortIn`, `MmioRead`) are answered with [`Vcpu::reply`] before the next run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The Guest reads `size` bytes (1, 2 or 4) from a port.
+    PortIn {
+        /// First port.
+        port: u16,
+        /// Bytes.
+        size: u8,
+    },
+    /// The Guest writes the low `size` bytes (1, 2 or 4) of `value` to a port.
+    PortOut {
+        /// First port.
+        port: u16,
+        /// Bytes.
+        size: u8,
+        /// Little-endian value.
+        value: u32,
+    },
+    /// The Guest reads `size` bytes (1 to 8) at an address that is neither RAM nor an interrupt controller.
+    MmioRead {
+        /// Guest-physical address.
+        address: u64,
+        /// Bytes.
+        size: u8,
+    },
+    /// The Guest writes the low `size` bytes (1 to 8) of `value` there.
+    MmioWrite {
+        /// Guest-physical address.
+        address: u64,
+        /// Bytes.
+        size: u8,
+        /// Little-endian value.
+        value: u64,
+    },
+    /// The processor shut down (a triple fault): the machine resets, or ends.
+    Shutdown,
+    /// The Guest cannot go on; one sentence for its user.
+    Dead(String),
+    /// Somebody stopped the machine.
+    Stopped,
+}
+
+/// Exits that reached the engine, by kind: what a slow boot is diagnosed with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// Port reads and writes, wherever they were answered.
+    pub ports: u64,
+    /// Memory-mapped reads and writes.
+    pub mmio: u64,
+    /// Model-specific registers.
+    pub msrs: u64,
+    /// Times the Guest had nothing to do.
+    pub halts: u64,
+    /// Times another thread wanted the vCPU's attention.
+    pub kicks: u64,
+    /// Times the Guest became ready for an interrupt that waited.
+    pub windows: u64,
+    /// Interrupts delivered.
+    pub interrupts: u64,
+}
+
+/// One virtual processor on some engine.
+pub trait Vcpu {
+    /// Runs the Guest until the board has to do something.
+    fn run(&mut self) -> Exit;
+    /// Answers `PortIn` or `MmioRead`; bits above the size asked for are ignored.
+    fn reply(&mut self, value: u64);
+    /// What it came back for so far.
+    fn counts(&self) -> ExitCounts;
+    /// Where the Guest is, for reports.
+    fn rip(&self) -> u64;
+}

@@ -1,0 +1,202 @@
+//! A seat: one vCPU's place at the interrupt controllers.
+//!
+//! It holds the vCPU's local APIC, knows whether the vCPU is in the Guest, asleep or at work for it, and has the
+//! bell that makes it look. The one rule that no wake-up gets lost: "is there anything to do" and "I am going
+//! in" (or "to sleep") happen under one lock, and whoever brings something to do takes the same lock first.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::clock::{TscRate, host_tsc};
+
+use super::lapic::Lapic;
+use super::lock;
+use super::message::Message;
+
+/// Makes the engine's `run` return soon, from any thread. Calls may be repeated and may come early.
+pub type Kick = Box<dyn Fn() + Send>;
+
+/// What a vCPU should do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Run the Guest; `window` asks to come back as soon as it can take an interrupt.
+    Run {
+        /// An interrupt waits that could not be taken yet.
+        window: bool,
+        /// When the local APIC's timer is due, in host ticks: what the alarm has to know.
+        deadline: Option<u64>,
+    },
+    /// Deliver this vector, then ask again.
+    Interrupt(u8),
+    /// Take the vector from the 8259, deliver it, then ask again.
+    External,
+    /// The machine was stopped.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// At work outside the Guest; it will ask before it goes back.
+    Outside,
+    InGuest,
+    /// In the Guest, and already called out.
+    CalledOut,
+    Asleep,
+}
+
+struct State {
+    lapic: Lapic,
+    presence: Presence,
+    stopped: bool,
+    kick: Option<Kick>,
+}
+
+/// One vCPU's place.
+pub struct Seat {
+    state: Mutex<State>,
+    bell: Condvar,
+    /// Level of the 8259's output; only the first seat's is ever up.
+    external: AtomicBool,
+}
+
+impl Seat {
+    /// The seat of vCPU `id`, with its local APIC after reset.
+    pub fn new(id: u32, rate: TscRate) -> Seat {
+        let state =
+            State { lapic: Lapic::new(id, rate), presence: Presence::Outside, stopped: false, kick: None };
+        Seat { state: Mutex::new(state), bell: Condvar::new(), external: AtomicBool::new(false) }
+    }
+
+    /// Says how to call the vCPU out of the Guest. Before that, nobody can be in it.
+    pub fn set_kick(&self, kick: Kick) {
+        lock(&self.state).kick = Some(kick);
+    }
+
+    /// Decides what the vCPU does now; with [`Entry::Run`] it counts as inside until [`Self::leave`].
+    pub fn enter(&self, interruptible: bool) -> Entry {
+        let mut state = lock(&self.state);
+        state.presence = Presence::Outside;
+        if state.stopped {
+            return Entry::Stopped;
+        }
+        // Reading the counter costs as much as the lock, and most exits have no timer behind them.
+        if state.lapic.deadline().is_some() {
+            state.lapic.advance(host_tsc());
+        }
+        let external = self.external_wanted(&state);
+        let waiting = external || state.lapic.pending().is_some();
+        if waiting && interruptible {
+            if external {
+                return Entry::External;
+            }
+            if let Some(vector) = state.lapic.acknowledge() {
+                return Entry::Interrupt(vector);
+            }
+        }
+        state.presence = Presence::InGuest;
+        Entry::Run { window: waiting, deadline: state.lapic.deadline() }
+    }
+
+    /// The vCPU is out of the Guest.
+    pub fn leave(&self) {
+        lock(&self.state).presence = Presence::Outside;
+    }
+
+    /// Sleeps until an interrupt can be taken, or the machine is stopped. No polling: the wait ends by the bell or
+    /// at the timer's own deadline. A Guest that halted with interrupts off sleeps until it is stopped.
+    pub fn sleep(&self, rate: TscRate, interruptible: bool) {
+        let mut state = lock(&self.state);
+        loop {
+            let now = host_tsc();
+            state.lapic.advance(now);
+            let waiting = self.external_wanted(&state) || state.lapic.pending().is_some();
+            if state.stopped || (waiting && interruptible) {
+                break;
+            }
+            state.presence = Presence::Asleep;
+            state = match state.lapic.deadline().filter(|_| interruptible) {
+                Some(deadline) => self.wait_until(state, rate, deadline.saturating_sub(now)),
+                None => self.bell.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+            };
+        }
+        state.presence = Presence::Outside;
+    }
+
+    fn wait_until<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        rate: TscRate,
+        ticks: u64,
+    ) -> MutexGuard<'a, State> {
+        let waited = self.bell.wait_timeout(state, rate.duration(ticks));
+        waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
+    }
+
+    /// Does something to the local APIC, and calls the vCPU if there is something to take afterwards.
+    pub fn with_lapic<R>(&self, act: impl FnOnce(&mut Lapic) -> R) -> R {
+        let mut state = lock(&self.state);
+        let result = act(&mut state.lapic);
+        if state.lapic.pending().is_some() {
+            self.ring(&mut state);
+        }
+        result
+    }
+
+    /// Offers a fixed interrupt from APIC `from` (None: the I/O APIC). True when it was for this seat.
+    pub fn offer(&self, message: Message, from: Option<u32>) -> bool {
+        self.with_lapic(|lapic| {
+            let named = lapic.is_named(message.destination, from);
+            if named {
+                lapic.request(message.vector, message.level);
+            }
+            named
+        })
+    }
+
+    /// The 8259's output changed.
+    pub fn set_external(&self, up: bool) {
+        if self.external.swap(up, Ordering::AcqRel) != up && up {
+            let mut state = lock(&self.state);
+            self.ring(&mut state);
+        }
+    }
+
+    fn external_wanted(&self, state: &State) -> bool {
+        self.external.load(Ordering::Acquire) && state.lapic.passes_external()
+    }
+
+    /// Ends the vCPU's run, now and for ever.
+    pub fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        self.ring(&mut state);
+    }
+
+    /// The alarm clock's question: calls a vCPU whose timer is due out of the Guest; otherwise says when to ask
+    /// again. A vCPU outside looks by itself before it goes in, and a sleeping one has its own time-out.
+    pub fn tick(&self, now: u64) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let deadline = state.lapic.deadline()?;
+        if !matches!(state.presence, Presence::InGuest) {
+            return None;
+        }
+        if deadline > now {
+            return Some(deadline);
+        }
+        self.ring(&mut state);
+        None
+    }
+
+    fn ring(&self, state: &mut State) {
+        match state.presence {
+            Presence::Outside | Presence::CalledOut => {}
+            Presence::Asleep => self.bell.notify_all(),
+            Presence::InGuest => {
+                state.presence = Presence::CalledOut;
+                if let Some(kick) = &state.kick {
+                    kick();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The engine without KVM: the translator's processor, with the controllers and clocks of this crate around it.
+//!
+//! [`Vcpu::run`] reads like a processor's data sheet: look for an interrupt, take it or ask to be told when it can
+//! be taken, run, and see what came back. What the processor and its controllers settle between them stays here.
+
+use std::sync::Arc;
+
+use lguest_translator::{Exit as CpuExit, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu};
+
+use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
+use crate::engine::{Exit, ExitCounts, Vcpu};
+use crate::irq::Controllers;
+use crate::irq::lapic::Refused;
+use crate::irq::seat::Entry;
+use crate::irq::timer_register::APIC_BUS_KHZ;
+
+/// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst).
+const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
+const RAX: usize = 0;
+/// A real machine would sit there until somebody pulls the plug. Here that would look like a hang.
+const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing can wake it any more";
+
+/// One vCPU on the translator.
+pub struct TranslatorVcpu {
+    cpu: Cpu,
+    index: u32,
+    /// The machine has no other vCPU that could wake this one.
+    alone: bool,
+    ram: Arc<Ram>,
+    controllers: Arc<Controllers>,
+    origin: ClockOrigin,
+    /// Last values of the paravirtual clock's registers.
+    wall_clock: u64,
+    system_time: u64,
+    /// What the translator was last told about interrupt windows.
+    window: bool,
+    counts: ExitCounts,
+}
+
+impl TranslatorVcpu {
+    /// vCPU `index` of `count` at its power-on state.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the host's processor or kernel lacks something.
+    pub fn new(
+        ram: Arc<Ram>,
+        index: u32,
+        count: u32,
+        controllers: Arc<Controllers>,
+        origin: ClockOrigin,
+    ) -> Result<TranslatorVcpu, SetupError> {
+        let cpuid = paravirtual::cpuid(controllers.rate(), APIC_BUS_KHZ);
+        let cpu = Cpu::new(ram.clone(), Options { index, count, cpuid })?;
+        let kicker = cpu.kicker();
+        controllers.seat(index).set_kick(Box::new(move || kicker.kick()));
+        Ok(TranslatorVcpu {
+            cpu,
+            index,
+            alone: count == 1,
+            ram,
+            controllers,
+            origin,
+            wall_clock: 0,
+            system_time: 0,
+            window: false,
+            counts: ExitCounts::default(),
+        })
+    }
+
+    /// Puts the processor where a 64-bit boot loader leaves it.
+    pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
+        self.cpu.enter_long_mode(entry);
+    }
+
+    fn set_window(&mut self, on: bool) {
+        if self.window != on {
+            self.window = on;
+            self.cpu.request_interrupt_window(on);
+        }
+    }
+
+    /// Answers what the processor and its controllers settle between them; the rest is the board's.
+    fn settle(&mut self, exit: CpuExit) -> Option<Exit> {
+        match exit {
+            CpuExit::PortIn { port, size } => {
+                self.counts.ports += 1;
+                match self.controllers.read_port(port, size) {
+                    Some(value) => self.cpu.reply(value.into()),
+                    None => return Some(Exit::PortIn { port, size }),
+                }
+            }
+            CpuExit::PortOut { port, size, value } => {
+                self.counts.ports += 1;
+                if !self.controllers.write_port(port, size, value) {
+                    return Some(Exit::PortOut { port, size, value });
+                }
+            }
+            CpuExit::MmioRead { address, size } => {
+                self.counts.mmio += 1;
+                match self.controllers.read_memory(self.index, address, size) {
+                    Some(value) => self.cpu.reply(value),
+                    None => return Some(Exit::MmioRead { address, size }),
+                }
+            }
+            CpuExit::MmioWrite { address, size, value } => {
+                self.counts.mmio += 1;
+                if !self.controllers.write_memory(self.index, address, size, value) {
+                    return Some(Exit::MmioWrite { address, size, value });
+                }
+            }
+            CpuExit::ReadMsr { index } => self.read_msr(index),
+            CpuExit::WriteMsr { index, value } => self.write_msr(index, value),
+            CpuExit::Halt => {
+                self.counts.halts += 1;
+                let interruptible = self.cpu.interruptible();
+                if !interruptible && self.alone {
+                    return Some(Exit::Dead(HALTED_FOR_EVER.into()));
+                }
+                self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
+            }
+            CpuExit::Kicked => self.counts.kicks += 1,
+            CpuExit::InterruptWindow => self.counts.windows += 1,
+            CpuExit::Hypercall => self.cpu.set_gpr(RAX, NO_SUCH_HYPERCALL),
+            CpuExit::TripleFault => return Some(Exit::Shutdown),
+            CpuExit::Dead(death) => return Some(Exit::Dead(death.to_string())),
+        }
+        None
+    }
+
+    fn read_msr(&mut self, index: u32) {
+        self.counts.msrs += 1;
+        let answer = match index {
+            MSR_WALL_CLOCK => Ok(self.wall_clock),
+            MSR_SYSTEM_TIME => Ok(self.system_time),
+            _ => self.controllers.read_msr(self.index, index, self.cpu.tsc_offset()),
+        };
+        match answer {
+            Ok(value) => self.cpu.reply(value),
+            Err(Refused) => self.cpu.refuse(),
+        }
+    }
+
+    fn write_msr(&mut self, index: u32, value: u64) {
+        self.counts.msrs += 1;
+        let done = match index {
+            MSR_WALL_CLOCK => self.write_wall_clock(value),
+            MSR_SYSTEM_TIME => self.write_system_time(value),
+            _ => self.controllers.write_msr(self.index, index, value, self.cpu.tsc_offset()),
+        };
+        if done == Err(Refused) {
+            self.cpu.refuse();
+        }
+    }
+
+    /// Known limit: a record written over translated code would not be noticed. Kernels keep it in data pages.
+    fn write_wall_clock(&mut self, value: u64) -> Result<(), Refused> {
+        self.wall_clock = value;
+        if self.ram.write(value, &self.origin.wall_record()) { Ok(()) } else { Err(Refused) }
+    }
+
+    fn write_system_time(&mut self, value: u64) -> Result<(), Refused> {
+        self.system_time = value;
+        if value & SYSTEM_TIME_ON == 0 {
+            return Ok(());
+        }
+        let record = self.origin.time_record(self.controllers.rate(), self.cpu.tsc_offset());
+        if self.ram.write(value & !SYSTEM_TIME_ON, &record) { Ok(()) } else { Err(Refused) }
+    }
+}
+
+impl Vcpu for TranslatorVcpu {
+    fn run(&mut self) -> Exit {
+        loop {
+            match self.controllers.enter(self.index, self.cpu.interruptible()) {
+                Entry::Stopped => return Exit::Stopped,
+                Entry::Interrupt(vector) => {
+                    self.counts.interrupts += 1;
+                    self.cpu.interrupt(vector);
+                }
+                // `Controllers::enter` has turned it into an interrupt; asking again is right in any case.
+                Entry::External => {}
+                Entry::Run { window, .. } => {
+                    self.set_window(window);
+                    let exit = self.cpu.run();
+                    self.controllers.seat(self.index).leave();
+                    if let Some(exit) = self.settle(exit) {
+                        return exit;
+                    }
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, value: u64) {
+        self.cpu.reply(value);
+    }
+
+    fn counts(&self) -> ExitCounts {
+        self.counts
+    }
+
+    fn rip(&self) -> u64 {
+        self.cpu.rip()
+    }
+}

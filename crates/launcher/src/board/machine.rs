@@ -1,0 +1,305 @@
+//! The machine: everything wired together, and the loop that serves its exits.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use lguest_devices::bus::{Bus, BusError, Device};
+use lguest_devices::cmos::Cmos;
+use lguest_devices::outside::{Clock, InterruptLine, PowerChange, PowerSwitch};
+use lguest_devices::pci::{self, PciRoot};
+use lguest_devices::pm::{self, Pm};
+use lguest_devices::reset::{self, KeyboardReset};
+use lguest_devices::serial;
+use lguest_host::clock::Calibration;
+use lguest_host::clock::paravirtual::ClockOrigin;
+use lguest_host::engine::{Exit, ExitCounts, Vcpu};
+use lguest_host::irq::{Controllers, Gsi, Line};
+use lguest_host::memory::{Memory, MemoryError};
+use lguest_host::translator_engine::TranslatorVcpu;
+
+use super::acpi;
+use super::boot::{Boot, BootError};
+use super::console::{self, ConsolePort, OutputPump};
+use super::elf::{self, ElfError};
+use super::layout;
+use crate::kernel_image::KernelImage;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct MachineSpec {
+    /// RAM in bytes, a multiple of 4096.
+    pub memory: u64,
+    /// vCPUs.
+    pub cpus: u32,
+    /// The kernel and its setup header.
+    pub kernel: KernelImage,
+    /// The initial RAM disk; empty for none.
+    pub initrd: Vec<u8>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// Why a machine could not be built. Each is one sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// More vCPUs than the engine runs.
+    #[error("--cpus {0}: the translator runs one processor so far, so --cpus 1 is what works")]
+    Cpus(u32),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] ElfError),
+    /// The command line, the initrd, the setup header.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The processor.
+    #[error("the translator cannot start: {0}")]
+    Engine(#[from] lguest_translator::SetupError),
+    /// A thread.
+    #[error("the host refuses a thread: {0}")]
+    Thread(std::io::Error),
+    /// Two devices in one place: our mistake, told rather than hidden.
+    #[error("the board is laid out wrongly: {0}")]
+    Layout(#[from] BusError),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Guest turned its machine off.
+    PowerOff,
+    /// The Guest asked for a reset, or its processor shut down.
+    Reset,
+    /// [`Stopper::stop`] was called.
+    Stopped,
+    /// The Guest cannot go on; why.
+    Dead(String),
+}
+
+/// An interrupt line of this board, as devices want it.
+pub struct BoardLine(Line);
+
+impl InterruptLine for BoardLine {
+    fn set(&self, up: bool) {
+        self.0.set(up);
+    }
+}
+
+/// The Host's time, as devices want it.
+struct HostClock {
+    start: Instant,
+}
+
+impl HostClock {
+    fn new() -> HostClock {
+        HostClock { start: Instant::now() }
+    }
+}
+
+impl Clock for HostClock {
+    fn monotonic(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+
+    fn wall(&self) -> u64 {
+        // A host clock before 1970 is a broken host; the Guest then sees 1970.
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+}
+
+/// Feeds a serial port. Cloneable, and usable from any thread.
+pub type ConsoleInput = console::ConsoleInput<BoardLine>;
+
+/// Ends the run from any thread.
+#[derive(Clone)]
+pub struct Stopper {
+    controllers: Arc<Controllers>,
+    outputs: [OutputPump; 2],
+}
+
+impl Stopper {
+    /// The machine's [`Machine::run`] returns [`Outcome::Stopped`] soon. Once is enough, more is harmless.
+    pub fn stop(&self) {
+        self.controllers.stop();
+        // A vCPU may be waiting for a terminal that does not read.
+        self.outputs.iter().for_each(OutputPump::abandon);
+    }
+}
+
+/// What the Guest asked for: 0 nothing, 1 off, 2 reset. The first wish wins.
+#[derive(Clone, Default)]
+struct Power(Arc<AtomicU8>);
+
+impl PowerSwitch for Power {
+    fn ask(&self, change: PowerChange) {
+        let wish = match change {
+            PowerChange::Off => 1,
+            PowerChange::Reset => 2,
+        };
+        // Failing means that somebody asked before.
+        let _ = self.0.compare_exchange(0, wish, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+impl Power {
+    fn outcome(&self) -> Option<Outcome> {
+        match self.0.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(Outcome::PowerOff),
+            _ => Some(Outcome::Reset),
+        }
+    }
+}
+
+/// A machine, ready to run.
+pub struct Machine {
+    vcpu: TranslatorVcpu,
+    ports: Bus,
+    mapped: Bus,
+    power: Power,
+    controllers: Arc<Controllers>,
+    consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
+    outputs: [OutputPump; 2],
+    /// Loaders are done with it, but it owns the memory file that the translator maps.
+    _memory: Memory,
+}
+
+impl Machine {
+    /// Builds a machine and loads its Guest. `serial` are the sinks of ttyS0 and ttyS1.
+    ///
+    /// # Errors
+    /// [`BoardError`] for everything that cannot work; nothing has run then.
+    pub fn new(spec: MachineSpec, serial: [Box<dyn Write + Send>; 2]) -> Result<Machine, BoardError> {
+        if spec.cpus != 1 {
+            return Err(BoardError::Cpus(spec.cpus));
+        }
+        let calibration = Calibration::start();
+        let memory = Memory::new(spec.memory)?;
+        let kernel = elf::load(&spec.kernel.vmlinux, &memory)?;
+        let boot = Boot {
+            setup_header: spec.kernel.setup_header.as_deref(),
+            command_line: &spec.cmdline,
+            initrd: &spec.initrd,
+            acpi_root: acpi::place(&memory, spec.cpus)?,
+        };
+        let entry = boot.place(&kernel, &memory)?;
+        let controllers = Controllers::new(spec.cpus, calibration.finish()).map_err(BoardError::Thread)?;
+        let ram = Arc::new(memory.ram()?);
+        let mut vcpu = TranslatorVcpu::new(ram, 0, spec.cpus, controllers.clone(), ClockOrigin::now())?;
+        vcpu.enter_long_mode(entry);
+        let [first, second] = serial.map(OutputPump::start);
+        let outputs = [first.map_err(BoardError::Thread)?, second.map_err(BoardError::Thread)?];
+        let mut ports = Bus::new();
+        let consoles = [
+            attach_serial(&mut ports, &controllers, 0, &outputs)?,
+            attach_serial(&mut ports, &controllers, 1, &outputs)?,
+        ];
+        let power = Power::default();
+        attach_chipset(&mut ports, &controllers, &power)?;
+        Ok(Machine {
+            vcpu,
+            ports,
+            mapped: Bus::new(),
+            power,
+            controllers,
+            consoles,
+            outputs,
+            _memory: memory,
+        })
+    }
+
+    /// The input of serial port `port` (0 or 1).
+    ///
+    /// # Panics
+    /// When there is no such port.
+    pub fn console_input(&self, port: usize) -> ConsoleInput {
+        ConsoleInput::new(self.consoles[port].clone())
+    }
+
+    /// The handle that ends the run.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { controllers: self.controllers.clone(), outputs: self.outputs.clone() }
+    }
+
+    /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
+    pub fn run(self) -> Outcome {
+        self.run_counted().0
+    }
+
+    /// The same, with the exits counted: what a slow Guest is diagnosed with.
+    pub fn run_counted(mut self) -> (Outcome, ExitCounts) {
+        let outcome = self.serve();
+        self.outputs.iter().for_each(OutputPump::finish);
+        (outcome, self.vcpu.counts())
+    }
+
+    fn serve(&mut self) -> Outcome {
+        loop {
+            match self.vcpu.run() {
+                Exit::PortIn { port, size } => {
+                    let value = self.ports.read(port.into(), size);
+                    self.vcpu.reply(value);
+                }
+                Exit::PortOut { port, size, value } => self.ports.write(port.into(), size, value.into()),
+                Exit::MmioRead { address, size } => {
+                    let value = self.mapped.read(address, size);
+                    self.vcpu.reply(value);
+                }
+                Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
+                Exit::Shutdown => return Outcome::Reset,
+                Exit::Dead(reason) => return Outcome::Dead(reason),
+                Exit::Stopped => return Outcome::Stopped,
+            }
+            if let Some(outcome) = self.power.outcome() {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Drop for Machine {
+    /// Lets go of everybody who waits for this machine: those who send to its ports, and the ports' writers.
+    fn drop(&mut self) {
+        for console in &self.consoles {
+            console.lock().unwrap_or_else(std::sync::PoisonError::into_inner).close();
+        }
+        self.outputs.iter().for_each(OutputPump::abandon);
+    }
+}
+
+fn line(controllers: &Arc<Controllers>, number: u8) -> BoardLine {
+    let gsi = Gsi::new(number).expect("the layout names only lines that the I/O APIC has");
+    BoardLine(controllers.line(gsi))
+}
+
+fn attach_serial(
+    ports: &mut Bus,
+    controllers: &Arc<Controllers>,
+    number: usize,
+    outputs: &[OutputPump; 2],
+) -> Result<Arc<Mutex<ConsolePort<BoardLine>>>, BusError> {
+    let line = line(controllers, layout::SERIAL_GSI[number]);
+    let port = Arc::new(Mutex::new(ConsolePort::new(line, outputs[number].clone())));
+    let first = layout::SERIAL[number];
+    ports.attach(first..first + serial::REGISTERS, port.clone() as Arc<Mutex<dyn Device>>)?;
+    Ok(port)
+}
+
+/// The small parts that every PC has: clock, power management, reset lines, the PCI root.
+fn attach_chipset(ports: &mut Bus, controllers: &Arc<Controllers>, power: &Power) -> Result<(), BusError> {
+    let sci = line(controllers, layout::SCI_GSI);
+    let management = Pm::new(sci, HostClock::new(), power.clone());
+    ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
+    ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;
+    let keyboard = layout::KEYBOARD..layout::KEYBOARD + reset::COMMAND_REGISTERS;
+    ports.attach(keyboard, Arc::new(Mutex::new(KeyboardReset::new(power.clone()))))?;
+    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(power.clone()))))
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

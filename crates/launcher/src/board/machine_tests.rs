@@ -1,0 +1,63 @@
+//! Requests that cannot work, and handles that cross threads. Whole runs are tested where there is a Guest to run.
+
+use super::*;
+
+fn refused(spec: MachineSpec) -> String {
+    match Machine::new(spec, [Box::new(std::io::sink()), Box::new(std::io::sink())]) {
+        Ok(_) => panic!("that machine cannot work"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn spec(memory: u64, cpus: u32, vmlinux: &[u8]) -> MachineSpec {
+    let kernel = KernelImage { vmlinux: vmlinux.to_vec(), setup_header: None };
+    MachineSpec { memory, cpus, kernel, initrd: Vec::new(), cmdline: String::new() }
+}
+
+#[test]
+fn more_processors_than_the_engine_runs_are_refused() {
+    for cpus in [0, 2, u32::MAX] {
+        let sentence = refused(spec(64 << 20, cpus, b""));
+        assert!(sentence.contains(&format!("--cpus {cpus}")) && sentence.contains("--cpus 1"), "{sentence}");
+    }
+}
+
+#[test]
+fn no_memory_is_refused_and_so_is_a_file_that_is_no_kernel() {
+    assert!(refused(spec(0, 1, b"")).contains("at least one"));
+    assert!(refused(spec(64 << 20, 1, b"hello")).contains("not an ELF file"));
+}
+
+#[test]
+fn handles_go_to_other_threads() {
+    fn crosses<T: Clone + Send + 'static>() {}
+    crosses::<ConsoleInput>();
+    crosses::<Stopper>();
+}
+
+#[test]
+fn the_first_wish_of_the_guest_wins() {
+    let power = Power::default();
+    assert_eq!(power.outcome(), None);
+    power.ask(PowerChange::Reset);
+    power.ask(PowerChange::Off);
+    assert_eq!(power.outcome(), Some(Outcome::Reset));
+}
+
+#[test]
+fn every_port_of_the_map_has_one_owner() {
+    let controllers = Controllers::new(1, Calibration::start().finish()).unwrap();
+    let mut ports = Bus::new();
+    let sink = || OutputPump::start(Box::new(std::io::sink())).unwrap();
+    let outputs = [sink(), sink()];
+    attach_serial(&mut ports, &controllers, 0, &outputs).unwrap();
+    attach_serial(&mut ports, &controllers, 1, &outputs).unwrap();
+    attach_chipset(&mut ports, &controllers, &Power::default()).unwrap();
+    assert_eq!(ports.read(layout::SERIAL[0] + 5, 1), 0x60, "a serial port with nothing to send");
+    assert_eq!(ports.read(layout::PM + 4, 2), 1, "ACPI mode");
+    assert_eq!(ports.read(0x80, 1), 0xff, "nobody");
+    for port in 0..=0xffff {
+        let ours = controllers.read_port(port, 1).is_some();
+        assert!(!ours || ports.read(port.into(), 1) == 0xff, "{port:#x} has two owners");
+    }
+}

@@ -1,0 +1,146 @@
+//! The command line. Names and meaning are a contract (design.md, "Command line"); values are read elsewhere.
+//!
+//! Values that can be wrong in more than one way arrive here as text, so that the room that knows what would do
+//! can say it in its own sentence.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  lguest run debian                              a shell on Debian's own kernel; the first time it is downloaded
+  lguest run debian -- uname -a                  one command; its exit status is lguest's
+  echo 'echo $((6*7))' | lguest run debian       a script from a pipe
+  lguest run debian:linux-image-amd64            another kernel package of Debian's
+  lguest run bzImage --initrd initrd.img         your own kernel and initial RAM disk
+
+Exit status:
+  COMMAND's or the shell's own; 0 when the Guest switches itself off; 124 at the time limit;
+  125 for a mistake in the request; 126 for a Guest that died; 128+N when signal N ended lguest.
+
+While the console is attached, Ctrl-A X stops the machine and Ctrl-A Ctrl-A sends Ctrl-A.";
+
+/// Virtual machines that start anywhere Linux runs on x86-64, with KVM or without, as an ordinary user.
+#[derive(Debug, Parser)]
+#[command(name = "lguest", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a machine
+    #[command(after_help = EXAMPLES)]
+    Run(Box<RunArguments>),
+    /// Tell what this machine offers, which engine would run, and what would make it faster
+    Doctor,
+    /// List the devices and buses of the machine that a Guest sees
+    Devices,
+    /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
+    Initramfs(InitramfsArguments),
+}
+
+/// `lguest run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// What to run: `debian`, `debian:PACKAGE` for one of Debian's kernel packages, or the path of a kernel
+    /// (bzImage or 64-bit ELF)
+    pub guest: Option<String>,
+
+    /// The kernel: a bzImage or a 64-bit ELF file. With the Guest `debian` it takes the place of Debian's
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+
+    /// The initial RAM disk. With the Guest `debian` it takes the place of the one that lguest builds
+    #[arg(long, value_name = "PATH")]
+    pub initrd: Option<PathBuf>,
+
+    /// The kernel's whole command line, in place of lguest's own
+    #[arg(long, value_name = "TEXT")]
+    pub cmdline: Option<String>,
+
+    /// The Guest's memory, in bytes or with K, M, G or T
+    #[arg(long, value_name = "SIZE", default_value = "256M", allow_hyphen_values = true)]
+    pub memory: String,
+
+    /// How many processors; this version runs one
+    #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
+    pub cpus: String,
+
+    /// What executes the Guest's instructions: auto, kvm or translator
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub engine: String,
+
+    /// Stop the machine after so many seconds, with exit status 124
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
+    pub timeout: Option<String>,
+
+    /// Print no progress, only what the Guest prints, the engine and what went wrong
+    #[arg(long)]
+    pub quiet: bool,
+
+    /// What lguest tells about itself on standard error: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: String,
+
+    /// A command to run in the Guest in place of a shell, with its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `lguest initramfs`.
+#[derive(Debug, Args)]
+pub struct InitramfsArguments {
+    /// Where to write it
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+
+    /// Add a file or a directory: what it is on the Host, and its path in the Guest. May be repeated
+    #[arg(long, value_name = "HOSTPATH:GUESTPATH")]
+    pub add: Vec<String>,
+
+    /// A script or program to start as the first process, in place of lguest's own. It then decides what
+    /// happens; COMMAND and a piped standard input need lguest's own
+    #[arg(long, value_name = "SCRIPT")]
+    pub init: Option<PathBuf>,
+}
+
+/// What clap says of a mistake, on one line and without its own decoration.
+pub fn one_sentence(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.split_whitespace().collect();
+    let sentence = words.join(" ");
+    let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+    format!("{sentence}; lguest --help lists what there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_command_as_it_stands() {
+        let cli = Cli::try_parse_from(["lguest", "run", "debian", "--", "ls", "--all", "--", "-x"]).unwrap();
+        let Command::Run(run) = cli.command else { panic!("another subcommand") };
+        assert_eq!(run.guest.as_deref(), Some("debian"));
+        assert_eq!(run.command, ["ls", "--all", "--", "-x"]);
+    }
+
+    #[test]
+    fn a_mistake_of_the_command_line_is_one_line() {
+        let error = Cli::try_parse_from(["lguest", "run", "--disk", "x"]).unwrap_err();
+        let sentence = one_sentence(&error);
+        assert!(!sentence.contains('\n') && sentence.contains("--disk"), "{sentence}");
+    }
+}

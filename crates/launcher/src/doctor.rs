@@ -1,0 +1,104 @@
+//! `lguest doctor`: what this machine offers, which engine would run, and what would make it faster.
+
+use std::fmt::Write as _;
+
+use crate::debian::apt::Apt;
+use crate::debian::cache::Cache;
+use crate::engine;
+
+/// The report, and whether a machine can start here.
+pub fn examine() -> (String, bool) {
+    let mut report = String::new();
+    let can_run = processor(&mut report);
+    memory(&mut report);
+    kvm(&mut report);
+    debian(&mut report);
+    let verdict = match engine::choose("auto") {
+        Ok(choice) => format!("{} ({})", choice.engine, choice.reason),
+        Err(mistake) => format!("none ({mistake})"),
+    };
+    line(&mut report, "engine", &verdict);
+    (report, can_run)
+}
+
+fn line(report: &mut String, name: &str, text: &str) {
+    writeln!(report, "{name:<12} {text}").expect("a string takes every letter");
+}
+
+fn processor(report: &mut String) -> bool {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name| engine::cpuinfo_field(&text, name).unwrap_or("unknown");
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    line(
+        report,
+        "processor",
+        &format!("{}, {} ({processors} usable)", field("vendor_id"), field("model name")),
+    );
+    let missing = engine::missing_features();
+    for (name, purpose) in engine::NEEDED_FEATURES {
+        let state = if missing.contains(&name) { "MISSING" } else { "yes" };
+        line(report, &format!("  {name}"), &format!("{state}: {purpose}"));
+    }
+    missing.is_empty()
+}
+
+/// This machine's RAM in bytes.
+pub fn host_memory() -> u64 {
+    let facts = rustix::system::sysinfo();
+    // Both are `unsigned long` and `unsigned int` of sysinfo(2).
+    #[allow(clippy::unnecessary_cast)]
+    (facts.totalram as u64).saturating_mul(u64::from(facts.mem_unit))
+}
+
+fn memory(report: &mut String) {
+    line(report, "memory", &format!("{} MiB", host_memory() >> 20));
+}
+
+fn kvm(report: &mut String) {
+    let (opens, state) = engine::kvm_state();
+    line(report, "kvm", &state);
+    if opens {
+        line(report, "", "this version does not use it yet; a later one will, and run at hardware speed");
+    } else {
+        line(
+            report,
+            "",
+            "access to a working /dev/kvm would help a later version, which will have a KVM engine",
+        );
+    }
+}
+
+fn debian(report: &mut String) {
+    let state = match Apt::check() {
+        Ok(()) => "there; `lguest run debian` can fetch a kernel",
+        Err(_) => "missing; give a kernel with --kernel and an initial RAM disk with --initrd",
+    };
+    line(report, "apt-get", state);
+    let cache = match Cache::of_the_user() {
+        Some(cache) => {
+            let kept = cache.kept();
+            let kept = if kept.is_empty() { "nothing yet".to_owned() } else { kept.join(", ") };
+            format!("{} (holds {kept})", cache.root().display())
+        }
+        None => "nowhere; set LGUEST_CACHE, XDG_CACHE_HOME or HOME".to_owned(),
+    };
+    line(report, "cache", &cache);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_names_every_part() {
+        let (report, _) = examine();
+        for name in ["processor", "memory", "kvm", "apt-get", "cache", "engine"] {
+            assert!(report.lines().any(|line| line.starts_with(name)), "{name} in\n{report}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(host_memory() > 64 << 20);
+    }
+}

@@ -1,0 +1,76 @@
+//! How a run can end, and what the shell that started it is told.
+
+use std::time::Duration;
+
+/// Exit status of a run that the time limit ended; timeout(1) uses the same.
+pub const TIME_LIMIT: u8 = 124;
+/// Exit status of a request that could not work, whatever the reason.
+pub const MISTAKE: u8 = 125;
+/// Exit status of a Guest that died.
+pub const DEAD: u8 = 126;
+/// What a shell adds to a signal's number.
+const SIGNAL_BASE: i32 = 128;
+
+/// Why a run is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The Guest's session ended with this status.
+    Status(u8),
+    /// The Guest switched itself off.
+    PowerOff,
+    /// The user pressed Ctrl-A X.
+    UserStop,
+    /// The time limit.
+    TimeLimit(Duration),
+    /// A signal to lguest, or SIGPIPE for a reader of our output that went away.
+    Signal(i32),
+    /// The request could not work; nothing was started.
+    Mistake(String),
+    /// The Guest died.
+    Dead(String),
+}
+
+impl Ending {
+    /// The exit status.
+    pub fn code(&self) -> u8 {
+        match self {
+            Ending::Status(status) => *status,
+            Ending::PowerOff | Ending::UserStop => 0,
+            Ending::TimeLimit(_) => TIME_LIMIT,
+            Ending::Signal(number) => u8::try_from(SIGNAL_BASE + number).unwrap_or(u8::MAX),
+            Ending::Mistake(_) => MISTAKE,
+            Ending::Dead(_) => DEAD,
+        }
+    }
+
+    /// What to say on standard error, when there is something to say.
+    pub fn sentence(&self) -> Option<String> {
+        match self {
+            Ending::Status(_) | Ending::PowerOff | Ending::Signal(_) => None,
+            Ending::UserStop => Some("stopped by Ctrl-A X".to_owned()),
+            Ending::TimeLimit(limit) => {
+                Some(format!("the time limit of {} s (--timeout) was reached", limit.as_secs_f64()))
+            }
+            Ending::Mistake(sentence) => Some(sentence.clone()),
+            Ending::Dead(reason) => Some(format!("the Guest died: {reason}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ending_has_the_status_of_the_contract() {
+        let limit = Ending::TimeLimit(Duration::from_millis(1500));
+        assert_eq!(limit.code(), 124);
+        assert_eq!(limit.sentence().unwrap(), "the time limit of 1.5 s (--timeout) was reached");
+        assert_eq!(Ending::Mistake(String::new()).code(), 125);
+        assert_eq!(Ending::Dead(String::new()).code(), 126);
+        assert_eq!(Ending::Status(3).code(), 3);
+        assert_eq!(Ending::PowerOff.code(), 0);
+        assert_eq!(Ending::Signal(15).code(), 143);
+        assert_eq!(Ending::Signal(64_000).code(), 255);
+    }
+}

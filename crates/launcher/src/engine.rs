@@ -1,0 +1,127 @@
+//! Which engine executes the Guest's instructions, and why.
+
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+
+use crate::request::Mistake;
+
+/// Where the Host offers KVM.
+const KVM: &str = "/dev/kvm";
+
+/// What executes a Guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// x86-64 rewritten to x86-64 in this process.
+    Translator,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("translator")
+    }
+}
+
+/// An engine with the reason for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineChoice {
+    /// The engine.
+    pub engine: Engine,
+    /// Why this one, to stand in brackets.
+    pub reason: String,
+}
+
+/// The state of /dev/kvm in a few words; `true` when it opens.
+pub fn kvm_state() -> (bool, String) {
+    if !Path::new(KVM).exists() {
+        return (false, format!("{KVM} does not exist"));
+    }
+    match File::options().read(true).write(true).open(KVM) {
+        Ok(_) => (true, format!("{KVM} opens")),
+        Err(cause) => {
+            let words = cause.kind().to_string();
+            (false, format!("{KVM} cannot be opened: {words}"))
+        }
+    }
+}
+
+/// Chooses the engine for `--engine`.
+///
+/// # Errors
+/// For a word that is no engine, for the one that this version does not have, and for a processor that lacks
+/// what the translator's code uses.
+pub fn choose(word: &str) -> Result<EngineChoice, Mistake> {
+    let reason = match word {
+        "translator" => "asked for with --engine".to_owned(),
+        "auto" => match kvm_state() {
+            (true, state) => format!("{state}, but this version has no KVM engine yet"),
+            (false, state) => state,
+        },
+        "kvm" => {
+            return Err(Mistake(
+                "--engine kvm: this version has no KVM engine yet; give translator, or leave the option out"
+                    .to_owned(),
+            ));
+        }
+        _ => {
+            return Err(Mistake(format!("--engine {word}: is no engine; give auto, kvm or translator")));
+        }
+    };
+    if let Some(name) = missing_features().first() {
+        return Err(Mistake(format!(
+            "--engine {word}: the translator needs a processor with {name}, which this one lacks; lguest doctor tells more"
+        )));
+    }
+    Ok(EngineChoice { engine: Engine::Translator, reason })
+}
+
+/// What the translator's own code is made of, by the names of /proc/cpuinfo, with what each is for.
+pub const NEEDED_FEATURES: [(&str, &str); 5] = [
+    ("lm", "64-bit mode"),
+    ("fsgsbase", "switching address spaces with one instruction (wrgsbase)"),
+    ("bmi1", "address work that leaves the flags alone"),
+    ("bmi2", "address work that leaves the flags alone (pext, shlx)"),
+    ("cx16", "16-byte atomic accesses, which 64-bit kernels expect"),
+];
+
+/// The needed features that /proc/cpuinfo does not list; empty as well when there is no such file to ask.
+pub fn missing_features() -> Vec<&'static str> {
+    let Ok(text) = std::fs::read_to_string("/proc/cpuinfo") else { return Vec::new() };
+    missing_in(&text)
+}
+
+fn missing_in(cpuinfo: &str) -> Vec<&'static str> {
+    let Some(flags) = cpuinfo_field(cpuinfo, "flags") else { return Vec::new() };
+    let has = |name: &str| flags.split_whitespace().any(|flag| flag == name);
+    NEEDED_FEATURES.iter().map(|(name, _)| *name).filter(|name| !has(name)).collect()
+}
+
+/// A field of the first processor in /proc/cpuinfo.
+pub fn cpuinfo_field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
+    cpuinfo.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_is_refused_honestly() {
+        assert!(choose("kvm").unwrap_err().0.contains("no KVM engine yet"));
+    }
+
+    #[test]
+    fn a_word_that_is_no_engine_is_refused() {
+        assert!(choose("warp").unwrap_err().0.starts_with("--engine warp: "));
+    }
+
+    #[test]
+    fn missing_features_are_named() {
+        let text = "processor\t: 0\nflags\t\t: fpu lm bmi1 bmi2 cx16\n";
+        assert_eq!(missing_in(text), ["fsgsbase"]);
+        assert!(missing_in("").is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+#!/bin/sh
+# The first process of a Debian Guest: makes a root that programs recognise, runs one session, reports how it
+# ended, turns the machine off. The Launcher leaves what it wants in /lguest/session (session.rs):
+#   MODE=console   both ends are a person's terminal: ttyS0 is a real terminal, with job control
+#   MODE=pipes     input or output is a pipe or a file: bytes pass through ttyS0 as they are
+#   COLUMNS, ROWS, TERM   the person's terminal
+#   WORD   what marks the session's output in the console's stream (marker.rs)
+# and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
+# "ready" when input may come, and "status N" when the session has ended.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+ln -sf /proc/self/fd /dev/fd
+hostname lguest
+cd /root
+
+MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD=
+[ -r /lguest/session ] && . /lguest/session
+export TERM
+
+# Writes the mark "b" before the session's output or "e" after it.
+mark() {
+    [ -z "$WORD" ] || printf '\036%s%s' "$WORD" "$1" >/dev/ttyS0
+}
+
+control=/dev/ttyS1
+[ -c $control ] || control=/dev/null
+stty raw -echo clocal 2>/dev/null <$control
+
+if [ -r /lguest/command ]; then
+    program="sh /lguest/command"
+else
+    program="sh"
+fi
+
+if [ "$MODE" = pipes ]; then
+    # The tty only carries bytes: no echo, no signals, no newline games. Two bytes keep a meaning on the way in,
+    # and the Launcher quotes them: ^D ends the input, ^V quotes. RTS stops the Launcher while our buffers are full.
+    stty sane -echo -isig -ixon -icrnl -opost crtscts \
+        intr undef quit undef erase undef kill undef start undef stop undef susp undef \
+        werase undef rprnt undef eol undef eof ^D lnext ^V </dev/ttyS0
+    mkfifo /lguest/input /lguest/output
+    mark b
+    # Opened for both directions first, so that no opening waits for the other side.
+    exec 8<>/lguest/output
+    cat /lguest/output >/dev/ttyS0 8>&- &
+    writer=$!
+    cat /dev/ttyS0 >/lguest/input 2>/dev/null 8>&- &
+    echo ready >$control
+    $program </lguest/input >/lguest/output 2>&1 8>&-
+    status=$?
+    exec 8>&-
+    # A process left behind may hold the output open for ever; what was written by now needs far less than this.
+    (sleep 2; kill $writer) 2>/dev/null &
+    wait $writer 2>/dev/null
+else
+    stty sane rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
+    echo ready >$control
+    PS1='\h:\w\$ ' setsid -c $program </dev/ttyS0 >/dev/ttyS0 2>&1
+    status=$?
+fi
+
+mark e
+# Setting a mode waits until what was written has left the port (tcsetattr with TCSADRAIN).
+stty sane </dev/ttyS0
+echo "status $status" >$control
+stty sane <$control 2>/dev/null
+poweroff -f

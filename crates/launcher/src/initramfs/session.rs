@@ -1,0 +1,117 @@
+//! What one run asks of the initramfs: which program, and what it talks to.
+//!
+//! The initramfs of a kernel is the same from run to run; what differs is appended as a second, tiny archive
+//! with two files that `init.sh` reads: `/lguest/session` and `/lguest/command`.
+
+use crate::marker::MarkWord;
+
+use super::newc::{Archive, FileKind};
+
+/// The size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// What the session's program talks to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A person's terminal of this size and kind (`$TERM`): echo, line editing, job control.
+    Console(TerminalSize, String),
+    /// A pipe or a file at either end: bytes pass as they are.
+    Pipes,
+}
+
+/// One run's wishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// What the program talks to.
+    pub mode: Mode,
+    /// The word of the marks around the session's output.
+    pub word: MarkWord,
+    /// The program and its arguments; empty means a shell.
+    pub command: Vec<String>,
+}
+
+impl Session {
+    /// The archive to append to an initramfs of ours.
+    pub fn archive(&self) -> Vec<u8> {
+        let mut archive = Archive::new();
+        archive.entry("lguest", FileKind::Directory, 0o755, b"");
+        archive.entry("lguest/session", FileKind::Regular, 0o644, self.variables().as_bytes());
+        if !self.command.is_empty() {
+            archive.entry("lguest/command", FileKind::Regular, 0o644, self.command_line().as_bytes());
+        }
+        archive.finish()
+    }
+
+    fn variables(&self) -> String {
+        let word = self.word.as_str();
+        match &self.mode {
+            Mode::Pipes => format!("MODE=pipes WORD={word}\n"),
+            Mode::Console(size, kind) => {
+                format!(
+                    "MODE=console WORD={word} COLUMNS={} ROWS={} TERM={}\n",
+                    size.columns,
+                    size.rows,
+                    quoted(kind)
+                )
+            }
+        }
+    }
+
+    fn command_line(&self) -> String {
+        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        format!("exec {}\n", words.join(" "))
+    }
+}
+
+/// A word that a POSIX shell reads back as it was (XCU 2.2.2).
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_shell_reads_every_argument_back_as_it_was() {
+        let words = ["printf", "%s|", "it's", "a \"b\" $c `d`", "", "*", "back\\slash", "new\nline"];
+        let session = Session {
+            mode: Mode::Pipes,
+            word: MarkWord::draw(),
+            command: words.iter().map(ToString::to_string).collect(),
+        };
+        let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            "it's|a \"b\" $c `d`||*|back\\slash|new\nline|"
+        );
+    }
+
+    #[test]
+    fn a_terminal_kind_cannot_smuggle_a_command_in() {
+        let mode = Mode::Console(TerminalSize { columns: 80, rows: 25 }, "x'; echo bad; '".to_owned());
+        let script = format!(
+            "{}printf %s \"$TERM\"",
+            Session { mode, word: MarkWord::draw(), command: vec![] }.variables()
+        );
+        let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
+        assert_eq!(output.stdout, b"x'; echo bad; '");
+    }
+
+    #[test]
+    fn a_session_without_a_command_writes_no_command_file() {
+        let with =
+            Session { mode: Mode::Pipes, word: MarkWord::draw(), command: vec!["true".to_owned()] }.archive();
+        let without = Session { mode: Mode::Pipes, word: MarkWord::draw(), command: vec![] }.archive();
+        let holds = |archive: &[u8]| archive.windows(14).any(|window| window == b"lguest/command");
+        assert!(holds(&with));
+        assert!(!holds(&without));
+    }
+}

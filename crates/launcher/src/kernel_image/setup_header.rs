@@ -1,0 +1,109 @@
+//! The setup header of a bzImage: what the kernel tells a boot loader about itself.
+//!
+//! Source of every offset: Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+
+use super::KernelError;
+
+/// Where the header begins, in the file and in the boot parameters alike.
+pub const START: usize = 0x1f1;
+const SETUP_SECTORS: usize = 0x1f1;
+const SYSTEM_SIZE: usize = 0x1f4;
+const BOOT_FLAG: usize = 0x1fe;
+/// The second byte of the jump at 0x200: how far the header reaches after 0x202.
+const JUMP_LENGTH: usize = 0x201;
+const MAGIC: usize = 0x202;
+const VERSION: usize = 0x206;
+const EXTENDED_FLAGS: usize = 0x236;
+const PAYLOAD_OFFSET: usize = 0x248;
+const PAYLOAD_LENGTH: usize = 0x24c;
+/// The end of the last field that we read.
+const SHORTEST: usize = 0x250;
+
+/// Protocol 2.12: from here on `xloadflags` says whether there is a 64-bit kernel.
+const OLDEST_VERSION: u16 = 0x020c;
+/// `XLF_KERNEL_64`: the kernel can be entered in 64-bit mode.
+const KERNEL_64: u16 = 1 << 0;
+/// What zero setup sectors mean, for historical reasons.
+const DEFAULT_SETUP_SECTORS: u64 = 4;
+const SECTOR: u64 = 512;
+/// `syssize` counts the protected-mode code in paragraphs of sixteen bytes.
+const PARAGRAPH: u64 = 16;
+
+/// The fields that lead to the kernel inside.
+#[derive(Clone, Copy, Debug)]
+pub struct SetupHeader {
+    /// Where the protected-mode code begins in the file, in bytes.
+    code_start: u64,
+    /// Its length in bytes.
+    code_length: u64,
+    payload_offset: u64,
+    payload_length: u64,
+    /// Where the header ends in the file.
+    end: usize,
+}
+
+impl SetupHeader {
+    /// True when the file has the two magic numbers of a bzImage.
+    pub fn is_present(file: &[u8]) -> bool {
+        file.get(BOOT_FLAG..BOOT_FLAG + 2) == Some(&[0x55, 0xaa])
+            && file.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
+    }
+
+    /// Reads the header and checks that all it speaks of is in the file.
+    ///
+    /// # Errors
+    /// When the kernel is too old, is 32-bit, or the file ends early.
+    pub fn parse(file: &[u8]) -> Result<SetupHeader, KernelError> {
+        let has = file.len() as u64;
+        if file.len() < SHORTEST {
+            return Err(KernelError::Truncated { has, needs: SHORTEST as u64 });
+        }
+        let half = |at: usize| u16::from_le_bytes([file[at], file[at + 1]]);
+        let word =
+            |at: usize| u64::from(u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes")));
+        if half(VERSION) < OLDEST_VERSION {
+            return Err(KernelError::TooOld { version: half(VERSION) });
+        }
+        if half(EXTENDED_FLAGS) & KERNEL_64 == 0 {
+            return Err(KernelError::ThirtyTwoBit);
+        }
+        let sectors = match u64::from(file[SETUP_SECTORS]) {
+            0 => DEFAULT_SETUP_SECTORS,
+            sectors => sectors,
+        };
+        let header = SetupHeader {
+            code_start: (sectors + 1) * SECTOR,
+            code_length: word(SYSTEM_SIZE) * PARAGRAPH,
+            payload_offset: word(PAYLOAD_OFFSET),
+            payload_length: word(PAYLOAD_LENGTH),
+            end: MAGIC + usize::from(file[JUMP_LENGTH]),
+        };
+        // The last paragraph need not be whole.
+        let needs = (header.code_start + header.code_length).saturating_sub(PARAGRAPH - 1);
+        if has < needs {
+            return Err(KernelError::Truncated { has, needs: header.code_start + header.code_length });
+        }
+        if header.end < SHORTEST || header.end > file.len() {
+            return Err(KernelError::DamagedHeader);
+        }
+        Ok(header)
+    }
+
+    /// The compressed kernel inside the file that this header came from.
+    ///
+    /// # Errors
+    /// When the header places it outside the protected-mode code.
+    pub fn payload<'a>(&self, file: &'a [u8]) -> Result<&'a [u8], KernelError> {
+        let end = self.payload_offset + self.payload_length;
+        if self.payload_length == 0 || end > self.code_length {
+            return Err(KernelError::DamagedHeader);
+        }
+        let start = (self.code_start + self.payload_offset) as usize;
+        file.get(start..start + self.payload_length as usize).ok_or(KernelError::DamagedHeader)
+    }
+
+    /// The header itself, as the boot parameters want it.
+    pub fn bytes<'a>(&self, file: &'a [u8]) -> &'a [u8] {
+        &file[START..self.end]
+    }
+}

@@ -1,0 +1,29 @@
+//! The Launcher: the `lguest` command, from its command line to a machine that runs.
+//!
+//! Read in this order it is the life of one run. The command line (`cli`) becomes a request without mistakes
+//! (`request`, `engine`). The Guest's files are found or fetched (`debian`, `kernel_image`, `initramfs`). A machine is
+//! built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
+//! `marker`, `control`), while `supervise` watches for a reason to end. `ending` says what the shell is told.
+//!
+//! It has no unsafe code, and nothing that a Guest writes can make it grow: `control` and `console` say how.
+
+pub mod cli;
+pub mod request;
+pub mod engine;
+pub mod run;
+pub mod kernel_image;
+pub mod initramfs;
+pub mod debian;
+pub mod board;
+pub mod supervise;
+pub mod console;
+pub mod marker;
+pub mod control;
+pub mod input;
+pub mod escape;
+pub mod terminal;
+pub mod progress;
+pub mod ending;
+pub mod build_initramfs;
+pub mod doctor;
+pub mod devices;

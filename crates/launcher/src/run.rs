@@ -1,0 +1,322 @@
+//! `lguest run`: from a request to a machine, and from its end to an exit status.
+//!
+//! Three steps. `prepare` finds every mistake before anything starts; `start` wires a machine to the terminal, the
+//! control channel and the supervisor; `conclude` decides what the end of the machine means.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::board::{Machine, MachineSpec, Outcome};
+use crate::cli::RunArguments;
+use crate::console::{Console, Stream};
+use crate::debian;
+use crate::debian::cache::Cache;
+use crate::debian::package::PackageName;
+use crate::doctor;
+use crate::ending::Ending;
+use crate::engine;
+use crate::initramfs::session::{Mode, Session};
+use crate::initramfs::{self, Initramfs};
+use crate::input::{self, Source};
+use crate::kernel_image::{KernelError, KernelImage};
+use crate::marker::MarkWord;
+use crate::progress::Progress;
+use crate::request::{self, GuestChoice, Mistake};
+use crate::supervise::{Reason, Supervisor};
+use crate::terminal::{self, RawTerminal};
+
+/// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
+const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// A session of ours shows its prompt, not its boot.
+const QUIET: &str = " quiet";
+/// In a session of pipes the kernel's warnings would stand among the program's output; only its death may.
+const SILENT: &str = " quiet loglevel=1";
+
+/// The largest initial RAM disk read. It has to fit the Guest's memory besides.
+const LARGEST_INITRD: u64 = 4 << 30;
+
+/// The console's serial port.
+const CONSOLE_PORT: usize = 0;
+
+/// A request without mistakes.
+struct Plan {
+    spec: MachineSpec,
+    stream: Stream,
+    /// The initrd is ours, so the session reports on the control channel.
+    ours: bool,
+    /// A person sits at both ends.
+    attached: bool,
+    limit: Option<Duration>,
+}
+
+/// Runs one machine.
+pub fn run(arguments: &RunArguments) -> Ending {
+    let plan = match prepare(arguments) {
+        Ok(plan) => plan,
+        Err(mistake) => return Ending::Mistake(mistake.to_string()),
+    };
+    match start(plan) {
+        Ok(ending) => ending,
+        Err(mistake) => Ending::Mistake(mistake.to_string()),
+    }
+}
+
+fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
+    // The cheap questions first, so that no mistake waits for a download.
+    let memory = request::memory(&arguments.memory, doctor::host_memory())?;
+    let cpus = request::cpus(&arguments.cpus)?;
+    let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
+    let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
+    let guest = GuestChoice::read(arguments.guest.as_deref())?;
+    check_guest(&guest, arguments)?;
+    let engine = engine::choose(&arguments.engine)?;
+    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    check_command(&guest, own_initrd.as_deref(), arguments)?;
+    let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
+
+    let progress = Progress::new(arguments.quiet);
+    let (kernel, initrd) = match (&guest, own_kernel) {
+        (GuestChoice::Debian(name), own_kernel) => debian_files(name, own_kernel, own_initrd, &progress)?,
+        (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
+        (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
+        (GuestChoice::Unsaid, None) => return Err(no_guest()),
+    };
+    // Only now, so that it stands right above what the Guest prints.
+    terminal::say(&format!("engine {} ({})", engine.engine, engine.reason));
+
+    let ours = initramfs::is_ours(&initrd);
+    let attached = terminal::is_attached();
+    let word = MarkWord::draw();
+    let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
+    check_room(initrd.len() as u64, kernel.vmlinux.len() as u64, memory)?;
+    let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
+        (false, _) => USUAL_CMDLINE.to_owned(),
+        (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
+        (true, false) => format!("{USUAL_CMDLINE}{SILENT}"),
+    });
+    tracing::info!(memory, cpus, %cmdline, initrd = initrd.len(), "the machine");
+    let stream = match (ours, attached) {
+        (false, _) => Stream::Whole,
+        (true, true) => Stream::UntilEnd(word),
+        (true, false) => Stream::Session(word),
+    };
+    Ok(Plan { spec: MachineSpec { memory, cpus, kernel, initrd, cmdline }, stream, ours, attached, limit })
+}
+
+fn no_guest() -> Mistake {
+    Mistake("the default Guest is not built yet; try lguest run debian".to_owned())
+}
+
+fn check_guest(guest: &GuestChoice, arguments: &RunArguments) -> Result<(), Mistake> {
+    match guest {
+        GuestChoice::Unsaid if arguments.kernel.is_none() => Err(no_guest()),
+        GuestChoice::Kernel(path) if arguments.kernel.is_some() => Err(Mistake(format!(
+            "--kernel: GUEST {} is a kernel already; give one of the two",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A COMMAND needs a first process that reads it.
+fn check_command(
+    guest: &GuestChoice,
+    own_initrd: Option<&[u8]>,
+    arguments: &RunArguments,
+) -> Result<(), Mistake> {
+    let ours = match own_initrd {
+        Some(initrd) => initramfs::is_ours(initrd),
+        None => matches!(guest, GuestChoice::Debian(_)),
+    };
+    if ours || arguments.command.is_empty() {
+        return Ok(());
+    }
+    let command = &arguments.command[0];
+    Err(Mistake(format!(
+        "COMMAND {command}: needs the Guest debian or an --initrd built with lguest initramfs, whose first process runs it"
+    )))
+}
+
+fn open_kernel(option: &str, path: &Path) -> Result<KernelImage, Mistake> {
+    KernelImage::open(path).map_err(|error| {
+        let name = path.display();
+        let later = match error {
+            KernelError::NoKernel | KernelError::Compressed(_) => later_guest(path),
+            _ => None,
+        };
+        match later {
+            Some(kind) => Mistake(format!(
+                "{option} {name}: is {kind}, which a later version will start; give debian or a kernel"
+            )),
+            None => Mistake(format!("{option} {name}: {error}")),
+        }
+    })
+}
+
+fn later_guest(path: &Path) -> Option<&'static str> {
+    let mut beginning = vec![0; 4096];
+    let length =
+        std::fs::File::open(path).and_then(|mut file| io::Read::read(&mut file, &mut beginning)).ok()?;
+    request::later_guest(&beginning[..length])
+}
+
+fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Mistake> {
+    let name = path.display();
+    let fault = |cause: io::Error| Mistake(format!("--initrd {name}: cannot be read: {cause}"));
+    let file = std::fs::File::open(path).map_err(fault)?;
+    let length = file.metadata().map_err(fault)?.len();
+    if length >= memory.min(LARGEST_INITRD) {
+        return Err(Mistake(format!(
+            "--initrd {name}: is {} MiB, which does not fit a Guest of {} MiB; give more --memory",
+            length >> 20,
+            memory >> 20
+        )));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    // The file may grow while we read; the limit holds all the same.
+    io::Read::read_to_end(&mut io::Read::take(file, memory.min(LARGEST_INITRD)), &mut bytes)
+        .map_err(fault)?;
+    Ok(bytes)
+}
+
+fn debian_files(
+    name: &PackageName,
+    own_kernel: Option<KernelImage>,
+    own_initrd: Option<Vec<u8>>,
+    progress: &Progress,
+) -> Result<(KernelImage, Vec<u8>), Mistake> {
+    if let (Some(kernel), Some(initrd)) = (&own_kernel, &own_initrd) {
+        return Ok((kernel.clone(), initrd.clone()));
+    }
+    let cache = user_cache()?;
+    let kernel = match own_kernel {
+        Some(kernel) => kernel,
+        None => debian::kernel(&cache, name, progress)?,
+    };
+    let initrd = match own_initrd {
+        Some(initrd) => initrd,
+        None => Initramfs::new(&debian::busybox(&cache, progress)?).finish(),
+    };
+    Ok((kernel, initrd))
+}
+
+/// The user's cache.
+///
+/// # Errors
+/// When the environment does not say where it is.
+pub fn user_cache() -> Result<Cache, Mistake> {
+    Cache::of_the_user().ok_or_else(|| {
+        Mistake("there is no place for a cache; set LGUEST_CACHE to a folder that can be written".to_owned())
+    })
+}
+
+/// The kernel and the initrd have to be in memory together, and the kernel unpacks the latter beside itself.
+fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
+    if initrd.saturating_add(kernel) < memory {
+        return Ok(());
+    }
+    Err(Mistake(format!(
+        "--memory {}M: the kernel ({} MiB) and its initial RAM disk ({} MiB) do not fit; give at least {}M",
+        memory >> 20,
+        kernel >> 20,
+        initrd >> 20,
+        // Twice the initrd, which is unpacked before it is freed, and something to live on.
+        ((2 * initrd + kernel) >> 20) + 32
+    )))
+}
+
+/// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
+fn with_session(mut initrd: Vec<u8>, attached: bool, word: &MarkWord, command: &[String]) -> Vec<u8> {
+    let mode = if attached {
+        let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+        Mode::Console(terminal::size(), kind)
+    } else {
+        Mode::Pipes
+    };
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    initrd.extend(Session { mode, word: word.clone(), command: command.to_vec() }.archive());
+    initrd
+}
+
+fn start(plan: Plan) -> Result<Ending, Mistake> {
+    let supervisor = Supervisor::new();
+    let button = supervisor.button();
+    let console = Console::new(plan.ours);
+    let screen = console.screen(plan.stream, io::stdout(), button.clone());
+    let machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let stopper = machine.stopper();
+    let reason = supervisor.watch(stopper, plan.limit)?;
+    let (source, raw) = match (plan.attached, plan.ours) {
+        (true, _) => (Source::Keyboard, Some(RawTerminal::enter()?)),
+        (false, true) => (Source::Pipe, None),
+        (false, false) => (Source::Plain, None),
+    };
+    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
+    let outcome = machine.run();
+    drop(raw);
+    Ok(conclude(outcome, &reason, &console))
+}
+
+/// The first of: what was asked from outside, what the session reported, what the machine did.
+fn conclude(outcome: Outcome, reason: &Reason, console: &Console) -> Ending {
+    // A boot that failed in silence speaks now. A reader that is gone misses it.
+    let _ = io::stderr().write_all(&console.take_kept());
+    if let Some(ending) = reason.get() {
+        return ending;
+    }
+    match (outcome, console.status()) {
+        (Outcome::Dead(verdict), _) => Ending::Dead(verdict),
+        (_, Some(status)) => Ending::Status(status),
+        (Outcome::PowerOff, None) => Ending::PowerOff,
+        (Outcome::Reset, None) => {
+            Ending::Dead("it reset itself, after a panic or by reboot; its last lines may say why".to_owned())
+        }
+        (Outcome::Stopped, None) => Ending::Dead("it was stopped for no reason that lguest knows".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(outcome: Outcome, reports: &[u8]) -> Ending {
+        let console = Console::new(true);
+        console.reports().write_all(reports).unwrap();
+        conclude(outcome, &Reason::default(), &console)
+    }
+
+    #[test]
+    fn a_reported_status_is_the_ending() {
+        assert_eq!(ended(Outcome::PowerOff, b"ready\nstatus 3\n"), Ending::Status(3));
+        assert_eq!(ended(Outcome::Reset, b"ready\nstatus 0\n"), Ending::Status(0));
+    }
+
+    #[test]
+    fn a_power_off_without_a_report_is_clean() {
+        assert_eq!(ended(Outcome::PowerOff, b"ready\n"), Ending::PowerOff);
+    }
+
+    #[test]
+    fn a_reset_without_a_report_is_a_death() {
+        assert_eq!(ended(Outcome::Reset, b"ready\n").code(), 126);
+    }
+
+    #[test]
+    fn a_guest_that_dies_after_its_report_is_dead() {
+        let ending = ended(Outcome::Dead("triple fault".to_owned()), b"status 0\n");
+        assert_eq!(ending, Ending::Dead("triple fault".to_owned()));
+    }
+
+    #[test]
+    fn a_session_is_appended_where_the_kernel_looks_for_it() {
+        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), &[]);
+        assert_eq!(&initrd[8..14], b"070701");
+    }
+
+    #[test]
+    fn files_that_do_not_fit_name_the_memory_that_would_do() {
+        let Mistake(sentence) = check_room(100 << 20, 50 << 20, 128 << 20).unwrap_err();
+        assert!(sentence.ends_with("give at least 282M"), "{sentence}");
+    }
+}

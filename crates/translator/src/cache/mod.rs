@@ -1,0 +1,246 @@
+//! The code cache: units by name, by host address and by page; links between them; the arena they stand in.
+//!
+//! Units are named by Guest-virtual *and* physical place, so they outlive address-space switches and are shared by
+//! processes that run the same file. What depends on the current mapping (links across pages, jump tables) is cut
+//! when the mapping changes; what depends on bytes (the unit itself) dies when its page is written.
+
+pub mod arena;
+pub mod thunks;
+
+use crate::SetupError;
+use crate::frame::{FrameMapping, JUMP_SLOTS, SPACES};
+use crate::unit::{Exit, Key, Site, Unit, UnitIndex};
+use arena::Arena;
+use rustc_hash::FxHashMap;
+use thunks::Thunks;
+
+/// See the module.
+pub struct Cache {
+    /// Where code stands.
+    pub arena: Arena,
+    /// The doors.
+    pub thunks: Thunks,
+    /// Every unit since the last reset, in the order of their host addresses.
+    pub units: Vec<Unit>,
+    /// Every site since the last reset.
+    pub sites: Vec<Site>,
+    names: FxHashMap<Key, UnitIndex>,
+    pages: FxHashMap<u32, Vec<UnitIndex>>,
+    /// How often the arena was full.
+    pub resets: u64,
+    /// Where snippets are written, one at a time.
+    snippet: usize,
+    empty: usize,
+}
+
+/// Bytes a snippet takes at most: one instruction and the moves around it.
+const SNIPPET: usize = 256;
+
+/// First bytes of the `jmp [rsp + r11*8 + disp32]` that a kick replaces by a five-byte jump.
+const TABLE_JUMP: [u8; 4] = [0x42, 0xff, 0xa4, 0xdc];
+
+impl Cache {
+    /// An empty cache with its thunks.
+    pub fn new() -> Result<Cache, SetupError> {
+        let mut arena = Arena::new()?;
+        let thunks = thunks::write(&mut arena)?;
+        let snippet = arena.used();
+        arena.append(&[0xcc; SNIPPET]).ok_or(SetupError::Processor("room for a snippet"))?;
+        let empty = arena.used();
+        Ok(Cache {
+            snippet,
+            arena,
+            thunks,
+            units: Vec::new(),
+            sites: Vec::new(),
+            names: FxHashMap::default(),
+            pages: FxHashMap::default(),
+            resets: 0,
+            empty,
+        })
+    }
+
+    /// Host address of the snippet.
+    pub fn snippet_address(&self) -> u64 {
+        self.arena.address(self.snippet)
+    }
+
+    /// Replaces the snippet.
+    pub fn write_snippet(&mut self, code: &[u8]) {
+        assert!(code.len() <= SNIPPET);
+        self.arena.write(self.snippet, code);
+    }
+
+    /// The unit of that name.
+    pub fn find(&self, key: &Key) -> Option<UnitIndex> {
+        self.names.get(key).copied()
+    }
+
+    /// The unit by number.
+    pub fn unit(&self, index: UnitIndex) -> &Unit {
+        &self.units[index as usize]
+    }
+
+    /// Host address of a unit's entry for computed jumps.
+    pub fn checked_entry(&self, index: UnitIndex) -> u64 {
+        self.arena.address(self.unit(index).start as usize)
+    }
+
+    /// Host address of a unit's entry for those who know where they go.
+    pub fn entry(&self, index: UnitIndex) -> u64 {
+        let unit = self.unit(index);
+        self.arena.address((unit.start + unit.entry) as usize)
+    }
+
+    /// Enters a unit whose code is in the arena into the books.
+    pub fn insert(&mut self, unit: Unit, sites: Vec<Site>) -> UnitIndex {
+        let index = self.units.len() as UnitIndex;
+        self.names.insert(unit.key, index);
+        self.pages.entry(unit.key.page).or_default().push(index);
+        if let Some(second) = unit.second_page {
+            self.pages.entry(second).or_default().push(index);
+        }
+        self.units.push(unit);
+        self.sites.extend(sites);
+        index
+    }
+
+    /// The unit whose host code holds `address`. Called from the signal handler: touches no lock and no heap.
+    pub fn unit_at(&self, address: u64) -> Option<UnitIndex> {
+        let offset = self.arena.offset(address)? as u32;
+        let after = self.units.partition_point(|u| u.start <= offset);
+        let index = after.checked_sub(1)?;
+        (offset < self.units[index].start + self.units[index].size).then_some(index as UnitIndex)
+    }
+
+    /// Makes a direct exit jump straight to `target`.
+    pub fn link(&mut self, from: UnitIndex, exit: u32, target: UnitIndex) {
+        let entry = self.unit(target).start + self.unit(target).entry;
+        if let Some(Exit::Direct { linked, .. }) = self.units[from as usize].exits.get_mut(exit as usize) {
+            *linked = Some(target);
+        }
+        self.aim(from, exit, entry);
+        self.units[target as usize].incoming.push((from, exit));
+    }
+
+    /// Points a direct exit's jump at an arena offset.
+    fn aim(&mut self, from: UnitIndex, exit: u32, to: u32) {
+        let unit = &self.units[from as usize];
+        if let Exit::Direct { after, .. } = unit.exits[exit as usize] {
+            let after = unit.start + after;
+            let distance = to.wrapping_sub(after);
+            self.arena.write(after as usize - 4, &distance.to_le_bytes());
+        }
+    }
+
+    /// Makes a direct exit ask again.
+    fn unlink(&mut self, from: UnitIndex, exit: u32) {
+        let unit = &mut self.units[from as usize];
+        let start = unit.start;
+        if let Exit::Direct { stub, linked, .. } = &mut unit.exits[exit as usize] {
+            *linked = None;
+            let to = start + *stub;
+            self.aim(from, exit, to);
+        }
+    }
+
+    /// Makes every way out of a unit lead to Rust: called by the signal handler on the unit it interrupted, so it
+    /// allocates nothing. [`Self::reopen`] undoes it.
+    pub fn close(&mut self, index: UnitIndex) {
+        for exit in 0..self.units[index as usize].exits.len() {
+            let start = self.units[index as usize].start;
+            match self.units[index as usize].exits[exit] {
+                Exit::Direct { stub, .. } => self.aim(index, exit as u32, start + stub),
+                Exit::Table { at, .. } => {
+                    let at = start + at;
+                    let target = self.thunks.lookup - self.arena.address(0);
+                    let distance = (target as u32).wrapping_sub(at + 5);
+                    self.arena.write(at as usize, &[0xe9]);
+                    self.arena.write(at as usize + 1, &distance.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// Undoes [`Self::close`].
+    pub fn reopen(&mut self, index: UnitIndex) {
+        for exit in 0..self.units[index as usize].exits.len() {
+            let start = self.units[index as usize].start;
+            match self.units[index as usize].exits[exit] {
+                Exit::Direct { linked: Some(target), .. } => {
+                    let entry = self.unit(target).start + self.unit(target).entry;
+                    self.aim(index, exit as u32, entry);
+                }
+                Exit::Direct { .. } => {}
+                Exit::Table { at, disp } => {
+                    let at = (start + at) as usize;
+                    self.arena.write(at, &TABLE_JUMP);
+                    self.arena.write(at + 4, &disp.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// Units made from bytes of a page of the memory file.
+    pub fn on_page(&self, page: u32) -> &[UnitIndex] {
+        self.pages.get(&page).map_or(&[], Vec::as_slice)
+    }
+
+    /// Cuts all links into a unit, so that reaching it takes a fresh look at the mapping.
+    pub fn cut_incoming(&mut self, index: UnitIndex) {
+        for (from, exit) in std::mem::take(&mut self.units[index as usize].incoming) {
+            let linked = match self.units[from as usize].exits[exit as usize] {
+                Exit::Direct { linked, .. } => linked,
+                Exit::Table { .. } => None,
+            };
+            if linked == Some(index) {
+                self.unlink(from, exit);
+            }
+        }
+    }
+
+    /// Forgets a unit whose bytes changed.
+    pub fn kill(&mut self, index: UnitIndex, jumps: &FrameMapping) {
+        self.cut_incoming(index);
+        self.forget_jumps(index, jumps);
+        let unit = &mut self.units[index as usize];
+        unit.alive = false;
+        let key = unit.key;
+        let pages = [Some(key.page), unit.second_page];
+        if self.names.get(&key) == Some(&index) {
+            self.names.remove(&key);
+        }
+        for page in pages.into_iter().flatten() {
+            if let Some(list) = self.pages.get_mut(&page) {
+                list.retain(|&u| u != index);
+                if list.is_empty() {
+                    self.pages.remove(&page);
+                }
+            }
+        }
+    }
+
+    /// Takes a unit out of every jump table.
+    pub fn forget_jumps(&self, index: UnitIndex, jumps: &FrameMapping) {
+        let entry = self.checked_entry(index);
+        let slot = (self.unit(index).key.pc & 0xffff) as usize;
+        for space in 0..=SPACES {
+            jumps.replace(space * JUMP_SLOTS + slot, entry, self.thunks.lookup);
+        }
+    }
+
+    /// Forgets everything. The caller clears the jump tables and the pages' code marks.
+    pub fn reset(&mut self) {
+        self.arena.reset(self.empty);
+        self.units.clear();
+        self.sites.clear();
+        self.names.clear();
+        self.pages.clear();
+        self.resets += 1;
+    }
+
+    /// Pages that hold translated code.
+    pub fn code_pages(&self) -> impl Iterator<Item = u32> {
+        self.pages.keys().copied()
+    }
+}

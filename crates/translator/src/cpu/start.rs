@@ -1,0 +1,76 @@
+//! How a processor begins: after power-on, and as a 64-bit boot loader leaves it.
+
+use crate::LongModeEntry;
+use crate::cpu::inert::InertMsrs;
+use crate::cpu::segments::{CS, DS, ES, FS, GS, SS, Segment, TableRegister, attributes};
+use crate::cpu::{Cpu, RSI, RSP, cr0, cr4, debug, descriptors, efer, flags, xcr0};
+
+/// Selectors of the 64-bit boot protocol.
+const BOOT_CS: u16 = 0x10;
+const BOOT_DS: u16 = 0x18;
+
+impl Cpu {
+    /// A processor at power-on (SDM vol. 3, table 9-1); `xcr0_offered` comes from [`super::cpuid::Cpuid::xcr0`]. It is
+    /// in real mode, which this engine does not run: [`Cpu::enter_long_mode`] comes next.
+    pub fn at_power_on(xcr0_offered: u64) -> Cpu {
+        let data = Segment { limit: 0xffff, ..Segment::flat_data(0, 0) };
+        let code = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, ..Segment::long_code(0, 0) };
+        let code = Segment { attributes: code.attributes & !attributes::LONG, ..code };
+        let system = |kind: u8| Segment {
+            attributes: attributes::PRESENT | kind as u16,
+            limit: 0xffff,
+            ..Segment::default()
+        };
+        Cpu {
+            gpr: [0; 16],
+            rip: 0xfff0,
+            rflags: flags::ALWAYS_ONE,
+            cpl: 0,
+            interrupt_shadow: false,
+            segments: [data, code, data, data, data, data],
+            ldtr: system(descriptors::system::LDT),
+            tr: system(descriptors::system::TSS_BUSY),
+            gdtr: TableRegister { base: 0, limit: 0xffff },
+            idtr: TableRegister { base: 0, limit: 0xffff },
+            cr0: cr0::CD | cr0::NW | cr0::ET,
+            cr2: 0,
+            cr3: 0,
+            cr4: 0,
+            xcr0: xcr0::X87,
+            efer: 0,
+            star: 0,
+            lstar: 0,
+            cstar: 0,
+            sfmask: 0,
+            kernel_gs_base: 0,
+            tsc_aux: 0,
+            tsc_offset: 0,
+            tsc_adjust: 0,
+            dr: [0, 0, 0, 0, 0, 0, debug::DR6_FIXED, debug::DR7_FIXED],
+            xcr0_offered,
+            inert: InertMsrs::at_power_on(),
+        }
+    }
+
+    /// Puts the processor where the 64-bit boot protocol wants it: long mode, paging, flat segments, interrupts off
+    /// (Linux Documentation/arch/x86/boot.rst, "64-bit boot protocol").
+    pub fn enter_long_mode(&mut self, entry: &LongModeEntry) {
+        self.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::PG;
+        self.cr3 = entry.cr3;
+        self.cr4 = cr4::PAE;
+        self.efer = efer::LME | efer::LMA;
+        self.cpl = 0;
+        self.interrupt_shadow = false;
+        self.rflags = flags::ALWAYS_ONE;
+        self.segments[CS] = Segment::long_code(BOOT_CS, 0);
+        for index in [ES, SS, DS, FS, GS] {
+            self.segments[index] = Segment::flat_data(BOOT_DS, 0);
+        }
+        self.gdtr = TableRegister { base: entry.gdt, limit: entry.gdt_limit };
+        self.idtr = TableRegister { base: 0, limit: 0 };
+        self.gpr = [0; 16];
+        self.gpr[RSP] = entry.rsp;
+        self.gpr[RSI] = entry.rsi;
+        self.rip = entry.rip;
+    }
+}

@@ -1,0 +1,167 @@
+//! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
+//!
+//! ```text
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces
+//!                                              ^ rsp while the Guest runs
+//! ```
+//! The host's `rsp` is the only register that generated code, the host kernel's signal frames and Rust agree on, so
+//! it points here; the Guest's stack pointer lives in another register. Everything a unit touches without a
+//! Guest's memory access is `[rsp + constant]`.
+
+#![allow(unsafe_code)] // One mapping, made and freed here.
+
+use crate::SetupError;
+use crate::cpu::{Cpu, flags};
+use std::mem::offset_of;
+
+/// Entries in one jump table: one for each value of a target's low sixteen bits, the hash that `movzx` computes.
+pub const JUMP_SLOTS: usize = 1 << 16;
+
+/// Address spaces that keep their user-side tables at the same time. Linux rotates six PCIDs; eight covers it.
+pub const SPACES: usize = 8;
+
+/// Room for calls to thunks. They push eight bytes; a page is the smallest mapping.
+const STACK: usize = 4096;
+
+/// See the module's drawing. The first fields sit where an 8-bit displacement reaches them.
+#[repr(C, align(64))]
+pub struct Frame {
+    /// Bits 12 to 47: what `pext` makes a page number of.
+    pub page_mask: u64,
+    /// Bits 0 to 2: what must be clear in an aligned stack pointer.
+    pub stack_mask: u64,
+    /// Arithmetic flags that a memory access inside a unit set aside, as `lahf; seto al` gives them.
+    pub saved_flags: u32,
+    /// First entry of the current address space's jump table, counted from the kernel's.
+    pub jump_space: u32,
+    /// A Guest register lent to a rewritten instruction.
+    pub borrowed: u64,
+    /// Architectural state; its general registers come first.
+    pub cpu: Cpu,
+    /// Arithmetic flags at the last exit, as `lahf; seto al` gives them.
+    pub flags: u32,
+    /// Why generated code came back: a [`crate::cache::thunks::Reason`].
+    pub reason: u32,
+    /// Return address of the call into a thunk: a site number stands there.
+    pub site: u64,
+    /// First scratch register at the last exit: an effective address or a jump target.
+    pub scratch: u64,
+    /// Where `enter` jumps to.
+    pub target: u64,
+    /// Address of the byte that says a kick is pending.
+    pub kick: u64,
+    /// A jump target or value kept over a push.
+    pub kept: u64,
+    /// The host's stack pointer while the Guest runs.
+    pub host_rsp: u64,
+    /// The Guest's MXCSR while Rust runs.
+    pub mxcsr: u32,
+    /// The host's MXCSR.
+    pub host_mxcsr: u32,
+    /// Host address and signal of a fault in generated code.
+    pub fault: Fault,
+    /// ymm0 to ymm15 while Rust runs.
+    pub vectors: [[u8; 32]; 16],
+}
+
+/// A host signal that generated code caused.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fault {
+    /// Host instruction.
+    pub rip: u64,
+    /// Faulting host address, or 0 when the processor did not name one.
+    pub address: u64,
+    /// Signal number.
+    pub signal: i32,
+    /// `si_code`.
+    pub code: i32,
+}
+
+impl Frame {
+    /// Offset of a general register's place in memory.
+    pub fn gpr(number: usize) -> usize {
+        offset_of!(Frame, cpu) + offset_of!(Cpu, gpr) + 8 * number
+    }
+}
+
+/// The arithmetic flags as `lahf; seto al` leave them in ax.
+pub fn pack_flags(rflags: u64) -> u32 {
+    let low = (rflags & 0xff) as u32;
+    low << 8 | u32::from(rflags & flags::OF != 0)
+}
+
+/// The arithmetic flags back in their places.
+pub fn unpack_flags(ax: u32) -> u64 {
+    let low = u64::from(ax >> 8) & (flags::CF | flags::PF | flags::AF | flags::ZF | flags::SF);
+    low | if ax & 1 != 0 { flags::OF } else { 0 }
+}
+
+/// The mapping of the module's drawing.
+pub struct FrameMapping {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: the mapping is owned; it moves between threads with its vCPU.
+unsafe impl Send for FrameMapping {}
+
+impl FrameMapping {
+    const FRAME: usize = 2 * STACK;
+    /// Distance from the frame to the first jump table.
+    pub const JUMPS: usize = size_of::<Frame>().next_multiple_of(4096);
+
+    /// Maps a frame of zeros.
+    pub fn new() -> Result<FrameMapping, SetupError> {
+        let length = Self::FRAME + Self::JUMPS + (1 + SPACES) * JUMP_SLOTS * 8;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh private mapping where the kernel likes.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(SetupError::host("cannot map a vCPU's state"));
+        }
+        // SAFETY: the first page of the mapping just made; it only becomes a guard.
+        unsafe { libc::mprotect(start, STACK, libc::PROT_NONE) };
+        Ok(FrameMapping { start: start.cast(), length })
+    }
+
+    /// The frame. Generated code and Rust take turns with it on one thread.
+    pub fn frame(&self) -> *mut Frame {
+        self.start.wrapping_add(Self::FRAME).cast()
+    }
+
+    /// Entry `index` of the jump tables, counted from the kernel's first.
+    pub fn jump(&self, index: usize) -> *mut u64 {
+        assert!(index < (1 + SPACES) * JUMP_SLOTS);
+        self.start.wrapping_add(Self::FRAME + Self::JUMPS + 8 * index).cast()
+    }
+
+    /// Sets entry `index` of the jump tables.
+    pub fn set_jump(&self, index: usize, host: u64) {
+        // SAFETY: `jump` checked the index; the tables are only touched by the vCPU's thread.
+        unsafe { self.jump(index).write(host) };
+    }
+
+    /// Sets entry `index` if it is `old`.
+    pub fn replace(&self, index: usize, old: u64, new: u64) {
+        // SAFETY: as above.
+        if unsafe { self.jump(index).read() } == old {
+            self.set_jump(index, new);
+        }
+    }
+
+    /// Sets all entries of one table.
+    pub fn fill_jumps(&self, space: usize, host: u64) {
+        for slot in 0..JUMP_SLOTS {
+            self.set_jump(space * JUMP_SLOTS + slot, host);
+        }
+    }
+}
+
+impl Drop for FrameMapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new`; its vCPU is gone.
+        unsafe { libc::munmap(self.start.cast(), self.length) };
+    }
+}

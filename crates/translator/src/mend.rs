@@ -1,0 +1,205 @@
+//! What was missing: an entry of the addend table, the right to write, a page the Guest has not mapped.
+//!
+//! A slow access comes from a cold stub, with the effective address at hand; a host fault from the instruction itself,
+//! in most cases a write to a page that is only readable (its dirty bit is clear, or code was made from it). Both end
+//! the same way: an entry is filled and the instruction starts again, or the Guest gets its exception, or the
+//! instruction is played by hand.
+
+use crate::classify::{Class, classify};
+use crate::cpu::{RSP, flags};
+use crate::events::exception::Exception;
+use crate::exit::Exit;
+use crate::frame::unpack_flags;
+use crate::memory::tables::Fill;
+use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
+use crate::rewrite::operand_size;
+use crate::unit::{Part, Site, UnitIndex};
+use crate::vcpu::Vcpu;
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+
+/// What to do with an access.
+enum Mended {
+    /// The table has an entry now.
+    Filled,
+    /// No entry can serve it.
+    ByHand,
+}
+
+impl Vcpu {
+    /// A memory site's stub called.
+    pub(crate) fn slow_access(&mut self) -> Result<(), Exit> {
+        let Site::Memory { unit, mark, ref instruction, flags_aside, part } = *self.site() else {
+            unreachable!("slow accesses come from memory sites")
+        };
+        let instruction = **instruction;
+        if flags_aside {
+            self.take_flags_aside();
+        }
+        self.cpu_mut().rip = instruction.ip();
+        let address = self.frame().scratch;
+        let (size, write) = match part {
+            Part::Operand { size, write } => (usize::from(size), write),
+            Part::Push => (8, true),
+            Part::Pop => (8, false),
+        };
+        match self.mend(address, size, write) {
+            Ok(Mended::Filled) => {
+                let unit = self.cache.unit(unit);
+                let offset = unit.start + unit.marks[mark as usize].host;
+                self.resume = Some(self.cache.arena.address(offset as usize));
+                Ok(())
+            }
+            Ok(Mended::ByHand) => self.play(&instruction),
+            Err(exception) => self.raise(stack_fault(exception, part)),
+        }
+    }
+
+    fn take_flags_aside(&mut self) {
+        let ax = self.frame().saved_flags;
+        let cpu = self.cpu_mut();
+        cpu.rflags = cpu.rflags & !flags::ARITHMETIC | unpack_flags(ax);
+    }
+
+    /// Fills the table for an access, if an entry can serve it.
+    fn mend(&mut self, address: u64, size: usize, write: bool) -> Result<Mended, Exception> {
+        if let Some(half) = self.spaces.looked_up(self.cpu(), address) {
+            self.spaces.tables.missed(half, address);
+        }
+        if address & 0xfff > 4096 - size as u64 || !canonical(address) {
+            return Ok(Mended::ByHand);
+        }
+        let intent = if write { Intent::Write } else { Intent::Read };
+        let access = Access::by_operand(self.cpu(), intent);
+        let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
+        let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
+        let offset = offset & !0xfff;
+        let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };
+        let writable = found.writable && found.dirty && !self.ram.has_code(offset);
+        if write && !writable {
+            return Ok(Mended::ByHand);
+        }
+        let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
+        let page = writable.then_some((offset >> 12) as u32);
+        let fill = Fill { address, host, writable: page, global: found.global, page_bits: found.page_bits };
+        self.spaces.tables.fill(half, fill);
+        Ok(Mended::Filled)
+    }
+
+    /// The host raised a signal in a unit.
+    pub(crate) fn host_fault(&mut self) -> Result<(), Exit> {
+        self.statistics.faults += 1;
+        let fault = self.frame().fault;
+        let unit = self.cache.unit_at(fault.rip).unwrap_or_else(|| {
+            panic!("a host fault outside any unit: signal {} at {:#x}, address {:#x}", fault.signal, fault.rip, fault.address)
+        });
+        let instruction = self.rewind(unit, fault.rip);
+        match fault.signal {
+            libc::SIGFPE => self.raise(arithmetic_fault(&instruction)),
+            libc::SIGILL => self.raise(Exception::ud()),
+            // The processor names no address for an access that is not canonical or not aligned as SSE wants it.
+            _ if fault.address == 0 => self.raise(self.protection_fault(&instruction)),
+            _ => self.refused_write(&instruction),
+        }
+    }
+
+    /// Puts the state back to the start of the instruction that host code at `host` belongs to.
+    fn rewind(&mut self, unit: UnitIndex, host: u64) -> Instruction {
+        let unit = self.cache.unit(unit);
+        let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
+        let after = unit.marks.partition_point(|m| m.host <= offset);
+        let mark = unit.marks[after.saturating_sub(1)];
+        let (pc, page, second) = (unit.key.pc + u64::from(mark.guest), unit.key.page, unit.second_page);
+        if let Some(register) = mark.borrowed {
+            self.frame().cpu.gpr[usize::from(register)] = self.frame().borrowed;
+        }
+        if mark.flags_aside {
+            self.take_flags_aside();
+        }
+        self.cpu_mut().rip = pc;
+        let mut bytes = [0; 15];
+        let first = (4096 - (pc & 0xfff) as usize).min(15);
+        self.ram.read_file(u64::from(page) << 12 | pc & 0xfff, &mut bytes[..first]);
+        if let Some(second) = second {
+            self.ram.read_file(u64::from(second) << 12, &mut bytes[first..]);
+        }
+        Decoder::with_ip(64, &bytes, pc, DecoderOptions::NONE).decode()
+    }
+
+    fn protection_fault(&self, instruction: &Instruction) -> Exception {
+        let stack = matches!(instruction.memory_segment(), Register::SS) || classify(instruction) == Class::Stack;
+        let canonical = self.operand_address(instruction).is_none_or(canonical);
+        if stack && !canonical { Exception::ss(0) } else { Exception::gp(0) }
+    }
+
+    /// A write met a page that is only readable to generated code.
+    fn refused_write(&mut self, instruction: &Instruction) -> Result<(), Exit> {
+        let (address, size) = match instruction.mnemonic() {
+            Mnemonic::Push | Mnemonic::Call => (self.cpu().gpr[RSP].wrapping_sub(8), 8),
+            _ => (self.operand_address(instruction).unwrap_or(0), operand_size(instruction).max(1)),
+        };
+        match self.mend(address, size, true) {
+            Ok(Mended::Filled) => Ok(()),
+            Ok(Mended::ByHand) => self.play(instruction),
+            Err(exception) => self.raise(exception),
+        }
+    }
+
+    /// Effective address of the memory operand with the registers as they are.
+    pub(crate) fn operand_address(&self, instruction: &Instruction) -> Option<u64> {
+        let operand = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)?;
+        let mut address = self.address_of(instruction, operand)?;
+        if classify(instruction) == Class::BitString {
+            address = address.wrapping_add(self.bit_string_offset(instruction));
+        }
+        Some(address)
+    }
+
+    /// Effective address of operand `operand`, string operands included.
+    pub(crate) fn address_of(&self, instruction: &Instruction, operand: u32) -> Option<u64> {
+        let cpu = self.cpu();
+        instruction.virtual_address(operand, 0, |register, _, _| {
+            use crate::cpu::segments::{FS, GS};
+            Some(match register {
+                Register::FS => cpu.segments[FS].base,
+                Register::GS => cpu.segments[GS].base,
+                r if r.is_segment_register() => 0,
+                r => {
+                    let whole = cpu.gpr[r.full_register().number()];
+                    if r.size() == 4 { whole & 0xffff_ffff } else { whole }
+                }
+            })
+        })
+    }
+
+    /// How far the register operand of a bit test moves the address.
+    fn bit_string_offset(&self, instruction: &Instruction) -> u64 {
+        let register = instruction.op1_register();
+        let value = self.cpu().gpr[register.full_register().number()];
+        let (bits, signed) = match register.size() {
+            2 => (4, value as i16 as i64),
+            4 => (5, value as i32 as i64),
+            _ => (6, value as i64),
+        };
+        ((signed >> bits) * (1 << bits) / 8) as u64
+    }
+}
+
+/// An address that is not canonical is the stack segment's fault when a stack instruction used it.
+fn stack_fault(exception: Exception, part: Part) -> Exception {
+    if exception == Exception::gp(0) && part != Part::Push && part != Part::Pop {
+        return exception;
+    }
+    if exception == Exception::gp(0) { Exception::ss(0) } else { exception }
+}
+
+/// Which exception the host's SIGFPE was: division, x87 or SSE.
+pub(crate) fn arithmetic_fault(instruction: &Instruction) -> Exception {
+    use iced_x86::CpuidFeature as F;
+    if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
+        Exception::de()
+    } else if instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX)) {
+        Exception::mf()
+    } else {
+        Exception::xm()
+    }
+}

@@ -1,0 +1,243 @@
+//! Memory operands: from a Guest-virtual address to host bytes through the addend table.
+//!
+//! ```text
+//!   lea   s0, [Guest's operand]          the effective address
+//!   lea   s1, [s0 + size - 1]            does it cross a page?
+//!   xor   s1, s0 ; test s1, 0x1000 ; jnz cold
+//!   mov   s1, s0 ; shl s1, 16 ; shr s1, 28      bits 12..47: the page's number
+//!   mov   s1, gs:[s1*8]                  the table: host address minus Guest address, or 0
+//!   test  s1, s1 ; jz cold
+//!   op    [s0 + s1]
+//! ```
+//! The sign bits above 47 take no part in the index, but they do take part in the sum: an address that is not
+//! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
+
+use super::{Cold, Restore, Rewriter, touches_flags};
+use crate::assemble::host::{GUEST_RSP, S0, S1};
+use crate::assemble::{Mem, Patch, Reg, cond};
+use crate::frame::Frame;
+use crate::rewrite::operands::home;
+use crate::unit::Part;
+use iced_x86::{Instruction, Register};
+use std::mem::offset_of;
+
+/// An effective address, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+enum Address {
+    /// Known now.
+    Constant(u64),
+    /// A register that stays as it is, and a displacement.
+    Based(Reg, i32),
+    /// In the first scratch register.
+    Computed,
+}
+
+impl Rewriter<'_> {
+    /// An instruction with one memory operand.
+    pub(super) fn memory(&mut self, instruction: &Instruction) {
+        let size = operand_size(instruction);
+        if size == 0 {
+            return self.system(instruction);
+        }
+        let write = self.writes_memory(instruction);
+        let mut place = self.operand_place(instruction, size, write);
+        if self.aside && touches_flags(instruction) {
+            self.code.lea(true, S0, place);
+            self.settle_flags();
+            place = Mem::at(S0, 0);
+        }
+        self.operation(instruction, Some(place));
+    }
+
+    /// The host bytes of the memory operand. Flags that are live are set aside; scratch registers are spoilt.
+    pub(super) fn operand_place(&mut self, instruction: &Instruction, size: usize, write: bool) -> Mem {
+        self.set_flags_aside();
+        let address = self.effective_address(instruction);
+        self.translate(instruction, address, size, write)
+    }
+
+    /// `bt [mem], reg` and its family: the register's upper bits choose the word (SDM vol. 2, BT).
+    pub(super) fn bit_string(&mut self, instruction: &Instruction) {
+        let size = operand_size(instruction);
+        let write = self.writes_memory(instruction);
+        self.set_flags_aside();
+        let address = self.effective_address(instruction);
+        self.in_scratch(address);
+        self.bit_register(instruction, S1);
+        match size {
+            2 => self.code.raw(&[0x4d, 0x0f, 0xbf, 0xdb]), // movsx r11, r11w
+            4 => self.code.raw(&[0x4d, 0x63, 0xdb]),       // movsxd r11, r11d
+            _ => {}
+        }
+        let bits = (size * 8).trailing_zeros() as u8;
+        self.code.raw(&[0x49, 0xc1, 0xfb, bits]); // sar r11, bits: the word's number
+        let words = Mem { base: Some(S0), index: Some((S1, size as u8)), disp: 0 };
+        self.code.lea(true, S0, words);
+        let place = self.translate(instruction, Address::Computed, size, write);
+        self.code.lea(true, S0, place);
+        self.settle_flags();
+        self.bit_string_operation(instruction, Mem::at(S0, 0));
+    }
+
+    /// The bit test itself, on the word that `place` (not using the second scratch register) names. The register's
+    /// upper bits must not choose again; `and` would spoil ZF, which a bit test keeps, so `pext` takes the low bits.
+    pub(super) fn bit_string_operation(&mut self, instruction: &Instruction, place: Mem) {
+        let size = operand_size(instruction);
+        self.bit_register(instruction, S1);
+        let mask = (size * 8 - 1) as u64;
+        self.code.store_immediate(Mem::frame(offset_of!(Frame, kept)), mask as i32);
+        self.code.pext(S1, S1, Mem::frame(offset_of!(Frame, kept)));
+        let mut changed = *instruction;
+        let wide = instruction.op1_register();
+        changed.set_op1_register(crate::classify::renumber(wide, S1.0));
+        self.encode_at(&mut changed, place);
+    }
+
+    fn bit_register(&mut self, instruction: &Instruction, to: Reg) {
+        let number = instruction.op1_register().full_register().number() as u8;
+        match home(number) {
+            Some(register) => self.code.mov(to, register),
+            None => self.code.load(to, Mem::frame(Frame::gpr(number.into()))),
+        }
+    }
+
+    /// Encodes an instruction whose registers are renamed already.
+    fn encode_at(&mut self, changed: &mut Instruction, place: Mem) {
+        super::operands::point_at(changed, place);
+        self.encode(changed);
+    }
+
+    /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
+    fn translate(&mut self, instruction: &Instruction, address: Address, size: usize, write: bool) -> Mem {
+        let mut jumps = Vec::with_capacity(2);
+        let place = match address {
+            Address::Constant(constant) => {
+                self.code.constant(S0, constant);
+                if constant % 4096 + size as u64 > 4096 {
+                    jumps.push(self.code.jump());
+                }
+                self.code.constant(S1, constant >> 12 & 0xf_ffff_ffff);
+                Mem::sum(S0, S1, 0)
+            }
+            Address::Based(base, disp) => {
+                if disp == 0 {
+                    self.code.mov(S0, base);
+                } else {
+                    self.code.lea(true, S0, Mem::at(base, disp));
+                }
+                let safe = base == GUEST_RSP && !self.key.mode.ragged_stack && (disp & 7) as usize + size <= 8;
+                if !safe {
+                    jumps.extend(self.check_crossing(size));
+                }
+                self.page_number();
+                Mem::sum(base, S1, disp)
+            }
+            Address::Computed => {
+                jumps.extend(self.check_crossing(size));
+                self.page_number();
+                Mem::sum(S0, S1, 0)
+            }
+        };
+        self.code.load_table(S1, S1);
+        self.code.test(S1);
+        jumps.push(self.code.jump_if(cond::Z));
+        let ask = self.memory_site(instruction, Part::Operand { size: size as u16, write });
+        self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
+        place
+    }
+
+    /// Jumps when `size` bytes from the first scratch register on do not lie in one page.
+    pub(super) fn check_crossing(&mut self, size: usize) -> Option<Patch> {
+        if size == 1 {
+            return None;
+        }
+        self.code.lea(false, S1, Mem::at(S0, size as i32 - 1));
+        self.code.raw(&[0x45, 0x31, 0xd3]); // xor r11d, r10d
+        self.code.raw(&[0x41, 0xf7, 0xc3, 0x00, 0x10, 0x00, 0x00]); // test r11d, 0x1000
+        Some(self.code.jump_if(cond::NZ))
+    }
+
+    /// The page number of the first scratch register into the second.
+    pub(super) fn page_number(&mut self) {
+        self.code.mov(S1, S0);
+        self.code.shl(S1, 16);
+        self.code.shr(S1, 28);
+    }
+
+    fn in_scratch(&mut self, address: Address) {
+        match address {
+            Address::Constant(constant) => self.code.constant(S0, constant),
+            Address::Based(base, disp) => self.code.lea(true, S0, Mem::at(base, disp)),
+            Address::Computed => {}
+        }
+    }
+
+    /// The effective address with its segment; may spoil flags and scratch registers.
+    fn effective_address(&mut self, instruction: &Instruction) -> Address {
+        let segment = match instruction.memory_segment() {
+            Register::FS => Some(crate::cpu::segments::FS),
+            Register::GS => Some(crate::cpu::segments::GS),
+            _ => None,
+        };
+        let wide = address_is_wide(instruction);
+        let address = match (instruction.memory_base(), instruction.memory_index()) {
+            (Register::RIP | Register::EIP, _) => Address::Constant(instruction.memory_displacement64()),
+            (Register::None, Register::None) => Address::Constant(instruction.memory_displacement64()),
+            (base, Register::None) if wide && segment.is_none() && home(base.number() as u8).is_some() => {
+                let home = home(base.number() as u8).expect("just asked");
+                Address::Based(home, instruction.memory_displacement64() as i32)
+            }
+            _ => {
+                let place = self.effective_address_without_segment(instruction);
+                self.code.lea(wide, S0, place);
+                Address::Computed
+            }
+        };
+        let Some(segment) = segment else { return address };
+        self.in_scratch(address);
+        self.code.add_memory(S0, Mem::frame(segment_base(segment)));
+        Address::Computed
+    }
+
+    /// The operand as a host operand: registers of the frame are brought into scratch registers. Spoils no flag.
+    pub(super) fn effective_address_without_segment(&mut self, instruction: &Instruction) -> Mem {
+        let displacement = instruction.memory_displacement64();
+        if matches!(instruction.memory_base(), Register::RIP | Register::EIP) {
+            self.code.constant(S0, displacement);
+            return Mem::at(S0, 0);
+        }
+        let base = self.address_register(instruction.memory_base(), S0);
+        let index = self.address_register(instruction.memory_index(), S1);
+        let scale = instruction.memory_index_scale() as u8;
+        Mem { base, index: index.map(|r| (r, scale)), disp: displacement as i32 }
+    }
+
+    fn address_register(&mut self, register: Register, scratch: Reg) -> Option<Reg> {
+        if register == Register::None {
+            return None;
+        }
+        let number = register.number() as u8;
+        Some(home(number).unwrap_or_else(|| {
+            self.code.load(scratch, Mem::frame(Frame::gpr(number.into())));
+            scratch
+        }))
+    }
+}
+
+/// Offset of a segment's base in the frame.
+pub fn segment_base(segment: usize) -> usize {
+    use crate::cpu::{Cpu, segments::Segment};
+    offset_of!(Frame, cpu) + offset_of!(Cpu, segments) + segment * size_of::<Segment>() + offset_of!(Segment, base)
+}
+
+pub(super) fn address_is_wide(instruction: &Instruction) -> bool {
+    let narrow = |r: Register| r.size() == 4;
+    !(narrow(instruction.memory_base()) || narrow(instruction.memory_index()))
+        && !(instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
+            && instruction.memory_displ_size() == 4)
+}
+
+/// Bytes the memory operand covers; 0 when that depends on state.
+pub fn operand_size(instruction: &Instruction) -> usize {
+    instruction.memory_size().size()
+}

@@ -1,0 +1,453 @@
+//! Guest instructions to host code: one room a class.
+//!
+//! ```text
+//!   Guest register      rax rcx rdx rbx rsp rbp rsi rdi r8  r9  r10 r11 r12..r15
+//!   lives in            rax rcx rdx rbx r9  rbp rsi rdi r8  [ in the frame ] r12..r15
+//!   host rsp            the vCPU's frame          host r10, r11       scratch
+//! ```
+//! Guest r9, r10 and r11 are the least used registers of compiled code (half a percent of operands), so they are
+//! the ones that give way. A unit is written in two parts: the hot path, and behind it the cold stubs that call
+//! out to Rust. A stub never returns into the middle of an instruction: Rust mends what was missing and starts the
+//! instruction again, or plays it by hand and goes on behind it. That works because Guest registers change only
+//! after an instruction's last access.
+
+mod operands;
+mod memory;
+mod stack;
+mod flow;
+
+use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
+use crate::assemble::{Code, Mem, Patch, cond};
+use crate::cache::thunks::Thunks;
+use crate::classify::{Class, uses_vector_state};
+use crate::decode::{Block, resumes};
+use crate::frame::Frame;
+use crate::unit::{Exit, Key, Mark, Part, Site, UnitIndex};
+pub use memory::operand_size;
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
+use std::mem::offset_of;
+
+/// What a rewritten unit consists of, before it has a place in the arena's books.
+pub struct Rewritten {
+    /// Host code, to be placed at the address the rewriter was given.
+    pub code: Vec<u8>,
+    /// Offset of the entry for linked jumps.
+    pub entry: u32,
+    /// See [`Mark`].
+    pub marks: Vec<Mark>,
+    /// See [`Exit`].
+    pub exits: Vec<Exit>,
+    /// To be numbered from the first number the rewriter was given.
+    pub sites: Vec<Site>,
+}
+
+/// Tools that are costly to make and used for every unit.
+pub struct Tools {
+    encoder: Encoder,
+    info: InstructionInfoFactory,
+}
+
+impl Tools {
+    /// Fresh tools.
+    pub fn new() -> Tools {
+        Tools { encoder: Encoder::new(64), info: InstructionInfoFactory::new() }
+    }
+}
+
+/// Where the unit will stand and what its numbers are.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Host address of the unit's first byte.
+    pub address: u64,
+    /// Its number in the cache.
+    pub unit: UnitIndex,
+    /// Number its first site will get.
+    pub first_site: u32,
+}
+
+/// A stub to be written behind the hot path.
+struct Cold {
+    jumps: Vec<Patch>,
+    restore: Restore,
+    ask: Ask,
+}
+
+/// What a stub puts right before it calls out.
+enum Restore {
+    Nothing,
+    /// rcx was kept in the first scratch register; the address is computed anew.
+    CounterAndAddress(Mem),
+    /// rcx was kept in the second scratch register.
+    Counter,
+    /// The address is computed anew.
+    Address(Mem),
+}
+
+/// Whom a stub calls.
+enum Ask {
+    Site { thunk: u64, site: Site },
+    /// Goes to the Guest address that follows a checked instruction.
+    Resync(u64),
+    /// An exit to the side whose target must go through the jump table.
+    Leave(u64),
+    /// A direct exit's request for its target.
+    Link(usize),
+}
+
+/// One unit in the making.
+struct Rewriter<'a> {
+    code: Code,
+    colds: Vec<Cold>,
+    /// Stubs that a short jump must reach by way of a jump nearby.
+    islands: Vec<(Patch, Cold)>,
+    marks: Vec<Mark>,
+    exits: Vec<Exit>,
+    sites: Vec<Site>,
+    tools: &'a mut Tools,
+    thunks: &'a Thunks,
+    key: Key,
+    place: Place,
+    /// The Guest's bytes from its first instruction on.
+    bytes: &'a [u8],
+    /// Flags live before the current instruction.
+    live: bool,
+    /// Flags live after it.
+    live_after: bool,
+    /// The Guest's flags stand in the frame's `saved_flags`; the host's are free to use.
+    aside: bool,
+    /// The current instruction could not be encoded with its registers renamed.
+    failed: bool,
+}
+
+/// Rewrites a block. `live` is what [`crate::liveness::live_before`] says of it; `bytes` its Guest bytes.
+pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &Block, live: &[u32], bytes: &[u8]) -> Rewritten {
+    let mut rewriter = Rewriter {
+        code: Code { bytes: Vec::with_capacity(1024) },
+        colds: Vec::new(),
+        islands: Vec::new(),
+        marks: Vec::with_capacity(block.instructions.len()),
+        exits: Vec::new(),
+        sites: Vec::new(),
+        tools,
+        thunks,
+        key,
+        place,
+        bytes,
+        live: true,
+        live_after: true,
+        aside: false,
+        failed: false,
+    };
+    rewriter.check_target();
+    let entry = rewriter.code.here() as u32;
+    for (n, (instruction, class)) in block.instructions.iter().enumerate() {
+        rewriter.live = live[n] != 0;
+        rewriter.live_after = live.get(n + 1).is_none_or(|&f| f != 0);
+        rewriter.instruction(instruction, *class);
+    }
+    if !block.leaves {
+        let next = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
+        rewriter.leave_to(next);
+    }
+    rewriter.write_colds();
+    Rewritten {
+        code: rewriter.code.bytes,
+        entry,
+        marks: rewriter.marks,
+        exits: rewriter.exits,
+        sites: rewriter.sites,
+    }
+}
+
+/// Rewrites one instruction so that its memory operand is wherever the first scratch register points: how Rust
+/// plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
+pub fn snippet(tools: &mut Tools, thunks: &Thunks, instruction: &Instruction, class: Class, address: u64) -> Option<Vec<u8>> {
+    let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
+    let place = Place { address, unit: 0, first_site: 0 };
+    let mut rewriter = Rewriter {
+        code: Code::default(),
+        colds: Vec::new(),
+        islands: Vec::new(),
+        marks: Vec::new(),
+        exits: Vec::new(),
+        sites: Vec::new(),
+        tools,
+        thunks,
+        key,
+        place,
+        bytes: &[],
+        live: true,
+        live_after: true,
+        aside: false,
+        failed: false,
+    };
+    match class {
+        Class::BitString => rewriter.bit_string_operation(instruction, Mem::at(S0, 0)),
+        _ => rewriter.operation(instruction, Some(Mem::at(S0, 0))),
+    }
+    rewriter.call(thunks.played);
+    rewriter.code.dword(0);
+    (!rewriter.failed).then_some(rewriter.code.bytes)
+}
+
+impl Rewriter<'_> {
+    fn instruction(&mut self, instruction: &Instruction, class: Class) {
+        self.marks.push(Mark {
+            host: self.code.here() as u32,
+            guest: (instruction.ip() - self.key.pc) as u16,
+            borrowed: None,
+            flags_aside: false,
+        });
+        if !self.live {
+            self.aside = false;
+        }
+        if self.key.mode.vectors_off && uses_vector_state(instruction) {
+            return self.system(instruction);
+        }
+        let (code, colds, sites, aside) = (self.code.here(), self.colds.len(), self.sites.len(), self.aside);
+        match class {
+            Class::Nothing => {}
+            Class::Harmless => self.harmless(instruction),
+            Class::Address => self.address_only(instruction),
+            Class::Memory => self.memory(instruction),
+            Class::BitString => self.bit_string(instruction),
+            Class::Stack => self.stack(instruction),
+            Class::Flow => self.flow(instruction),
+            Class::System | Class::Undefined => self.system(instruction),
+        }
+        if self.failed {
+            self.failed = false;
+            self.aside = aside;
+            self.code.bytes.truncate(code);
+            self.colds.truncate(colds);
+            self.sites.truncate(sites);
+            return self.system(instruction);
+        }
+        if !matches!(class, Class::Stack | Class::Flow | Class::System | Class::Undefined) {
+            self.keep_stack_aligned(instruction);
+        }
+    }
+
+    /// Entry of computed jumps: the first scratch register must hold this unit's address, else the jump table's
+    /// slot belonged to another target. No flag is touched, for whether they are live is the jumper's secret.
+    /// ```text
+    ///   mov s1, rcx ; lea rcx, [s0 - pc] ; jrcxz here ; mov rcx, s1 ; jmp miss ; here: mov rcx, s1
+    /// ```
+    fn check_target(&mut self) {
+        self.code.mov(S1, RCX);
+        let minus = self.key.pc.wrapping_neg();
+        match i32::try_from(minus as i64) {
+            Ok(short) => self.code.lea(true, RCX, Mem::at(S0, short)),
+            Err(_) => {
+                self.code.constant(RCX, minus);
+                self.code.lea(true, RCX, Mem::sum(RCX, S0, 0));
+            }
+        }
+        let same = self.code.jrcxz();
+        self.code.mov(RCX, S1);
+        self.jump_to(self.thunks.lookup);
+        self.code.bind_short(same);
+        self.code.mov(RCX, S1);
+    }
+
+    /// An instruction that Rust carries out.
+    fn system(&mut self, instruction: &Instruction) {
+        self.settle_flags();
+        let mark = self.marks.len() as u32 - 1;
+        let resumes = resumes(instruction) && !self.key.mode.single();
+        let site = Site::System { unit: self.place.unit, mark, instruction: Box::new(*instruction), resumes };
+        self.call_site(self.thunks.system, site);
+    }
+
+    /// Calls a thunk; the site's number follows the call.
+    fn call_site(&mut self, thunk: u64, site: Site) {
+        let number = self.place.first_site + self.sites.len() as u32;
+        self.sites.push(site);
+        self.call(thunk);
+        self.code.dword(number);
+    }
+
+    fn call(&mut self, to: u64) {
+        let patch = self.code.call();
+        self.far(patch, to);
+    }
+
+    fn jump_to(&mut self, to: u64) {
+        let patch = self.code.jump();
+        self.far(patch, to);
+    }
+
+    /// Binds a jump to an address outside this unit.
+    fn far(&mut self, patch: Patch, to: u64) {
+        let target = to.wrapping_sub(self.place.address) as i64;
+        let distance = i32::try_from(target - patch.0 as i64).expect("the arena spans less than 2 GiB");
+        self.code.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    /// Sets the Guest's flags aside, if somebody may still want them, so that address arithmetic may use the host's.
+    /// They stay aside over any number of accesses.
+    fn set_flags_aside(&mut self) {
+        if !self.live || self.aside {
+            return;
+        }
+        self.code.mov(S0, RAX);
+        self.code.flags_to_ax();
+        self.code.store32(Mem::frame(offset_of!(Frame, saved_flags)), RAX);
+        self.code.mov(RAX, S0);
+        self.aside = true;
+    }
+
+    /// Brings them back, before somebody looks at them or another unit begins; spoils the second scratch register.
+    fn settle_flags(&mut self) {
+        if !self.aside {
+            return;
+        }
+        self.code.mov(S1, RAX);
+        self.code.load32(RAX, Mem::frame(offset_of!(Frame, saved_flags)));
+        self.code.flags_from_ax();
+        self.code.mov(RAX, S1);
+        self.aside = false;
+    }
+
+    /// Says where the flags are when the current instruction's own access faults.
+    fn note_flags(&mut self) {
+        if let Some(mark) = self.marks.last_mut() {
+            mark.flags_aside = self.aside;
+        }
+    }
+
+    fn memory_site(&self, instruction: &Instruction, part: Part) -> Ask {
+        let mark = self.marks.len() as u32 - 1;
+        let instruction = Box::new(*instruction);
+        let site = Site::Memory { unit: self.place.unit, mark, instruction, flags_aside: self.aside, part };
+        Ask::Site { thunk: self.thunks.slow, site }
+    }
+
+    fn write_colds(&mut self) {
+        for cold in std::mem::take(&mut self.colds) {
+            let here = self.code.here();
+            for jump in cold.jumps {
+                self.code.bind(jump, here);
+            }
+            match cold.restore {
+                Restore::Nothing => {}
+                Restore::Counter => self.code.mov(RCX, S1),
+                Restore::Address(address) => self.code.lea(true, S0, address),
+                Restore::CounterAndAddress(address) => {
+                    self.code.mov(RCX, S0);
+                    self.code.lea(true, S0, address);
+                }
+            }
+            match cold.ask {
+                Ask::Site { thunk, site } => self.call_site(thunk, site),
+                Ask::Resync(next) => self.resync(next),
+                Ask::Leave(target) => self.leave_by_table(target),
+                Ask::Link(number) => {
+                    if let Exit::Direct { stub, .. } = &mut self.exits[number] {
+                        *stub = here as u32;
+                    }
+                    let site = Site::Link { unit: self.place.unit, exit: number as u32 };
+                    self.call_site(self.thunks.link, site);
+                }
+            }
+        }
+    }
+
+    /// Leaves generated code for a Guest address, so that Rust looks at the mode again.
+    fn resync(&mut self, next: u64) {
+        self.code.constant(S0, next);
+        self.jump_to(self.thunks.lookup);
+    }
+
+    /// After an instruction that may have moved the stack pointer off its alignment: stack accesses do not check
+    /// for page crossings, because an aligned eight-byte access cannot cross. A ragged stack pointer leaves the unit
+    /// and goes on in units of one carefully checked instruction.
+    fn keep_stack_aligned(&mut self, instruction: &Instruction) {
+        if operands::may_misalign_stack(self.tools, instruction) {
+            self.force_stack_check(instruction);
+        }
+    }
+
+    /// The check itself.
+    fn force_stack_check(&mut self, instruction: &Instruction) {
+        if self.key.mode.single() {
+            return;
+        }
+        self.settle_flags();
+        if self.live_after {
+            self.code.mov(S1, RCX);
+            self.code.pext(RCX, GUEST_RSP, Mem::frame(offset_of!(Frame, stack_mask)));
+            let fine = self.code.jrcxz();
+            let ragged = self.code.jump();
+            self.code.bind_short(fine);
+            self.code.mov(RCX, S1);
+            self.colds.push(Cold {
+                jumps: vec![ragged],
+                restore: Restore::Counter,
+                ask: Ask::Resync(instruction.next_ip()),
+            });
+        } else {
+            // The flags are dead for the code that follows, but not for whoever looks from outside: that is a
+            // fault's view, see liveness.rs.
+            self.code.test8(GUEST_RSP, 7);
+            let ragged = self.code.jump_if(cond::NZ);
+            self.colds.push(Cold {
+                jumps: vec![ragged],
+                restore: Restore::Nothing,
+                ask: Ask::Resync(instruction.next_ip()),
+            });
+        }
+    }
+
+    /// Copies an instruction that touches registers only.
+    fn harmless(&mut self, instruction: &Instruction) {
+        if touches_flags(instruction) {
+            self.settle_flags();
+        }
+        if operands::renamed(instruction) {
+            self.operation(instruction, None);
+        } else {
+            let start = (instruction.ip() - self.key.pc) as usize;
+            self.code.raw(&self.bytes[start..start + instruction.len()]);
+        }
+    }
+
+    /// `lea`: the address is the result.
+    fn address_only(&mut self, instruction: &Instruction) {
+        let address = self.effective_address_without_segment(instruction);
+        let target = instruction.op0_register();
+        let number = target.full_register().number() as u8;
+        let wide = target.size() == 8 && memory::address_is_wide(instruction);
+        match (target.size(), operands::home(number)) {
+            (2, home) => {
+                // A 16-bit result keeps the rest of its register.
+                self.code.lea(memory::address_is_wide(instruction), S0, address);
+                let to = home.unwrap_or(S1);
+                if home.is_none() {
+                    self.code.load(S1, Mem::frame(Frame::gpr(number.into())));
+                }
+                self.code.raw(&[0x66, 0x44 | to.0 >> 3, 0x89, 0xc0 | (S0.0 & 7) << 3 | to.0 & 7]);
+                if home.is_none() {
+                    self.code.store(Mem::frame(Frame::gpr(number.into())), S1);
+                }
+            }
+            (_, Some(home)) => self.code.lea(wide, home, address),
+            (_, None) => {
+                self.code.lea(wide, S0, address);
+                self.code.store(Mem::frame(Frame::gpr(number.into())), S0);
+            }
+        }
+    }
+
+    /// True for `xchg`-like instructions that write memory under `instruction`'s first operand.
+    fn writes_memory(&mut self, instruction: &Instruction) -> bool {
+        !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
+            && operands::writes_memory(self.tools, instruction)
+    }
+
+}
+
+/// True when an instruction reads flags or changes some of them.
+fn touches_flags(instruction: &Instruction) -> bool {
+    instruction.rflags_read() | instruction.rflags_modified() != 0
+}

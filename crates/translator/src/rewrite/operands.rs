@@ -1,0 +1,258 @@
+//! Operands: which host register holds which Guest register, and what happens to the three that have none.
+
+use super::{Rewriter, Tools};
+use crate::assemble::host::{FRAME, GUEST_RSP, S0, S1};
+use crate::assemble::{Mem, Reg};
+use crate::classify::renumber;
+use crate::cpu::RSP;
+use crate::frame::Frame;
+use iced_x86::{Instruction, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
+use std::mem::offset_of;
+
+/// The host register a Guest register lives in; `None` for those that live in the frame.
+pub fn home(guest: u8) -> Option<Reg> {
+    match guest {
+        4 => Some(GUEST_RSP),
+        9..=11 => None,
+        _ => Some(Reg(guest)),
+    }
+}
+
+/// True when a register operand is not where the Guest's encoding says.
+fn moved(register: Register) -> bool {
+    register.is_gpr() && !is_high_byte(register) && matches!(register.full_register().number(), 4 | 9 | 10 | 11)
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
+/// True when an instruction without memory operand must be encoded anew.
+pub fn renamed(instruction: &Instruction) -> bool {
+    (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && moved(instruction.op_register(n)))
+}
+
+/// True when an instruction may leave the stack pointer off a multiple of eight, given that it was on one.
+pub fn may_misalign_stack(tools: &mut Tools, instruction: &Instruction) -> bool {
+    let stack = |n| {
+        instruction.op_kind(n) == OpKind::Register
+            && instruction.op_register(n).is_gpr()
+            && !is_high_byte(instruction.op_register(n))
+            && instruction.op_register(n).full_register().number() == RSP
+    };
+    let Some(operand) = (0..instruction.op_count()).find(|&n| stack(n)) else { return false };
+    let whole = instruction.op_register(operand).size() == 8;
+    match instruction.mnemonic() {
+        Mnemonic::Cmp | Mnemonic::Test => false,
+        Mnemonic::Add | Mnemonic::Sub if whole && operand == 0 && has_immediate(instruction) => {
+            instruction.immediate(1) & 7 != 0
+        }
+        Mnemonic::And if whole && operand == 0 && has_immediate(instruction) => false,
+        Mnemonic::Lea if whole && instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None => {
+            instruction.memory_displacement64() & 7 != 0
+        }
+        _ => {
+            let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
+            let info = tools.info.info_options(instruction, options);
+            (0..instruction.op_count()).any(|n| stack(n) && writes(info.op_access(n)))
+        }
+    }
+}
+
+fn has_immediate(instruction: &Instruction) -> bool {
+    matches!(instruction.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+}
+
+fn writes(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+/// True when an instruction may write its memory operand.
+pub fn writes_memory(tools: &mut Tools, instruction: &Instruction) -> bool {
+    let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
+    let info = tools.info.info_options(instruction, options);
+    (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory && writes(info.op_access(n)))
+}
+
+/// The stand-in for one Guest register of the frame during one instruction.
+struct StandIn {
+    guest: u8,
+    host: Reg,
+    written: bool,
+}
+
+impl Rewriter<'_> {
+    /// Encodes `instruction` with its registers renamed and its memory operand at `memory`, which may use both scratch
+    /// registers. Registers of the frame are brought into scratch registers, or into a borrowed one when the scratch
+    /// registers do not suffice.
+    pub(super) fn operation(&mut self, instruction: &Instruction, memory: Option<Mem>) {
+        let mut changed = *instruction;
+        let mut memory = memory;
+        let mut free = vec![S1, S0];
+        if let Some(place) = memory {
+            free.retain(|&r| place.base != Some(r) && place.index.is_none_or(|(i, _)| i != r));
+        }
+        let guests = frame_registers(instruction);
+        if guests.len() > free.len() && let Some(place) = memory && place.index.is_some() {
+            // Fold the sum into one scratch register, which frees the other.
+            self.code.lea(true, S0, place);
+            memory = Some(Mem::at(S0, 0));
+            free = vec![S1];
+        }
+        let mut lent = Vec::new();
+        if guests.len() > free.len() {
+            let borrowed = borrowable(instruction);
+            self.lend(borrowed);
+            lent.push(borrowed);
+            free.push(borrowed);
+        }
+        if let Some(place) = memory && uses_high_byte(instruction) {
+            // ah..bh cannot be encoded beside r8..r15: the address moves to a borrowed low register.
+            let low = borrowable_low(instruction);
+            self.lend(low);
+            lent.push(low);
+            self.code.lea(true, low, place);
+            memory = Some(Mem::at(low, 0));
+        }
+        let stand_ins = self.bring_in(instruction, &guests, &free);
+        rename(&mut changed, &stand_ins);
+        if let Some(place) = memory {
+            point_at(&mut changed, place);
+        }
+        self.note_flags();
+        self.encode(&changed);
+        for stand_in in &stand_ins {
+            if stand_in.written {
+                self.code.store(Mem::frame(Frame::gpr(stand_in.guest.into())), stand_in.host);
+            }
+        }
+        for register in lent {
+            self.code.load(register, Mem::frame(offset_of!(Frame, borrowed)));
+        }
+    }
+
+    /// Keeps a Guest register in the frame while the instruction runs; a fault's handler finds it there.
+    fn lend(&mut self, register: Reg) {
+        self.code.store(Mem::frame(offset_of!(Frame, borrowed)), register);
+        if let Some(mark) = self.marks.last_mut() {
+            mark.borrowed = Some(register.0);
+        }
+    }
+
+    fn bring_in(&mut self, instruction: &Instruction, guests: &[u8], free: &[Reg]) -> Vec<StandIn> {
+        if guests.is_empty() {
+            return Vec::new();
+        }
+        let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
+        let info = self.tools.info.info_options(instruction, options);
+        let mut result = Vec::new();
+        for (&guest, &host) in guests.iter().zip(free) {
+            let (mut read, mut written) = (false, false);
+            for n in 0..instruction.op_count() {
+                let register = instruction.op_register(n);
+                if instruction.op_kind(n) != OpKind::Register || !register.is_gpr() || register.full_register().number() != guest.into() {
+                    continue;
+                }
+                let access = info.op_access(n);
+                written |= writes(access);
+                // A narrow or conditional write keeps the rest of the register.
+                read |= access != OpAccess::Write || register.size() < 4;
+            }
+            if read {
+                self.code.load(host, Mem::frame(Frame::gpr(guest.into())));
+            }
+            result.push(StandIn { guest, host, written });
+        }
+        result
+    }
+
+    /// Encodes a changed instruction here. One that has no encoding any more is left to Rust: see `instruction`.
+    pub(super) fn encode(&mut self, instruction: &Instruction) {
+        let encoder = &mut self.tools.encoder;
+        encoder.set_buffer(std::mem::take(&mut self.code.bytes));
+        let done = encoder.encode(instruction, 0);
+        self.code.bytes = encoder.take_buffer();
+        self.failed |= done.is_err();
+    }
+}
+
+/// The frame's registers among the register operands, each once.
+fn frame_registers(instruction: &Instruction) -> Vec<u8> {
+    let mut result = Vec::new();
+    for n in 0..instruction.op_count() {
+        let register = instruction.op_register(n);
+        if instruction.op_kind(n) == OpKind::Register && register.is_gpr() {
+            let number = register.full_register().number() as u8;
+            if home(number).is_none() && !result.contains(&number) {
+                result.push(number);
+            }
+        }
+    }
+    result
+}
+
+fn uses_high_byte(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Register && is_high_byte(instruction.op_register(n)))
+}
+
+fn names(instruction: &Instruction, number: usize) -> bool {
+    (0..instruction.op_count()).any(|n| {
+        instruction.op_kind(n) == OpKind::Register
+            && instruction.op_register(n).is_gpr()
+            && instruction.op_register(n).full_register().number() == number
+    })
+}
+
+/// A register that the instruction neither names nor uses without naming it: no instruction uses r12 to r15 so.
+fn borrowable(instruction: &Instruction) -> Reg {
+    (12..16).map(Reg).find(|r| !names(instruction, r.0.into())).expect("three operands leave one of four registers")
+}
+
+/// The same among registers that need no prefix. rbp, rsi and rdi are implicit only in string and frame instructions.
+fn borrowable_low(instruction: &Instruction) -> Reg {
+    [7, 6, 5].map(Reg).into_iter().find(|r| !names(instruction, r.0.into())).expect("one operand is a high byte")
+}
+
+/// Renames register operands to where their values are.
+fn rename(changed: &mut Instruction, stand_ins: &[StandIn]) {
+    for n in 0..changed.op_count() {
+        let register = changed.op_register(n);
+        if changed.op_kind(n) != OpKind::Register || !moved(register) {
+            continue;
+        }
+        let guest = register.full_register().number() as u8;
+        let host = stand_ins.iter().find(|s| s.guest == guest).map(|s| s.host).or(home(guest));
+        let host = host.expect("every register of the frame has a stand-in");
+        changed.set_op_register(n, renumber(register, host.0));
+    }
+}
+
+/// Replaces the memory operand by one that is relative to host registers.
+pub(super) fn point_at(changed: &mut Instruction, place: Mem) {
+    let wide = |r: Reg| Register::RAX + u32::from(r.0);
+    use iced_x86::Code as C;
+    // The forms with a bare 64-bit address have twins with an ordinary operand.
+    let twin = match changed.code() {
+        C::Mov_AL_moffs8 => Some(C::Mov_r8_rm8),
+        C::Mov_AX_moffs16 => Some(C::Mov_r16_rm16),
+        C::Mov_EAX_moffs32 => Some(C::Mov_r32_rm32),
+        C::Mov_RAX_moffs64 => Some(C::Mov_r64_rm64),
+        C::Mov_moffs8_AL => Some(C::Mov_rm8_r8),
+        C::Mov_moffs16_AX => Some(C::Mov_rm16_r16),
+        C::Mov_moffs32_EAX => Some(C::Mov_rm32_r32),
+        C::Mov_moffs64_RAX => Some(C::Mov_rm64_r64),
+        _ => None,
+    };
+    if let Some(code) = twin {
+        changed.set_code(code);
+    }
+    debug_assert_ne!(place.base, Some(FRAME));
+    changed.set_segment_prefix(Register::None);
+    changed.set_memory_base(place.base.map_or(Register::None, wide));
+    changed.set_memory_index(place.index.map_or(Register::None, |(r, _)| wide(r)));
+    changed.set_memory_index_scale(place.index.map_or(1, |(_, s)| s.into()));
+    changed.set_memory_displacement64(place.disp as i64 as u64);
+    let short = i8::try_from(place.disp).is_ok();
+    changed.set_memory_displ_size(if place.disp == 0 { 0 } else if short { 1 } else { 8 });
+}

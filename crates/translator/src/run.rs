@@ -1,0 +1,341 @@
+//! The loop: find the unit, enter it, see why it came back.
+
+#![allow(unsafe_code)] // The way into generated code.
+
+use crate::cache::thunks::Reason;
+use crate::cpu::{cr0, flags};
+use crate::decode::{self, Block};
+use crate::events::deliver::Event;
+use crate::events::exception::Exception;
+use crate::exit::{Death, Exit};
+use crate::frame::{pack_flags, unpack_flags};
+use crate::liveness;
+use crate::memory::access::CodeWrites;
+use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
+use crate::rewrite::{self, Place};
+use crate::trap::{Attached, SignalStack};
+use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
+use crate::vcpu::Vcpu;
+
+/// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
+const UNIT_BYTES: usize = decode::LONGEST * 15;
+
+impl Vcpu {
+    /// Runs the Guest until it needs something.
+    pub fn run(&mut self) -> Exit {
+        if let Some(exit) = self.take_over() {
+            return exit;
+        }
+        let stack = match SignalStack::new() {
+            Ok(stack) => stack,
+            Err(_) => return Exit::Kicked,
+        };
+        self.running.cache = &raw mut *self.cache;
+        let attached = Attached::new(&raw mut *self.running);
+        self.kicker.0.start();
+        self.view = 0;
+        let exit = loop {
+            if self.kicker.0.take() {
+                break Exit::Kicked;
+            }
+            if self.window && self.interruptible() {
+                break Exit::InterruptWindow;
+            }
+            if let Err(exit) = self.step() {
+                break exit;
+            }
+        };
+        self.kicker.0.stop();
+        drop(attached);
+        drop(stack);
+        exit
+    }
+
+    /// From one decision of Rust's to the next.
+    fn step(&mut self) -> Result<(), Exit> {
+        let host = match self.resume.take() {
+            Some(host) => host,
+            None => match self.find()? {
+                Some(host) => host,
+                None => return Ok(()),
+            },
+        };
+        let reason = self.enter(host);
+        self.handle(reason)
+    }
+
+    fn handle(&mut self, reason: Reason) -> Result<(), Exit> {
+        match reason {
+            Reason::Lookup => {
+                self.statistics.lookups += 1;
+                self.cpu_mut().interrupt_shadow = false;
+                let target = self.frame().scratch;
+                self.cpu_mut().rip = target;
+                Ok(())
+            }
+            Reason::Slow => self.slow_access(),
+            Reason::Link => self.link_exit(),
+            Reason::System => self.system_site(),
+            Reason::Fault => self.host_fault(),
+            Reason::Kicked => Ok(()),
+            Reason::Played => unreachable!("only `play` enters snippets"),
+        }
+    }
+
+    /// Enters generated code at a host address and comes back with the reason it left.
+    pub(crate) fn enter(&mut self, host: u64) -> Reason {
+        self.statistics.entries += 1;
+        let base = self.spaces.tables.base(self.spaces.view(self.cpu()));
+        if base != self.view {
+            self.view = base;
+            // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
+            unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
+        }
+        let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
+        let frame = self.frame();
+        frame.jump_space = space as u32;
+        frame.flags = pack_flags(frame.cpu.rflags);
+        frame.target = host;
+        let address = self.frames.frame();
+        let enter = self.cache.thunks.enter;
+        // SAFETY: `thunks::write` made a function of this type there.
+        let enter: extern "sysv64" fn(*mut crate::frame::Frame) = unsafe { std::mem::transmute(enter) };
+        enter(address);
+        if let Some(unit) = self.running.closed.take() {
+            self.cache.reopen(unit);
+        }
+        let frame = self.frame();
+        frame.cpu.rflags = frame.cpu.rflags & !flags::ARITHMETIC | unpack_flags(frame.flags);
+        Reason::from_number(frame.reason)
+    }
+
+    /// How code is translated just now.
+    fn mode(&self) -> Mode {
+        let cpu = self.cpu();
+        Mode {
+            user: cpu.cpl == 3,
+            ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
+            vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
+            one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending()),
+        }
+    }
+
+    /// Host address of the unit at `rip`; `None` after an exception was delivered instead.
+    fn find(&mut self) -> Result<Option<u64>, Exit> {
+        match self.unit_at_rip()? {
+            Ok(unit) => Ok(Some(self.cache.entry(unit))),
+            Err(exception) => self.raise(exception).map(|()| None),
+        }
+    }
+
+    /// Delivers an exception of the current instruction.
+    pub(crate) fn raise(&mut self, exception: Exception) -> Result<(), Exit> {
+        self.deliver(Event::Exception(exception))
+    }
+
+    /// The unit at `rip`, translated if need be.
+    pub(crate) fn unit_at_rip(&mut self) -> Result<Result<UnitIndex, Exception>, Exit> {
+        let (pc, mode) = (self.cpu().rip, self.mode());
+        let page = match self.code_page(pc)? {
+            Ok(page) => page,
+            Err(exception) => return Ok(Err(exception)),
+        };
+        let key = Key { pc, page, mode };
+        let unit = match self.cache.find(&key) {
+            Some(unit) => unit,
+            None => match self.translate(key)? {
+                Ok(unit) => unit,
+                Err(exception) => return Ok(Err(exception)),
+            },
+        };
+        if let Some(second) = self.cache.unit(unit).second_page {
+            match self.code_page((pc | 0xfff) + 1)? {
+                Ok(page) if page == second => {}
+                Ok(_) => {
+                    self.cache.kill(unit, &self.frames);
+                    return self.unit_at_rip();
+                }
+                Err(exception) => return Ok(Err(exception)),
+            }
+        }
+        if !mode.single() {
+            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode.user, pc, unit));
+        }
+        Ok(Ok(unit))
+    }
+
+    /// The page of the memory file that code at `pc` comes from.
+    fn code_page(&mut self, pc: u64) -> Result<Result<u32, Exception>, Exit> {
+        let user = self.cpu().cpl == 3;
+        if let Some(page) = self.spaces.code_page(user, pc) {
+            return Ok(Ok(page));
+        }
+        if !canonical(pc) {
+            return Ok(Err(Exception::gp(0)));
+        }
+        let access = Access { intent: Intent::Execute, user, smap_allowed: false };
+        let found = match walk(&self.ram, &Paging::of(self.cpu()), pc, access) {
+            Ok(found) => found,
+            Err(exception) => return Ok(Err(exception)),
+        };
+        let Some((offset, _)) = self.ram.offset(found.physical) else {
+            return Err(Exit::Dead(Death::NoMemoryToExecute { rip: pc, address: found.physical }));
+        };
+        let page = (offset >> 12) as u32;
+        self.with_reach(|spaces, reach| spaces.note_code(reach, user, pc, page, found.global));
+        Ok(Ok(page))
+    }
+
+    /// Guest bytes from `pc` to the end of its page, a unit's worth at most.
+    fn code_bytes(&self, pc: u64, page: u32) -> Vec<u8> {
+        let within = pc & 0xfff;
+        let mut bytes = vec![0; UNIT_BYTES.min(4096 - within as usize)];
+        self.ram.read_file(u64::from(page) << 12 | within, &mut bytes);
+        bytes
+    }
+
+    fn translate(&mut self, key: Key) -> Result<Result<UnitIndex, Exception>, Exit> {
+        self.mark_code(key.page);
+        let mut bytes = self.code_bytes(key.pc, key.page);
+        let mut second_page = None;
+        let block = match decode::block(&bytes, key.pc, key.mode) {
+            Some(block) => block,
+            None => {
+                let second = match self.code_page((key.pc | 0xfff) + 1)? {
+                    Ok(page) => page,
+                    Err(exception) => return Ok(Err(exception)),
+                };
+                self.mark_code(second);
+                let next = self.code_bytes((key.pc | 0xfff) + 1, second);
+                bytes.extend_from_slice(&next[..15]);
+                second_page = Some(second);
+                let crossing = Mode { one_step: true, ..key.mode };
+                let Some(mut block) = decode::block(&bytes, key.pc, crossing) else {
+                    return Ok(Err(Exception::gp(0)));
+                };
+                block.instructions.truncate(1);
+                block
+            }
+        };
+        Ok(Ok(self.install(key, &block, &bytes, second_page)))
+    }
+
+    fn install(&mut self, key: Key, block: &Block, bytes: &[u8], second_page: Option<u32>) -> UnitIndex {
+        let after = self.live_after(key, block, bytes);
+        let live = liveness::live_before(&block.instructions, after);
+        for attempt in 0..2 {
+            let place = Place {
+                address: self.cache.arena.address(self.cache.arena.used()),
+                unit: self.cache.units.len() as UnitIndex,
+                first_site: self.cache.sites.len() as u32,
+            };
+            let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
+            let Some(start) = self.cache.arena.append(&rewritten.code) else {
+                assert_eq!(attempt, 0, "an empty arena holds any unit");
+                self.start_over();
+                self.mark_code(key.page);
+                second_page.into_iter().for_each(|page| self.mark_code(page));
+                continue;
+            };
+            let last = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
+            self.statistics.units += 1;
+            self.statistics.instructions += block.instructions.len() as u64;
+            let unit = Unit {
+                key,
+                length: (last - key.pc) as u16,
+                second_page,
+                start: start as u32,
+                entry: rewritten.entry,
+                size: rewritten.code.len() as u32,
+                marks: rewritten.marks,
+                exits: rewritten.exits,
+                incoming: Vec::new(),
+                alive: true,
+            };
+            return self.cache.insert(unit, rewritten.sites);
+        }
+        unreachable!("the second attempt succeeds or asserts")
+    }
+
+    /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and
+    /// overwrite them first.
+    fn live_after(&self, key: Key, block: &Block, bytes: &[u8]) -> u32 {
+        let Some((last, _)) = block.instructions.last() else { return liveness::ALL };
+        let target = match last.flow_control() {
+            iced_x86::FlowControl::UnconditionalBranch | iced_x86::FlowControl::Call => last.near_branch_target(),
+            _ if !block.leaves => last.next_ip(),
+            _ => return liveness::ALL,
+        };
+        if target >> 12 != key.pc >> 12 || key.mode.single() {
+            return liveness::ALL;
+        }
+        let _ = bytes;
+        let target_bytes = self.code_bytes(target, key.page);
+        liveness::live_at(&target_bytes[..target_bytes.len().min(64)], target)
+    }
+
+    /// From now on, writes to a page of the memory file are seen.
+    fn mark_code(&mut self, page: u32) {
+        if !self.ram.has_code(u64::from(page) << 12) {
+            self.ram.set_has_code(u64::from(page) << 12, true);
+            self.spaces.tables.forbid_writes(page);
+        }
+    }
+
+    /// The arena is full: forgets all code.
+    fn start_over(&mut self) {
+        for page in self.cache.code_pages() {
+            self.ram.set_has_code(u64::from(page) << 12, false);
+        }
+        self.cache.reset();
+        self.resume = None;
+        self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
+    }
+
+    /// Forgets code made from pages that were written.
+    pub(crate) fn drop_written_code(&mut self, writes: &CodeWrites) {
+        match writes.pages() {
+            Some(pages) => pages.iter().for_each(|&offset| self.drop_page_code((offset >> 12) as u32)),
+            None => self.start_over(),
+        }
+    }
+
+    fn drop_page_code(&mut self, page: u32) {
+        for unit in self.cache.on_page(page).to_vec() {
+            self.cache.kill(unit, &self.frames);
+        }
+        self.ram.set_has_code(u64::from(page) << 12, false);
+        self.resume = None;
+    }
+
+    /// A direct exit was taken for the first time: links it, if it may be.
+    fn link_exit(&mut self) -> Result<(), Exit> {
+        let Site::Link { unit, exit } = *self.site() else { unreachable!("a link site") };
+        let crate::unit::Exit::Direct { target, .. } = self.cache.unit(unit).exits[exit as usize] else {
+            unreachable!("only direct exits have link sites")
+        };
+        self.cpu_mut().rip = target;
+        self.cpu_mut().interrupt_shadow = false;
+        let resets = self.cache.resets;
+        let found = match self.unit_at_rip()? {
+            Ok(found) => found,
+            Err(exception) => return self.raise(exception),
+        };
+        let (from, to) = (self.cache.unit(unit).key.mode, self.cache.unit(found).key.mode);
+        let crosses = self.cache.unit(found).second_page.is_some();
+        if resets == self.cache.resets && from == to && self.cache.unit(unit).alive && !(to.user && crosses) {
+            self.statistics.links += 1;
+            self.cache.link(unit, exit, found);
+        }
+        self.resume = Some(self.cache.entry(found));
+        Ok(())
+    }
+
+    /// The site generated code called from.
+    pub(crate) fn site(&mut self) -> &Site {
+        let after_call = self.frame().site;
+        let offset = self.cache.arena.offset(after_call).expect("thunks are called from the arena");
+        let number = self.cache.arena.read_u32(offset);
+        &self.cache.sites[number as usize]
+    }
+}

@@ -1,0 +1,96 @@
+//! Accesses that a mask thins out: gathers, and stores of single bytes. Each element is an access of its own.
+
+use super::{Done, Then};
+use crate::cpu::RDI;
+use crate::memory::access::Fault;
+use crate::memory::walk::{Access, Intent};
+use crate::vcpu::Vcpu;
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+
+impl Vcpu {
+    /// AVX2's gathers: elements whose mask has its top bit set are loaded, and their mask cleared, in order.
+    pub(super) fn gather(&mut self, instruction: &Instruction) -> Done {
+        let (to, mask) = (instruction.op0_register(), instruction.op2_register());
+        let size = instruction.memory_size().size();
+        let index_size = match instruction.mnemonic() {
+            M::Vpgatherdd | M::Vpgatherdq | M::Vgatherdps | M::Vgatherdpd => 4,
+            _ => 8,
+        };
+        // As many as the narrower of index and data vectors holds.
+        let index_width = if instruction.memory_index().is_ymm() { 32 } else { 16 };
+        let data_width = if to.is_ymm() { 32 } else { 16 };
+        let elements = (index_width / index_size).min(data_width / size);
+        for n in 0..elements {
+            if self.element_of(mask, n, size) >> (8 * size - 1) & 1 != 0 {
+                let address = self.gathered_address(instruction, n, index_size);
+                let value = self.read_element(address, size)?;
+                self.set_element(to, n, size, value);
+            }
+            self.set_element(mask, n, size, 0);
+        }
+        for register in [to, mask] {
+            let kept = elements * size;
+            self.frame().vectors[register.number()][kept..].fill(0);
+        }
+        Ok(Then::Next)
+    }
+
+    fn gathered_address(&self, instruction: &Instruction, n: usize, index_size: usize) -> u64 {
+        use crate::cpu::segments::{FS, GS};
+        let cpu = self.cpu();
+        let index = self.element_of(instruction.memory_index(), n, index_size);
+        let index = if index_size == 4 { index as u32 as i32 as i64 as u64 } else { index };
+        let base = match instruction.memory_base() {
+            Register::None => 0,
+            base => self.register(base),
+        };
+        let segment = match instruction.memory_segment() {
+            Register::FS => cpu.segments[FS].base,
+            Register::GS => cpu.segments[GS].base,
+            _ => 0,
+        };
+        let scale = u64::from(instruction.memory_index_scale());
+        let sum = base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
+        let narrow = instruction.memory_base().size() == 4;
+        segment.wrapping_add(if narrow { sum & 0xffff_ffff } else { sum })
+    }
+
+    fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
+        self.with_memory(|cpu, memory| memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read)))
+    }
+
+    fn element_of(&self, register: Register, n: usize, size: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(&self.vector(register.number())[n * size..(n + 1) * size]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn set_element(&mut self, register: Register, n: usize, size: usize, value: u64) {
+        let vector = &mut self.frame().vectors[register.number()];
+        vector[n * size..(n + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
+    }
+
+    /// `maskmovdqu`: bytes of the first register whose mask byte has its top bit set go to [rdi].
+    pub(super) fn masked_bytes(&mut self, instruction: &Instruction) -> Done {
+        if instruction.mnemonic() == M::Maskmovq {
+            // The MMX form is as good as extinct.
+            return Err(crate::events::exception::Exception::ud().into());
+        }
+        let registers = (0..instruction.op_count()).filter(|&n| instruction.op_kind(n) == OpKind::Register);
+        let registers: Vec<Register> = registers.map(|n| instruction.op_register(n)).collect();
+        let (data, mask) = (*self.vector(registers[0].number()), *self.vector(registers[1].number()));
+        let segment = match instruction.memory_segment() {
+            Register::FS => self.cpu().segments[crate::cpu::segments::FS].base,
+            Register::GS => self.cpu().segments[crate::cpu::segments::GS].base,
+            _ => 0,
+        };
+        let start = self.cpu().gpr[RDI].wrapping_add(segment);
+        for n in (0..16).filter(|&n| mask[n] & 0x80 != 0) {
+            let address = start.wrapping_add(n as u64);
+            self.with_memory(|cpu, memory| {
+                memory.write_number(cpu, address, 1, data[n].into(), Access::by_operand(cpu, Intent::Write))
+            })?;
+        }
+        Ok(Then::Next)
+    }
+}

@@ -1,0 +1,162 @@
+//! Instructions that Rust carries out: privileged ones, those that need the whole state, and rare ones.
+//!
+//! The rooms in [`crate::cpu`] and [`crate::events`] know the rules; here each mnemonic finds its rule, and what the rule
+//! left to do (a flush, an exit, another privilege level) is done.
+
+mod registers;
+mod control;
+mod segments;
+mod state;
+mod strings;
+mod masked;
+
+use crate::classify::{Class, classify, uses_vector_state};
+use crate::cpu::control::Effect;
+use crate::cpu::{cr0, flags};
+use crate::events::exception::{Exception, Refusal};
+use crate::exit::Exit;
+use crate::memory::access::Fault;
+use crate::unit::Site;
+use crate::vcpu::Vcpu;
+use iced_x86::{Instruction, Mnemonic as M};
+
+/// Where the Guest goes after an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// On with the next one.
+    Next,
+    /// `rip` says.
+    Moved,
+}
+
+/// Why an instruction did not complete.
+pub(crate) enum Stop {
+    Exception(Exception),
+    Exit(Exit),
+}
+
+impl From<Exception> for Stop {
+    fn from(exception: Exception) -> Stop {
+        Stop::Exception(exception)
+    }
+}
+
+impl From<Exit> for Stop {
+    fn from(exit: Exit) -> Stop {
+        Stop::Exit(exit)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        match refusal {
+            Refusal::Exception(exception) => Stop::Exception(exception),
+            Refusal::Dead(death) => Stop::Exit(Exit::Dead(death)),
+        }
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        match fault {
+            Fault::Exception(exception) => Stop::Exception(exception),
+            // Operands of system instructions in a device's registers: no machine offers that.
+            Fault::NotRam { .. } => Stop::Exception(Exception::gp(0)),
+        }
+    }
+}
+
+/// What an instruction's execution ends with.
+pub(crate) type Done = Result<Then, Stop>;
+
+impl Vcpu {
+    /// A system site called.
+    pub(crate) fn system_site(&mut self) -> Result<(), Exit> {
+        self.statistics.system += 1;
+        let after_call = self.frame().site;
+        let Site::System { ref instruction, resumes, .. } = *self.site() else {
+            unreachable!("system calls come from system sites")
+        };
+        let instruction = **instruction;
+        let cpu = self.cpu_mut();
+        cpu.rip = instruction.ip();
+        cpu.interrupt_shadow = false;
+        let resets = self.cache.resets;
+        match self.execute(&instruction) {
+            Ok(Then::Next) => {
+                self.cpu_mut().rip = instruction.next_ip();
+                let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
+                if resumes && !ragged && resets == self.cache.resets && !self.written_over(after_call) {
+                    // The site's number is four bytes long; the code goes on behind it.
+                    self.resume = Some(after_call + 4);
+                }
+                Ok(())
+            }
+            Ok(Then::Moved) => Ok(()),
+            Err(Stop::Exception(exception)) => self.raise(exception),
+            Err(Stop::Exit(exit)) => Err(exit),
+        }
+    }
+
+    /// True when the unit that holds a host address is no longer what the Guest's bytes say.
+    fn written_over(&self, host: u64) -> bool {
+        self.cache.unit_at(host).is_none_or(|unit| !self.cache.unit(unit).alive)
+    }
+
+    /// Does what a change of control state left to do.
+    pub(crate) fn apply(&mut self, effect: Effect) {
+        self.with_reach(|spaces, reach| spaces.apply(reach, effect));
+    }
+
+    /// Carries one instruction out.
+    fn execute(&mut self, instruction: &Instruction) -> Done {
+        let switched_off = self.cpu().cr0 & (cr0::TS | cr0::EM) != 0 && uses_vector_state(instruction);
+        if switched_off {
+            return Err(self.vectors_off(instruction).into());
+        }
+        match instruction.mnemonic() {
+            _ if classify(instruction) == Class::Undefined => Err(Exception::ud().into()),
+            M::Cpuid | M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdpmc | M::Xgetbv | M::Xsetbv | M::Rdmsr | M::Wrmsr
+            | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase | M::In | M::Out | M::Hlt | M::Vmcall | M::Vmmcall => {
+                self.outward(instruction)
+            }
+            M::Cli | M::Sti | M::Cld | M::Std | M::Stac | M::Clac | M::Clts | M::Lmsw | M::Smsw | M::Invlpg | M::Invpcid
+            | M::Wbinvd | M::Invd | M::Pushfq | M::Pushf | M::Popfq | M::Popf => self.control(instruction),
+            M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => self.control(instruction),
+            M::Mov if instruction.op0_register().is_dr() || instruction.op1_register().is_dr() => self.control(instruction),
+            M::Swapgs | M::Syscall | M::Sysret | M::Sysretq | M::Iret | M::Iretd | M::Iretq | M::Int | M::Int3 | M::Int1
+            | M::Retf | M::Jmp | M::Call | M::Mov | M::Push | M::Pop | M::Lss | M::Lfs | M::Lgs | M::Lgdt | M::Lidt | M::Sgdt
+            | M::Sidt | M::Lldt | M::Ltr | M::Sldt | M::Str | M::Lar | M::Lsl | M::Verr | M::Verw | M::Enter | M::Leave
+            | M::Ret | M::Xlatb => self.segment_or_transfer(instruction),
+            M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 | M::Fxsave
+            | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.vector_area(instruction),
+            M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
+            _ if instruction.is_vsib() => self.gather(instruction),
+            _ if instruction.is_string_instruction() => self.string(instruction),
+            // What could not be encoded anew comes here too.
+            _ if matches!(classify(instruction), Class::Memory | Class::BitString) => {
+                self.play(instruction)?;
+                Ok(Then::Moved)
+            }
+            _ => Err(Exception::ud().into()),
+        }
+    }
+
+    /// The exception of a vector instruction while CR0.TS or CR0.EM is set (SDM vol. 3, table 2-2 and 2-3).
+    fn vectors_off(&self, instruction: &Instruction) -> Exception {
+        use iced_x86::CpuidFeature as F;
+        let x87 = instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
+        if self.cpu().cr0 & cr0::EM != 0 && !x87 { Exception::ud() } else { Exception::nm() }
+    }
+
+    /// Sets or clears flags.
+    fn set_flags(&mut self, flags: u64, on: bool) {
+        let cpu = self.cpu_mut();
+        if on { cpu.rflags |= flags } else { cpu.rflags &= !flags }
+    }
+
+    /// True when string instructions go downward.
+    fn downward(&self) -> bool {
+        self.cpu().rflags & flags::DF != 0
+    }
+}

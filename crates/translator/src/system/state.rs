@@ -1,0 +1,105 @@
+//! Saving and loading vector state: `fxsave`, `xsave` and their kin, on the buffer.
+//!
+//! The Guest's x87 and vector registers are the host's while it runs, so the host's own instruction does the work. Its
+//! mask is cut down to what the Guest enabled: the host may have state (AVX-512, protection keys) that the Guest must
+//! not see, and whose bytes would lie behind the area that `cpuid` announced. x87's instruction and data pointers would
+//! be the host's addresses of translated code; they read as zero.
+
+use super::{Done, Then};
+use crate::cpu::{RAX, RDX, cr4, xcr0};
+use crate::events::exception::Exception;
+use crate::memory::walk::{Access, Intent};
+use crate::vcpu::Vcpu;
+use iced_x86::{Code, Instruction, Mnemonic as M};
+
+/// Bytes of the legacy region.
+const LEGACY: usize = 512;
+/// The header behind it: which components are present, and whether the area is compact.
+const HEADER: usize = 64;
+/// Upper halves of sixteen ymm registers.
+const UPPER: usize = 256;
+/// Place of x87's instruction and data pointers in the legacy region.
+const POINTERS: std::ops::Range<usize> = 8..24;
+/// The bit of the header's second word that says "compact".
+const COMPACT: u64 = 1 << 63;
+
+impl Vcpu {
+    pub(super) fn vector_area(&mut self, instruction: &Instruction) -> Done {
+        let address = self.operand_address(instruction).unwrap_or(0);
+        let legacy = matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
+        if address & if legacy { 15 } else { 63 } != 0 {
+            return Err(Exception::gp(0).into());
+        }
+        if legacy {
+            let save = matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64);
+            return if save { self.save(instruction, address, LEGACY) } else { self.load_area(instruction, address, LEGACY) };
+        }
+        if self.cpu().cr4 & cr4::OSXSAVE == 0 {
+            return Err(Exception::ud().into());
+        }
+        let asked = self.cpu().gpr[RAX] & 0xffff_ffff | self.cpu().gpr[RDX] << 32;
+        let mask = asked & self.cpu().xcr0;
+        let size = LEGACY + HEADER + if mask & xcr0::AVX != 0 { UPPER } else { 0 };
+        let before = (self.cpu().gpr[RAX], self.cpu().gpr[RDX]);
+        self.cpu_mut().gpr[RAX] = mask & 0xffff_ffff;
+        self.cpu_mut().gpr[RDX] = mask >> 32;
+        let done = if matches!(instruction.mnemonic(), M::Xrstor | M::Xrstor64) {
+            self.restore(instruction, address, size)
+        } else {
+            // `xsaveopt` may leave out what the area is known to hold; the buffer holds other Guests' bytes.
+            let mut plain = *instruction;
+            match instruction.mnemonic() {
+                M::Xsaveopt => plain.set_code(Code::Xsave_mem),
+                M::Xsaveopt64 => plain.set_code(Code::Xsave64_mem),
+                _ => {}
+            }
+            self.save(&plain, address, size)
+        };
+        (self.cpu_mut().gpr[RAX], self.cpu_mut().gpr[RDX]) = before;
+        done
+    }
+
+    /// Runs a saving instruction: bytes it leaves alone stay as they are.
+    fn save(&mut self, instruction: &Instruction, address: u64, size: usize) -> Done {
+        let mut bytes = vec![0; size];
+        self.with_memory(|cpu, memory| {
+            memory.probe(cpu, address, size, Access::by_operand(cpu, Intent::Write))?;
+            memory.read_virtual(cpu, address, &mut bytes, Access::by_operand(cpu, Intent::Read))
+        })?;
+        self.bounce.write(address, &bytes);
+        self.run_snippet(instruction, address)??;
+        self.bounce.read(address, &mut bytes);
+        bytes[POINTERS].fill(0);
+        self.with_memory(|cpu, memory| {
+            memory.write_virtual(cpu, address, &bytes, Access::by_operand(cpu, Intent::Write))
+        })?;
+        Ok(Then::Next)
+    }
+
+    fn load_area(&mut self, instruction: &Instruction, address: u64, size: usize) -> Done {
+        let mut bytes = vec![0; size];
+        self.with_memory(|cpu, memory| {
+            memory.read_virtual(cpu, address, &mut bytes, Access::by_operand(cpu, Intent::Read))
+        })?;
+        self.bounce.write(address, &bytes);
+        self.run_snippet(instruction, address)??;
+        Ok(Then::Next)
+    }
+
+    /// `xrstor`: the header must not name what the Guest has not (SDM vol. 1, 13.8).
+    fn restore(&mut self, instruction: &Instruction, address: u64, size: usize) -> Done {
+        let mut header = [0; 16];
+        self.with_memory(|cpu, memory| {
+            let place = address.wrapping_add(LEGACY as u64);
+            memory.read_virtual(cpu, place, &mut header, Access::by_operand(cpu, Intent::Read))
+        })?;
+        let header = u128::from_le_bytes(header);
+        let (present, layout) = (header as u64, (header >> 64) as u64);
+        let enabled = self.cpu().xcr0;
+        if present & !enabled != 0 || layout & !(enabled | COMPACT) != 0 {
+            return Err(Exception::gp(0).into());
+        }
+        let needed = if present & xcr0::AVX != 0 { size } else { size.min(LEGACY + HEADER) };
+        self.load_area(instruction, address, needed)
+    }
+}

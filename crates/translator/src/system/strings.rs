@@ -1,0 +1,307 @@
+//! String instructions. Ordinary ones move as much as lies in one page on both sides at a time, with the host's own
+//! string instruction; the rest goes element by element. Registers always show what is done, so an instruction that
+//! faults or is interrupted goes on where it stopped.
+
+#![allow(unsafe_code)] // The host's string instructions, on Guest memory.
+
+use super::{Done, Then};
+use crate::cpu::{RAX, RCX, RDX, RSI, RDI, flags};
+use crate::exit::{Death, Exit};
+use crate::events::exception::Exception;
+use crate::memory::access::Fault;
+use crate::memory::walk::{Access, Intent, Paging, walk};
+use crate::play::Pending;
+use crate::vcpu::Vcpu;
+use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+
+/// Elements between two looks at whether somebody wants the vCPU.
+const BATCH: u64 = 4096;
+
+/// What a string instruction is made of.
+#[derive(Clone, Copy)]
+struct Shape {
+    size: u64,
+    repeat: bool,
+    /// Registers wrap at 32 bits.
+    narrow: bool,
+    /// Added to the source's offset.
+    source_base: u64,
+}
+
+impl Vcpu {
+    pub(super) fn string(&mut self, instruction: &Instruction) -> Done {
+        let shape = self.shape(instruction);
+        if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd) {
+            return self.port_string(instruction, shape);
+        }
+        let mut left = BATCH;
+        loop {
+            if shape.repeat && self.count(shape) == 0 {
+                return Ok(Then::Next);
+            }
+            let done = match self.batch(instruction, shape)? {
+                0 => match self.element(instruction, shape) {
+                    Ok(()) => 1,
+                    Err(Fault::Exception(exception)) => return Err(exception.into()),
+                    Err(Fault::NotRam { .. }) => {
+                        let what = "a string instruction on a device's registers";
+                        return Err(Exit::Dead(Death::UnsupportedInstruction { what, rip: instruction.ip() }).into());
+                    }
+                },
+                done => done,
+            };
+            if !shape.repeat || self.comparison_ends(instruction) {
+                return Ok(Then::Next);
+            }
+            left = left.saturating_sub(done);
+            if left == 0 || self.kicker.0.pending() {
+                if self.count(shape) == 0 {
+                    return Ok(Then::Next);
+                }
+                if self.kicker.0.pending() {
+                    return Ok(Then::Moved);
+                }
+                left = BATCH;
+            }
+        }
+    }
+
+    fn shape(&self, instruction: &Instruction) -> Shape {
+        let narrow = (0..instruction.op_count()).any(|n| {
+            matches!(instruction.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI)
+        });
+        let source_base = match instruction.segment_prefix() {
+            Register::FS => self.cpu().segments[crate::cpu::segments::FS].base,
+            Register::GS => self.cpu().segments[crate::cpu::segments::GS].base,
+            _ => 0,
+        };
+        let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+        Shape { size: instruction.memory_size().size() as u64, repeat, narrow, source_base }
+    }
+
+    fn index(&self, register: usize, shape: Shape) -> u64 {
+        let value = self.cpu().gpr[register];
+        if shape.narrow { value & 0xffff_ffff } else { value }
+    }
+
+    fn count(&self, shape: Shape) -> u64 {
+        self.index(RCX, shape)
+    }
+
+    fn source(&self, shape: Shape) -> u64 {
+        self.index(RSI, shape).wrapping_add(shape.source_base)
+    }
+
+    /// Counts `elements` as done in the registers.
+    fn advance(&mut self, shape: Shape, elements: u64, source: bool, destination: bool) {
+        let distance = shape.size.wrapping_mul(elements);
+        let distance = if self.downward() { distance.wrapping_neg() } else { distance };
+        let gpr = &mut self.cpu_mut().gpr;
+        let mut step = |register: usize, by: u64| {
+            let value = gpr[register].wrapping_add(by);
+            gpr[register] = if shape.narrow { value & 0xffff_ffff } else { value };
+        };
+        if source {
+            step(RSI, distance);
+        }
+        if destination {
+            step(RDI, distance);
+        }
+        if shape.repeat {
+            step(RCX, elements.wrapping_neg());
+        }
+    }
+
+    /// `repe` and `repne` stop when the flag says so.
+    fn comparison_ends(&self, instruction: &Instruction) -> bool {
+        let compares = matches!(
+            instruction.mnemonic(),
+            M::Scasb | M::Scasw | M::Scasd | M::Scasq | M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq
+        );
+        let equal = self.cpu().rflags & flags::ZF != 0;
+        compares && if instruction.has_repne_prefix() { equal } else { !equal }
+    }
+
+    /// The host bytes behind `address`, and how many there are up to the page's end; `None` when they must be reached
+    /// the slow way.
+    fn direct(&mut self, address: u64, write: bool) -> Result<Option<(*mut u8, u64)>, Exception> {
+        let intent = if write { Intent::Write } else { Intent::Read };
+        let access = Access::by_operand(self.cpu(), intent);
+        let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
+        let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(None) };
+        if write && self.ram.has_code(offset) {
+            return Ok(None);
+        }
+        Ok(Some((self.ram.writable(offset), 4096 - (address & 0xfff))))
+    }
+
+    /// Moves or stores a run of elements that lies in one page on each side; 0 when there is none.
+    fn batch(&mut self, instruction: &Instruction, shape: Shape) -> Result<u64, Exception> {
+        let moves = matches!(instruction.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq);
+        let stores = matches!(instruction.mnemonic(), M::Stosb | M::Stosw | M::Stosd | M::Stosq);
+        if !(moves || stores) || !shape.repeat || self.downward() {
+            return Ok(0);
+        }
+        let mut source = (std::ptr::null_mut(), u64::MAX);
+        if moves {
+            match self.direct(self.source(shape), false)? {
+                Some(found) => source = found,
+                None => return Ok(0),
+            }
+        }
+        let Some((to, room)) = self.direct(self.index(RDI, shape), true)? else { return Ok(0) };
+        let elements = self.count(shape).min(room / shape.size).min(source.1 / shape.size);
+        if elements == 0 {
+            return Ok(0);
+        }
+        let value = self.cpu().gpr[RAX];
+        // SAFETY: `direct` found `elements` elements at both places within one page of Guest memory each; the
+        // instructions copy them upward one after the other, which is what the Guest's own would do on overlap.
+        unsafe { repeat(to, moves.then_some(source.0), value, elements, shape.size) };
+        self.advance(shape, elements, moves, true);
+        Ok(elements)
+    }
+
+    /// One element, by the book.
+    fn element(&mut self, instruction: &Instruction, shape: Shape) -> Result<(), Fault> {
+        let size = shape.size as usize;
+        let (source, destination) = (self.source(shape), self.index(RDI, shape));
+        let kind = instruction.mnemonic();
+        let read = |vcpu: &mut Vcpu, address| {
+            vcpu.with_memory(|cpu, memory| memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read)))
+        };
+        let write = |vcpu: &mut Vcpu, value| {
+            vcpu.with_memory(|cpu, memory| {
+                memory.write_number(cpu, destination, size, value, Access::by_operand(cpu, Intent::Write))
+            })
+        };
+        let accumulator = self.cpu().gpr[RAX] & low(size);
+        match kind {
+            M::Movsb | M::Movsw | M::Movsd | M::Movsq => {
+                let value = read(self, source)?;
+                write(self, value)?;
+                self.advance(shape, 1, true, true);
+            }
+            M::Stosb | M::Stosw | M::Stosd | M::Stosq => {
+                write(self, accumulator)?;
+                self.advance(shape, 1, false, true);
+            }
+            M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
+                let value = read(self, source)?;
+                let register = [Register::AL, Register::AX, Register::EAX, Register::RAX][size.ilog2() as usize];
+                self.set_register(register, value);
+                self.advance(shape, 1, true, false);
+            }
+            M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
+                let value = read(self, destination)?;
+                self.compare(accumulator, value, size);
+                self.advance(shape, 1, false, true);
+            }
+            _ => {
+                let (first, second) = (read(self, source)?, read(self, destination)?);
+                self.compare(first, second, size);
+                self.advance(shape, 1, true, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// The flags of `first - second`.
+    fn compare(&mut self, first: u64, second: u64, size: usize) {
+        let sign = 1 << (8 * size - 1);
+        let result = first.wrapping_sub(second) & low(size);
+        let mut set = 0;
+        let mut when = |condition: bool, flag: u64| set |= if condition { flag } else { 0 };
+        when(first < second, flags::CF);
+        when((result as u8).count_ones() % 2 == 0, flags::PF);
+        when((first ^ second ^ result) & 16 != 0, flags::AF);
+        when(result == 0, flags::ZF);
+        when(result & sign != 0, flags::SF);
+        when((first ^ second) & (first ^ result) & sign != 0, flags::OF);
+        let cpu = self.cpu_mut();
+        cpu.rflags = cpu.rflags & !flags::ARITHMETIC | set;
+    }
+
+    /// `ins` and `outs`: each element is an exit.
+    fn port_string(&mut self, instruction: &Instruction, shape: Shape) -> Done {
+        if shape.repeat && self.count(shape) == 0 {
+            return Ok(Then::Next);
+        }
+        let (port, size) = (self.cpu().gpr[RDX] as u16, shape.size as u8);
+        self.check_port(port, size)?;
+        if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd) {
+            let destination = self.index(RDI, shape);
+            self.with_memory(|cpu, memory| {
+                memory.probe(cpu, destination, size.into(), Access::by_operand(cpu, Intent::Write))
+            })?;
+            self.pending = Some(Pending::Element { instruction: Box::new(*instruction) });
+            return Err(Exit::PortIn { port, size }.into());
+        }
+        let source = self.source(shape);
+        let value = self.with_memory(|cpu, memory| {
+            memory.read_number(cpu, source, size.into(), Access::by_operand(cpu, Intent::Read))
+        })?;
+        self.advance(shape, 1, true, false);
+        self.end_of_port_element(instruction, shape);
+        Err(Exit::PortOut { port, size, value: value as u32 }.into())
+    }
+
+    /// The answer to an `ins` element's exit.
+    pub(crate) fn store_element(&mut self, instruction: &Instruction, value: u64) -> Result<(), Exit> {
+        let shape = self.shape(instruction);
+        let destination = self.index(RDI, shape);
+        let written = self.with_memory(|cpu, memory| {
+            memory.write_number(cpu, destination, shape.size as usize, value, Access::by_operand(cpu, Intent::Write))
+        });
+        if let Err(Fault::Exception(exception)) = written {
+            return self.raise(exception);
+        }
+        self.advance(shape, 1, false, true);
+        self.end_of_port_element(instruction, shape);
+        Ok(())
+    }
+
+    fn end_of_port_element(&mut self, instruction: &Instruction, shape: Shape) {
+        if !shape.repeat || self.count(shape) == 0 {
+            self.cpu_mut().rip = instruction.next_ip();
+        }
+    }
+}
+
+fn low(size: usize) -> u64 {
+    u64::MAX >> (64 - 8 * size)
+}
+
+/// `rep movs` or `rep stos` of `count` elements of `size` bytes, upward.
+///
+/// # Safety
+/// `to`, and `from` if given, must be valid for `count * size` bytes.
+unsafe fn repeat(to: *mut u8, from: Option<*mut u8>, value: u64, count: u64, size: u64) {
+    use std::arch::asm;
+    macro_rules! run {
+        ($moves:literal, $stores:literal) => {
+            match from {
+                Some(from) => {
+                    // SAFETY: the caller vouches for both ranges.
+                    unsafe {
+                        asm!($moves, inout("rcx") count => _, inout("rsi") from => _, inout("rdi") to => _,
+                             options(nostack, preserves_flags))
+                    }
+                }
+                None => {
+                    // SAFETY: the caller vouches for the range.
+                    unsafe {
+                        asm!($stores, inout("rcx") count => _, in("rax") value, inout("rdi") to => _,
+                             options(nostack, preserves_flags))
+                    }
+                }
+            }
+        };
+    }
+    match size {
+        1 => run!("rep movsb", "rep stosb"),
+        2 => run!("rep movsw", "rep stosw"),
+        4 => run!("rep movsd", "rep stosd"),
+        _ => run!("rep movsq", "rep stosq"),
+    }
+}

@@ -1,0 +1,232 @@
+//! Host signals: what the host's processor says about generated code, and kicks.
+//!
+//! A fault inside a unit (a write to a read-only page, a division by zero, an address that is not canonical) becomes
+//! an exit: the handler notes what happened and lets the thread go on at the way out, with all Guest registers
+//! still in place. A kick makes the interrupted unit's ways out lead to Rust. Units therefore carry no checks for
+//! interrupts at all; measured elsewhere, a check at each unit's entry costs 3 to 7 % (facts/translation.md).
+
+#![allow(unsafe_code)] // Signal handlers and what they are handed.
+
+use crate::SetupError;
+use crate::cache::Cache;
+use crate::frame::{Fault, Frame};
+use crate::unit::UnitIndex;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+/// The signal a kick travels by. glibc keeps 32 and 33 for itself.
+pub fn kick_signal() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
+/// What a handler needs to know of the vCPU that runs on its thread.
+pub struct Running {
+    /// The frame generated code uses.
+    pub frame: *mut Frame,
+    /// Where its code is.
+    pub cache: *mut Cache,
+    /// The unit whose ways out the handler closed.
+    pub closed: Option<UnitIndex>,
+}
+
+thread_local! {
+    static RUNNING: Cell<*mut Running> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Tells this thread's handlers which vCPU runs, for as long as the guard lives.
+pub struct Attached;
+
+impl Attached {
+    /// `running` must stay where it is until the guard is dropped.
+    pub fn new(running: *mut Running) -> Attached {
+        RUNNING.set(running);
+        Attached
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        RUNNING.set(std::ptr::null_mut());
+    }
+}
+
+/// Signals that generated code can cause.
+const FAULTS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+
+/// Bytes of a thread's signal stack: a frame with AVX-512 state takes three kilobytes.
+const SIGNAL_STACK: usize = 64 << 10;
+
+static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] = [const { std::mem::MaybeUninit::uninit() }; 4];
+
+/// Installs the handlers, once for the process.
+pub fn install() -> Result<(), SetupError> {
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        for (n, signal) in FAULTS.into_iter().enumerate() {
+            if !handle(signal, on_fault as *const () as usize, Some(n)) {
+                result = Err(SetupError::host("cannot install a signal handler"));
+            }
+        }
+        if !handle(kick_signal(), on_kick as *const () as usize, None) {
+            result = Err(SetupError::host("cannot install a signal handler"));
+        }
+    });
+    result
+}
+
+fn handle(signal: i32, handler: usize, previous: Option<usize>) -> bool {
+    // SAFETY: an all-zero sigaction is a valid one.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+    let old = match previous {
+        // SAFETY: `install` runs once, so nobody else refers to the table.
+        Some(n) => unsafe { (&raw mut PREVIOUS[n]).cast() },
+        None => std::ptr::null_mut(),
+    };
+    // SAFETY: both structures are valid for the call.
+    unsafe { libc::sigaction(signal, &action, old) == 0 }
+}
+
+/// A signal stack for the current thread; while the Guest runs, `rsp` points at the frame, where none may be pushed.
+pub struct SignalStack {
+    memory: Vec<u8>,
+    previous: libc::stack_t,
+}
+
+impl SignalStack {
+    /// Makes the thread's handlers run on a stack of their own.
+    pub fn new() -> Result<SignalStack, SetupError> {
+        let mut memory = vec![0; SIGNAL_STACK];
+        let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIGNAL_STACK };
+        // SAFETY: an all-zero stack_t is a valid one.
+        let mut previous: libc::stack_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the memory lives until the previous stack is put back in `drop`.
+        if unsafe { libc::sigaltstack(&stack, &mut previous) } != 0 {
+            return Err(SetupError::host("cannot set a signal stack"));
+        }
+        Ok(SignalStack { memory, previous })
+    }
+}
+
+impl Drop for SignalStack {
+    fn drop(&mut self) {
+        debug_assert_eq!(self.memory.len(), SIGNAL_STACK);
+        // SAFETY: puts back what was there.
+        unsafe { libc::sigaltstack(&self.previous, std::ptr::null_mut()) };
+    }
+}
+
+extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let running = RUNNING.get();
+    // SAFETY: the kernel hands a handler valid structures.
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    let rip = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
+    if !running.is_null() {
+        // SAFETY: `Attached` vouches for it; the thread that uses it is this one, and stands still.
+        let running = unsafe { &mut *running };
+        // SAFETY: as above; the cache is not being changed, for generated code runs.
+        let cache = unsafe { &*running.cache };
+        if cache.arena.offset(rip).is_some() {
+            // SAFETY: as above.
+            let frame = unsafe { &mut *running.frame };
+            // SAFETY: the kernel hands a handler valid structures.
+            let address = unsafe { (*info).si_addr() } as u64;
+            // SAFETY: as above.
+            let code = unsafe { (*info).si_code };
+            frame.fault = Fault { rip, address, signal, code };
+            context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.fault as i64;
+            return;
+        }
+    }
+    pass_on(signal);
+}
+
+/// Not ours: let the previous handler have it when the instruction runs again.
+fn pass_on(signal: i32) {
+    let Some(n) = FAULTS.iter().position(|&s| s == signal) else { return };
+    // SAFETY: `install` filled the table before any handler could run.
+    let previous = unsafe { (&raw const PREVIOUS[n]).cast::<libc::sigaction>() };
+    // SAFETY: restores a disposition the process had.
+    unsafe { libc::sigaction(signal, previous, std::ptr::null_mut()) };
+}
+
+extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let running = RUNNING.get();
+    if running.is_null() {
+        return;
+    }
+    // SAFETY: `Attached` vouches for it; the thread that uses it is this one, and stands still.
+    let running = unsafe { &mut *running };
+    // SAFETY: the kernel hands a handler valid structures.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let rip = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
+    // SAFETY: as above; where `rip` is in the arena, no Rust of this thread is in the middle of changing the cache.
+    let cache = unsafe { &mut *running.cache };
+    if (cache.thunks.enter..cache.thunks.enter_end).contains(&rip) {
+        // The way in ends with a jump through the frame.
+        // SAFETY: as above.
+        unsafe { (*running.frame).target = cache.thunks.kicked };
+    } else if running.closed.is_none() && let Some(unit) = cache.unit_at(rip) {
+        cache.close(unit);
+        running.closed = Some(unit);
+    }
+    // Elsewhere Rust runs, or a thunk on its way to Rust: it looks at the flag before it enters again.
+}
+
+/// What wakes a vCPU, shared by everyone who may.
+#[derive(Debug, Default)]
+pub struct Kick {
+    asked: AtomicBool,
+    thread: AtomicI32,
+}
+
+impl Kick {
+    /// True once for every time it was asked for.
+    pub fn take(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::SeqCst)
+    }
+
+    /// True when asked for.
+    pub fn pending(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Address of the flag, which the way into generated code looks at.
+    pub fn flag(&self) -> u64 {
+        self.asked.as_ptr() as u64
+    }
+
+    /// The current thread runs the Guest now.
+    pub fn start(&self) {
+        // SAFETY: takes nothing, touches nothing.
+        self.thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+    }
+
+    /// No thread does.
+    pub fn stop(&self) {
+        self.thread.store(0, Ordering::SeqCst);
+    }
+}
+
+/// Makes a vCPU's `run` come back soon, from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Kicker(pub(crate) Arc<Kick>);
+
+impl Kicker {
+    /// The vCPU's current or next `run` returns [`crate::Exit::Kicked`].
+    pub fn kick(&self) {
+        self.0.asked.store(true, Ordering::SeqCst);
+        let thread = self.0.thread.load(Ordering::SeqCst);
+        // SAFETY: takes nothing, touches nothing.
+        let own = unsafe { libc::gettid() };
+        if thread != 0 && thread != own {
+            // SAFETY: sends a signal whose handler this crate installed to a thread of this process; a thread that
+            // ended in between makes the call fail, which is fine.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
+        }
+    }
+}

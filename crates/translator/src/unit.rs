@@ -1,0 +1,120 @@
+//! A unit: a run of Guest instructions and the host code made from it.
+
+use iced_x86::Instruction;
+
+/// What a translation depends on besides the bytes: part of a unit's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Mode {
+    /// Privilege level 3.
+    pub user: bool,
+    /// The stack pointer is not a multiple of eight, so that stack accesses may cross pages. Rare and slow.
+    pub ragged_stack: bool,
+    /// CR0.TS or CR0.EM: vector and x87 instructions fault.
+    pub vectors_off: bool,
+    /// One instruction, then back to Rust: for the instruction after `sti`.
+    pub one_step: bool,
+}
+
+impl Mode {
+    /// True when units of this mode hold one instruction and leave for Rust.
+    pub fn single(self) -> bool {
+        self.ragged_stack || self.one_step
+    }
+}
+
+/// A unit's number in the cache.
+pub type UnitIndex = u32;
+
+/// A unit's name: where the Guest sees it, where it really is, and how it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Guest-virtual address of the first instruction.
+    pub pc: u64,
+    /// Page of the memory file that holds the first byte.
+    pub page: u32,
+    /// See [`Mode`].
+    pub mode: Mode,
+}
+
+/// Where one Guest instruction begins in host code.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// Bytes from the unit's host start.
+    pub host: u32,
+    /// Bytes from the unit's first Guest instruction.
+    pub guest: u16,
+    /// Number of the Guest register that is in [`crate::frame::Frame::borrowed`] while the instruction itself runs.
+    pub borrowed: Option<u8>,
+    /// The Guest's flags are in [`crate::frame::Frame::saved_flags`] while the instruction itself runs.
+    pub flags_aside: bool,
+}
+
+/// A way out of a unit.
+#[derive(Debug, Clone, Copy)]
+pub enum Exit {
+    /// A `jmp` or `jcc` with a 32-bit distance, linked to its target when that is known.
+    Direct {
+        /// Just past the distance, in bytes from the unit's host start.
+        after: u32,
+        /// The stub that asks for the target.
+        stub: u32,
+        /// Guest-virtual target.
+        target: u64,
+        /// The unit it is linked to.
+        linked: Option<UnitIndex>,
+    },
+    /// The `jmp [table]` of a computed target: eight bytes that a kick replaces.
+    Table {
+        /// Its first byte, from the unit's host start.
+        at: u32,
+        /// Its displacement.
+        disp: i32,
+    },
+}
+
+/// Why generated code calls a thunk: what stands behind a site number.
+#[derive(Debug, Clone)]
+pub enum Site {
+    /// No usable entry for the address in the scratch register: fill the table or play the instruction by hand.
+    Memory { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, flags_aside: bool, part: Part },
+    /// A direct exit that is not linked yet.
+    Link { unit: UnitIndex, exit: u32 },
+    /// An instruction that Rust carries out.
+    System { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, resumes: bool },
+}
+
+/// Which access of an instruction misses: most have one; a call through memory has its operand and its push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The explicit memory operand; `write` when it may be written.
+    Operand { size: u16, write: bool },
+    /// The eight bytes a push writes.
+    Push,
+    /// The eight bytes a pop reads.
+    Pop,
+}
+
+/// A finished unit.
+#[derive(Debug)]
+pub struct Unit {
+    /// Its name.
+    pub key: Key,
+    /// Guest bytes it covers.
+    pub length: u16,
+    /// The second page of the memory file it read, when its last instruction crosses a page.
+    pub second_page: Option<u32>,
+    /// Offset of the host code in the arena; computed jumps enter here and are checked.
+    pub start: u32,
+    /// Offset of the entry for linked jumps, from `start`.
+    pub entry: u32,
+    /// Bytes of host code.
+    pub size: u32,
+    /// Instruction starts, ascending.
+    pub marks: Vec<Mark>,
+    /// Ways out.
+    pub exits: Vec<Exit>,
+    /// Direct exits of other units that are linked here: (unit, exit).
+    pub incoming: Vec<(UnitIndex, u32)>,
+    /// False once the Guest changed the bytes or the mapping.
+    pub alive: bool,
+}

@@ -1,0 +1,333 @@
+//! A processor: what it is made of, and its public face.
+
+#![allow(unsafe_code)] // The frame is shared with generated code, so it is reached through a pointer.
+
+use crate::cache::Cache;
+use crate::cpu::cpuid::Cpuid;
+use crate::cpu::{Cpu, flags};
+use crate::events::deliver::{Event, Shutdown, deliver};
+use crate::exit::Exit;
+use crate::frame::{Frame, FrameMapping};
+use crate::memory::access::GuestMemory;
+use crate::memory::ram::Ram;
+use crate::play::Pending;
+use crate::rewrite::Tools;
+use crate::spaces::{Reach, Spaces};
+use crate::trap::{self, Kicker, Running};
+use std::sync::Arc;
+
+/// One leaf of `cpuid`'s answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuidLeaf {
+    /// eax asked.
+    pub leaf: u32,
+    /// ecx asked.
+    pub subleaf: u32,
+    /// eax, ebx, ecx, edx answered.
+    pub answer: [u32; 4],
+}
+
+/// What a vCPU is made with.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Number of this vCPU: its APIC identity in `cpuid`.
+    pub index: u32,
+    /// How many vCPUs the machine has.
+    pub count: u32,
+    /// Leaves the machine adds to the processor's own (the hypervisor range 0x4000_0000).
+    pub cpuid: Vec<CpuidLeaf>,
+}
+
+/// State a 64-bit boot loader hands over (Linux x86 boot protocol, "64-bit boot protocol").
+#[derive(Debug, Clone, Copy)]
+pub struct LongModeEntry {
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Second argument register: the address of the boot parameters.
+    pub rsi: u64,
+    /// Page-table root; the tables identity-map at least the kernel, the boot parameters and the command line.
+    pub cr3: u64,
+    /// Descriptor table with __BOOT_CS (0x10) and __BOOT_DS (0x18).
+    pub gdt: u64,
+    /// Its size in bytes minus one.
+    pub gdt_limit: u16,
+}
+
+/// Why a vCPU could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The host refused memory, a timer or a signal.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was asked for.
+        what: &'static str,
+        /// Its answer.
+        source: std::io::Error,
+    },
+    /// The host's processor lacks something.
+    #[error("this processor lacks {0}, which the translator needs")]
+    Processor(&'static str),
+}
+
+impl SetupError {
+    /// The host's last error.
+    pub(crate) fn host(what: &'static str) -> SetupError {
+        SetupError::Host { what, source: std::io::Error::last_os_error() }
+    }
+}
+
+/// What a vCPU did so far, in counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Times generated code was entered.
+    pub entries: u64,
+    /// Units translated.
+    pub units: u64,
+    /// Guest instructions translated.
+    pub instructions: u64,
+    /// Entries made in the addend tables.
+    pub fills: u64,
+    /// Accesses played by hand: page crossings, devices, writes to code.
+    pub played: u64,
+    /// Instructions carried out in Rust.
+    pub system: u64,
+    /// Targets looked up.
+    pub lookups: u64,
+    /// Exits linked.
+    pub links: u64,
+    /// Host faults.
+    pub faults: u64,
+    /// Events delivered.
+    pub events: u64,
+    /// Address spaces emptied.
+    pub flushes: u64,
+    /// Times the code cache started over.
+    pub resets: u64,
+    /// Bytes of generated code.
+    pub code_bytes: u64,
+    /// Bytes of addend tables.
+    pub table_bytes: u64,
+}
+
+/// A processor. See the crate's documentation for the tour.
+pub struct Vcpu {
+    pub(crate) ram: Arc<Ram>,
+    pub(crate) frames: FrameMapping,
+    pub(crate) cache: Box<Cache>,
+    pub(crate) spaces: Spaces,
+    pub(crate) tools: Tools,
+    pub(crate) cpuid: Cpuid,
+    pub(crate) kicker: Kicker,
+    pub(crate) running: Box<Running>,
+    /// An exit's unfinished business.
+    pub(crate) pending: Option<Pending>,
+    /// Host address to go on at, when that is not the entry of a unit.
+    pub(crate) resume: Option<u64>,
+    pub(crate) window: bool,
+    /// What gs was last set to on the thread that runs.
+    pub(crate) view: u64,
+    pub(crate) bounce: crate::play::Bounce,
+    pub(crate) statistics: Statistics,
+}
+
+impl Vcpu {
+    /// A processor in its state after power-on; `ram` is shared by all vCPUs of the machine.
+    ///
+    /// # Errors
+    /// When the host's processor lacks what generated code uses, or the host refuses memory.
+    pub fn new(ram: Arc<Ram>, options: Options) -> Result<Vcpu, SetupError> {
+        check_processor()?;
+        trap::install()?;
+        let frames = FrameMapping::new()?;
+        let cpuid = Cpuid::of_host(&options);
+        let cache = Box::new(Cache::new()?);
+        let mut spaces = Spaces::new()?;
+        spaces.forget_all_code(&frames, cache.thunks.lookup);
+        let frame = frames.frame();
+        // SAFETY: the mapping is fresh, large enough and aligned; nobody else knows it yet.
+        unsafe { (&raw mut (*frame).cpu).write(Cpu::at_power_on(cpuid.xcr0())) };
+        let mut running = Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None });
+        let mut cache = cache;
+        running.cache = &raw mut *cache;
+        let mut vcpu = Vcpu {
+            ram,
+            frames,
+            cache,
+            spaces,
+            tools: Tools::new(),
+            cpuid,
+            kicker: Kicker::default(),
+            running,
+            pending: None,
+            resume: None,
+            window: false,
+            view: 0,
+            bounce: crate::play::Bounce::new(),
+            statistics: Statistics::default(),
+        };
+        let kick = vcpu.kicker.0.flag();
+        let frame = vcpu.frame();
+        frame.page_mask = 0xffff_ffff_f000;
+        frame.stack_mask = 7;
+        frame.mxcsr = 0x1f80;
+        frame.kick = kick;
+        Ok(vcpu)
+    }
+
+    /// Puts the processor where a 64-bit boot loader leaves it.
+    pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
+        self.cpu_mut().enter_long_mode(&entry);
+        let effect = crate::cpu::control::Effect { flush_all: true, address_space_changed: true, ..Default::default() };
+        self.apply(effect);
+    }
+
+    /// Answers `PortIn`, `MmioRead` or `ReadMsr`.
+    pub fn reply(&mut self, value: u64) {
+        self.finish(Some(value));
+    }
+
+    /// Refuses `ReadMsr` or `WriteMsr`: the Guest gets #GP(0).
+    pub fn refuse(&mut self) {
+        self.finish(None);
+    }
+
+    /// True when an interrupt would be taken now: IF set and no shadow.
+    pub fn interruptible(&self) -> bool {
+        self.cpu().rflags & flags::IF != 0 && !self.cpu().interrupt_shadow && self.pending.is_none()
+    }
+
+    /// Delivers an external interrupt; only while [`Self::interruptible`]. A Guest that cannot take it shuts down:
+    /// the next `run` says so.
+    pub fn interrupt(&mut self, vector: u8) {
+        debug_assert!(self.interruptible());
+        self.resume = None;
+        if let Err(exit) = self.deliver(Event::Interrupt(vector)) {
+            self.pending = Some(Pending::Over(exit));
+        }
+    }
+
+    /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest is interruptible.
+    pub fn request_interrupt_window(&mut self, on: bool) {
+        self.window = on;
+    }
+
+    /// The handle other threads wake this vCPU with.
+    pub fn kicker(&self) -> Kicker {
+        self.kicker.clone()
+    }
+
+    /// Guest TSC minus host TSC, for paravirtual clocks.
+    pub fn tsc_offset(&self) -> u64 {
+        self.cpu().tsc_offset
+    }
+
+    /// A general register by encoding number, for hypercalls and reports.
+    pub fn gpr(&self, number: usize) -> u64 {
+        self.cpu().gpr[number]
+    }
+
+    /// Sets a general register by encoding number.
+    pub fn set_gpr(&mut self, number: usize, value: u64) {
+        self.cpu_mut().gpr[number] = value;
+    }
+
+    /// The flags register, for tests and reports.
+    pub fn rflags(&self) -> u64 {
+        self.cpu().rflags
+    }
+
+    /// The architectural state, for tests and reports.
+    pub fn cpu(&self) -> &Cpu {
+        // SAFETY: generated code runs only inside `enter`, which borrows the vCPU mutably.
+        unsafe { &(*self.frames.frame()).cpu }
+    }
+
+    /// The same, to change it between runs. A change of paging or privilege needs what the system instructions do.
+    pub fn cpu_mut(&mut self) -> &mut Cpu {
+        &mut self.frame().cpu
+    }
+
+    /// ymm0 to ymm15 between runs, for tests.
+    pub fn vectors(&mut self) -> &mut [[u8; 32]; 16] {
+        &mut self.frame().vectors
+    }
+
+    pub(crate) fn vector(&self, number: usize) -> &[u8; 32] {
+        // SAFETY: as in `cpu`.
+        unsafe { &(*self.frames.frame()).vectors[number] }
+    }
+
+    /// MXCSR between runs, for tests.
+    pub fn mxcsr(&mut self) -> &mut u32 {
+        &mut self.frame().mxcsr
+    }
+
+    /// Where the Guest is, for reports.
+    pub fn rip(&self) -> u64 {
+        self.cpu().rip
+    }
+
+    /// What happened so far.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            fills: self.spaces.tables.fills,
+            flushes: self.spaces.flushes,
+            resets: self.cache.resets,
+            code_bytes: self.cache.arena.used() as u64,
+            table_bytes: self.spaces.tables.resident(),
+            ..self.statistics
+        }
+    }
+
+    pub(crate) fn frame(&mut self) -> &mut Frame {
+        // SAFETY: the mapping lives as long as the vCPU; generated code runs only inside `enter`, which uses no
+        // reference to it.
+        unsafe { &mut *self.frames.frame() }
+    }
+
+    /// Everything a change of mapping acts on, beside the spaces themselves.
+    pub(crate) fn with_reach<T>(&mut self, act: impl FnOnce(&mut Spaces, &mut Reach) -> T) -> T {
+        // SAFETY: as in `cpu`; `act` reads the state and does not reach the frame another way.
+        let cpu = unsafe { &(*self.frames.frame()).cpu };
+        let mut reach = Reach { cpu, ram: &self.ram, cache: &mut self.cache, jumps: &self.frames };
+        act(&mut self.spaces, &mut reach)
+    }
+
+    /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.
+    pub(crate) fn with_memory<T>(&mut self, act: impl FnOnce(&mut Cpu, &mut GuestMemory) -> T) -> T {
+        let ram = self.ram.clone();
+        let mut memory = GuestMemory::new(&ram);
+        let result = act(self.cpu_mut(), &mut memory);
+        let writes = memory.take_code_writes();
+        if !writes.is_empty() {
+            self.drop_written_code(&writes);
+        }
+        result
+    }
+
+    /// Delivers an event at the current instruction.
+    pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Exit> {
+        self.statistics.events += 1;
+        self.resume = None;
+        let done = self.with_memory(|cpu, memory| {
+            cpu.interrupt_shadow = false;
+            deliver(cpu, memory, event)
+        });
+        done.map_err(|shutdown| match shutdown {
+            Shutdown::TripleFault => Exit::TripleFault,
+            Shutdown::Dead(death) => Exit::Dead(death),
+        })
+    }
+}
+
+/// Generated code saves flags with `lahf`, gathers page numbers with `pext`, keeps ymm registers and sets gs itself.
+fn check_processor() -> Result<(), SetupError> {
+    let has = |present, what| if present { Ok(()) } else { Err(SetupError::Processor(what)) };
+    has(std::is_x86_feature_detected!("bmi2"), "BMI2 (Intel since Haswell, AMD since Excavator)")?;
+    has(std::is_x86_feature_detected!("avx2"), "AVX2 (Intel since Haswell, AMD since Excavator)")?;
+    // SAFETY: asks for a word of the auxiliary vector.
+    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
+    has(hwcap2 & 2 != 0, "FSGSBASE for programs (Linux 5.9 or newer on a processor since Ivy Bridge)")
+}
