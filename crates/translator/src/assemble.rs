@@ -364,7 +364,8 @@ mod tests {
         assert_eq!(shown(|c| c.test8(Reg(9), 7)), "test r9b,7h;");
         assert_eq!(shown(|c| c.constant(S0, u64::MAX)), "mov r10,0FFFFFFFFFFFFFFFFh;");
         assert_eq!(shown(|c| c.wrgsbase(S0)), "wrgsbase r10;");
-        let jump = |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
+        let jump =
+            |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
         assert_eq!(shown(jump), "jmp qword ptr [rsp+r11*8+1000h];");
         assert!(shown(|c| c.vectors(Mem::frame(64), true)).contains("vmovups [rsp+200h],ymm14"));
         assert_eq!(shown(|c| c.pop_memory(Mem::frame(16))), "pop qword ptr [rsp+10h];");

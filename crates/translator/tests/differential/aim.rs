@@ -66,7 +66,6 @@ impl Aim {
             10..14 => FAR.start + random.below(FAR.pages * PAGE - 64),
             14..20 => DATA.start + PAGE * (1 + random.below(3)) - back,
             20 if random.once_in(4) => 0x0000_8000_0000_0000 - back,
-            20 if self.user && random.once_in(3) => crate::stubs::SUPERVISOR + random.below(PAGE),
             21..40 => DATA.start + random.below(DATA.pages * PAGE - 1024),
             _ => DATA.start + random.below(DATA.pages * PAGE / 64 - 16) * 64,
         }

@@ -86,8 +86,6 @@ pub struct Case {
     pub patches: Vec<(u64, u64)>,
     /// Privilege level in the Guest: 3 or 0. Natively it is always 3.
     pub ring: u8,
-    /// Flags that no manual defines after this code.
-    pub undefined_flags: u64,
 }
 
 /// How many changed bytes an answer can hold: more than any one instruction writes, `rep` and `xsave` included.

@@ -106,6 +106,7 @@ pub fn why_not(code: Code) -> Option<&'static str> {
         }
         Pop if matches!(info.op0_kind(), OpCodeOperandKind::fs | OpCodeOperandKind::gs) => Some("as lfs"),
         Mov if info.op0_kind() == OpCodeOperandKind::seg_reg => Some("as lfs"),
+        Reservednop => Some("vendors do not reserve the same ones"),
         Fldenv | Fnstenv | Frstor | Fnsave | Fxsave | Fxsave64 | Fxrstor | Fxrstor64 => {
             Some("the image holds the host address of the last x87 instruction")
         }

@@ -7,10 +7,11 @@
 use crate::aim::Aim;
 use crate::case::{Case, State};
 use crate::encode::{Encoded, decode, encode};
+use crate::flags::Undefined;
 use crate::forms;
 use crate::random::Random;
 use crate::world::{CODE, FAR, PAGE, SLOT, SLOT_HEAD, SLOTS, STACK};
-use iced_x86::{Code, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, RflagsBits};
+use iced_x86::{Code, FlowControl, InstructionInfoFactory, OpAccess};
 
 /// How often an instruction is drawn anew when it cannot be aimed.
 const TRIES: usize = 30;
@@ -43,7 +44,7 @@ struct Builder {
     memory_seed: u64,
     parts: Vec<Encoded>,
     length: usize,
-    undefined: u32,
+    undefined: Undefined,
     facts: InstructionInfoFactory,
 }
 
@@ -55,7 +56,16 @@ impl Builder {
         let memory_seed = random.bits();
         let facts = InstructionInfoFactory::new();
         let aim = Aim::new(state, ring3);
-        Builder { random, aim, seed, memory_seed, parts: Vec::new(), length: 0, undefined: 0, facts }
+        Builder {
+            random,
+            aim,
+            seed,
+            memory_seed,
+            parts: Vec::new(),
+            length: 0,
+            undefined: Undefined::default(),
+            facts,
+        }
     }
 
     /// Appends an instruction of this form; false when that did not succeed.
@@ -69,7 +79,7 @@ impl Builder {
             }
             let Some(mut drawn) = encode(&mut self.random, code, rip) else { continue };
             // A result that depends on a flag nobody defines is nobody's mistake.
-            if drawn.instruction.rflags_read() & self.undefined != 0 {
+            if self.undefined.matters_to(&drawn.instruction) {
                 return false;
             }
             let before = self.aim.clone();
@@ -97,18 +107,7 @@ impl Builder {
                 self.aim.written |= 1 << used.register().full_register().number();
             }
         }
-        // A shift by a register may be by nothing, `rep` may do nothing: then what was undefined before still is.
-        let instruction = &part.instruction;
-        let sure = instruction.op_count() < 2
-            || instruction.op1_register() != iced_x86::Register::CL && !instruction.is_string_instruction();
-        if sure {
-            self.undefined &= !instruction.rflags_modified();
-        }
-        self.undefined |= instruction.rflags_undefined();
-        // Rotates by an immediate: iced calls OF undefined for counts other than one, which is what the manual says.
-        if instruction.mnemonic() == Mnemonic::Popfq || instruction.mnemonic() == Mnemonic::Popf {
-            self.undefined = 0;
-        }
+        self.undefined.pass(&part.instruction);
     }
 
     /// Lets near branches go to the start of a later instruction or to the traps behind, and puts the bytes together.
@@ -139,7 +138,6 @@ impl Builder {
             memory_seed: self.memory_seed,
             patches: self.aim.patches,
             ring: if self.aim.user { 3 } else { 0 },
-            undefined_flags: real_flags(self.undefined),
         }
     }
 }
@@ -216,18 +214,4 @@ fn vectors(random: &mut Random, state: &mut State) {
         state.vectors[place..place + 8].copy_from_slice(&whole.to_le_bytes());
         state.vectors[place + 8..place + 10].copy_from_slice(&(exponent | sign).to_le_bytes());
     }
-}
-
-/// iced's flag numbering to the processor's.
-fn real_flags(iced: u32) -> u64 {
-    let pairs = [
-        (RflagsBits::CF, 0),
-        (RflagsBits::PF, 2),
-        (RflagsBits::AF, 4),
-        (RflagsBits::ZF, 6),
-        (RflagsBits::SF, 7),
-        (RflagsBits::DF, 10),
-        (RflagsBits::OF, 11),
-    ];
-    pairs.iter().filter(|(bit, _)| iced & bit != 0).fold(0, |flags, (_, place)| flags | 1 << place)
 }

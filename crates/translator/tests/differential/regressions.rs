@@ -36,7 +36,7 @@ fn parse(line: &str, number: u64, ring: u8) -> Case {
     for setting in registers.split_whitespace() {
         set(&mut state, setting);
     }
-    Case { seed: number, code, state, memory_seed: number, patches: Vec::new(), ring, undefined_flags: 0 }
+    Case { seed: number, code, state, memory_seed: number, patches: Vec::new(), ring }
 }
 
 fn set(state: &mut State, setting: &str) {
