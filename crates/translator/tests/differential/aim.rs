@@ -3,7 +3,7 @@
 use crate::case::State;
 use crate::encode::Encoded;
 use crate::random::Random;
-use crate::world::{CONSTANT, DATA, FAR, PAGE, SLOT, STACK, index};
+use crate::world::{CONSTANT, DATA, FAR, PAGE, STACK, TRAPS, TRAPS_LONG, index};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// The state being made up, and what of it is settled.
@@ -207,8 +207,7 @@ impl Aim {
 
     /// Indirect branches and returns go to the traps behind the code, now and then to an address that is none.
     fn flow(&mut self, random: &mut Random, instruction: &Instruction, place: u64) -> bool {
-        let traps = (self.state.rip & !(SLOT - 1)) + SLOT - 16 + random.below(8);
-        let traps = if traps < self.state.rip + 160 { self.state.rip + 160 + random.below(8) } else { traps };
+        let traps = self.state.rip + TRAPS + random.below(TRAPS_LONG);
         let goal = match random.below(16) {
             0 => 0x0000_8000_0000_0000 + random.below(64),
             1 => DATA.start + random.below(64),

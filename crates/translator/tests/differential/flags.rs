@@ -32,8 +32,11 @@ impl Undefined {
 
 /// A shift by a register may be by nothing and `rep` may do nothing: then the flags stay as they were.
 fn surely_runs(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    let shifts =
+        matches!(instruction.mnemonic(), Rol | Ror | Rcl | Rcr | Shl | Sal | Shr | Sar | Shld | Shrd);
     let by_register = (1..instruction.op_count()).any(|i| instruction.op_register(i) == Register::CL);
-    !by_register && !instruction.is_string_instruction()
+    !(shifts && by_register) && !instruction.is_string_instruction()
 }
 
 /// The flags (as bits of the flags register) that mean nothing when the code stopped at `rip`.

@@ -10,13 +10,11 @@ use crate::encode::{Encoded, decode, encode};
 use crate::flags::Undefined;
 use crate::forms;
 use crate::random::Random;
-use crate::world::{CODE, FAR, PAGE, SLOT, SLOT_HEAD, SLOTS, STACK};
+use crate::world::{CODE, FAR, MOST_CODE, PAGE, SLOT, SLOT_HEAD, SLOTS, STACK};
 use iced_x86::{Code, FlowControl, InstructionInfoFactory, OpAccess};
 
 /// How often an instruction is drawn anew when it cannot be aimed.
 const TRIES: usize = 30;
-/// Bytes of code that a slot may hold, with room for traps behind.
-const MOST_CODE: usize = 120;
 
 /// One instruction of this form; None when chance found no way to write it.
 pub fn single(seed: u64, number: u64, code: Code) -> Option<Case> {

@@ -15,10 +15,17 @@ pub const PAGE: u64 = 4096;
 
 /// First address of the code slots.
 pub const CODE: u64 = 0x2000_0000;
-/// Bytes of one slot: room for a sequence and for the traps around it.
-pub const SLOT: u64 = 256;
+/// Bytes of one slot: room for a sequence, for the traps around it, and for the tail of the slot before.
+pub const SLOT: u64 = 512;
 /// A case's code begins at least this far into its slot; what is before belongs to the tail of the previous slot.
-pub const SLOT_HEAD: u64 = 64;
+pub const SLOT_HEAD: u64 = 160;
+/// Longest code of a case.
+pub const MOST_CODE: usize = 120;
+/// Where indirect branches go: so far behind the code's first byte are only traps, even in a tail.
+pub const TRAPS: u64 = MOST_CODE as u64 + 8;
+/// How many of these traps there are.
+pub const TRAPS_LONG: u64 = 16;
+const _: () = assert!(TRAPS + TRAPS_LONG < SLOT_HEAD, "the traps lie inside the slot or its tail");
 /// How many slots there are. A slot is used once per Guest, as the host cannot tell the Guest that it rewrote code.
 pub const SLOTS: u64 = 0x100_0000 / SLOT;
 
