@@ -381,7 +381,8 @@ mod tests {
         assert_eq!(shown(|c| c.mov32(RAX, RAX)), "mov eax,eax;");
         assert_eq!(shown(|c| c.and_memory32(Mem::at(FRAME, 8), 1)), "and dword ptr [rsp+8h],1h;");
         assert_eq!(shown(|c| c.load_selector(S0, Mem::at(FRAME, 8))), "movzx r10d,word ptr [rsp+8h];");
-        let jump = |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
+        let jump =
+            |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
         assert_eq!(shown(jump), "jmp qword ptr [rsp+r11*8+1000h];");
         assert!(shown(|c| c.vectors(Mem::frame(64), true)).contains("vmovups [rsp+200h],ymm14"));
         assert_eq!(shown(|c| c.pop_memory(Mem::frame(16))), "pop qword ptr [rsp+10h];");

@@ -93,7 +93,10 @@ impl Vcpu {
         self.statistics.faults += 1;
         let fault = self.frame().fault;
         let unit = self.cache.unit_at(fault.rip).unwrap_or_else(|| {
-            panic!("a host fault outside any unit: signal {} at {:#x}, address {:#x}", fault.signal, fault.rip, fault.address)
+            panic!(
+                "a host fault outside any unit: signal {} at {:#x}, address {:#x}",
+                fault.signal, fault.rip, fault.address
+            )
         });
         let instruction = self.rewind(unit, fault.rip);
         match fault.signal {
@@ -136,7 +139,8 @@ impl Vcpu {
     }
 
     fn protection_fault(&self, instruction: &Instruction) -> Exception {
-        let stack = matches!(instruction.memory_segment(), Register::SS) || classify(instruction) == Class::Stack;
+        let stack =
+            matches!(instruction.memory_segment(), Register::SS) || classify(instruction) == Class::Stack;
         let canonical = self.operand_address(instruction).is_none_or(canonical);
         if stack && !canonical { Exception::ss(0) } else { Exception::gp(0) }
     }
@@ -211,7 +215,11 @@ pub(crate) fn arithmetic_fault(instruction: &Instruction) -> Exception {
     use iced_x86::CpuidFeature as F;
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         Exception::de()
-    } else if instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX)) {
+    } else if instruction
+        .cpuid_features()
+        .iter()
+        .any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
+    {
         Exception::mf()
     } else {
         Exception::xm()

@@ -231,7 +231,8 @@ impl Vcpu {
                 unit: self.cache.units.len() as UnitIndex,
                 first_site: self.cache.sites.len() as u32,
             };
-            let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
+            let rewritten =
+                rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
             let Some(start) = self.cache.arena.append(&rewritten.code) else {
                 assert_eq!(attempt, 0, "an empty arena holds any unit");
                 self.start_over();
@@ -264,7 +265,9 @@ impl Vcpu {
     fn live_after(&self, key: Key, block: &Block, bytes: &[u8]) -> u32 {
         let Some((last, _)) = block.instructions.last() else { return liveness::ALL };
         let target = match last.flow_control() {
-            iced_x86::FlowControl::UnconditionalBranch | iced_x86::FlowControl::Call => last.near_branch_target(),
+            iced_x86::FlowControl::UnconditionalBranch | iced_x86::FlowControl::Call => {
+                last.near_branch_target()
+            }
             _ if !block.leaves => last.next_ip(),
             _ => return liveness::ALL,
         };

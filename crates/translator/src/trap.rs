@@ -58,7 +58,8 @@ const FAULTS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGIL
 /// Bytes of a thread's signal stack: a frame with AVX-512 state takes three kilobytes.
 const SIGNAL_STACK: usize = 64 << 10;
 
-static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] = [const { std::mem::MaybeUninit::uninit() }; 4];
+static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] =
+    [const { std::mem::MaybeUninit::uninit() }; 4];
 
 /// Installs the handlers, once for the process.
 pub fn install() -> Result<(), SetupError> {
@@ -170,7 +171,9 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         // The way in ends with a jump through the frame.
         // SAFETY: as above.
         unsafe { (*running.frame).target = cache.thunks.kicked };
-    } else if running.closed.is_none() && let Some(unit) = cache.unit_at(rip) {
+    } else if running.closed.is_none()
+        && let Some(unit) = cache.unit_at(rip)
+    {
         cache.close(unit);
         running.closed = Some(unit);
     }

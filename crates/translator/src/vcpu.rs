@@ -178,7 +178,11 @@ impl Vcpu {
     /// Puts the processor where a 64-bit boot loader leaves it.
     pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
         self.cpu_mut().enter_long_mode(&entry);
-        let effect = crate::cpu::control::Effect { flush_all: true, address_space_changed: true, ..Default::default() };
+        let effect = crate::cpu::control::Effect {
+            flush_all: true,
+            address_space_changed: true,
+            ..Default::default()
+        };
         self.apply(effect);
     }
 

@@ -68,8 +68,19 @@ pub struct Thunks {
 
 /// Guest registers with a host register of their own.
 const HOMES: [(usize, Reg); 13] = [
-    (1, Reg(1)), (2, Reg(2)), (3, Reg(3)), (5, Reg(5)), (6, Reg(6)), (7, Reg(7)), (8, Reg(8)), (4, GUEST_RSP),
-    (12, Reg(12)), (13, Reg(13)), (14, Reg(14)), (15, Reg(15)), (0, RAX),
+    (1, Reg(1)),
+    (2, Reg(2)),
+    (3, Reg(3)),
+    (5, Reg(5)),
+    (6, Reg(6)),
+    (7, Reg(7)),
+    (8, Reg(8)),
+    (4, GUEST_RSP),
+    (12, Reg(12)),
+    (13, Reg(13)),
+    (14, Reg(14)),
+    (15, Reg(15)),
+    (0, RAX),
 ];
 
 /// Registers the System V ABI makes us keep.

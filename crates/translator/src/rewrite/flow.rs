@@ -161,8 +161,5 @@ impl Rewriter<'_> {
 
 fn counts_in_32_bits(instruction: &Instruction) -> bool {
     use iced_x86::Code as C;
-    matches!(
-        instruction.code(),
-        C::Loop_rel8_64_ECX | C::Loope_rel8_64_ECX | C::Loopne_rel8_64_ECX
-    )
+    matches!(instruction.code(), C::Loop_rel8_64_ECX | C::Loope_rel8_64_ECX | C::Loopne_rel8_64_ECX)
 }

@@ -51,7 +51,8 @@ impl Rewriter<'_> {
     }
 
     fn swap_gs(&mut self) {
-        let (active, other) = (Mem::frame(segment_base(GS)), Mem::frame(cpu(offset_of!(Cpu, kernel_gs_base))));
+        let (active, other) =
+            (Mem::frame(segment_base(GS)), Mem::frame(cpu(offset_of!(Cpu, kernel_gs_base))));
         self.code.load(S0, active);
         self.code.load(S1, other);
         self.code.store(active, S1);
@@ -72,9 +73,14 @@ impl Rewriter<'_> {
         self.code.cmp32_memory(Mem::frame(offset_of!(Frame, window)), 0);
         let wanted = self.code.jump_if(cond::NZ);
         self.code.or_memory32(Mem::frame(cpu(offset_of!(Cpu, rflags))), flags::IF as u32);
-        let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let site =
+            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
-        self.colds.push(Cold { jumps: vec![wanted], restore, ask: Ask::Site { thunk: self.thunks.system, site } });
+        self.colds.push(Cold {
+            jumps: vec![wanted],
+            restore,
+            ask: Ask::Site { thunk: self.thunks.system, site },
+        });
     }
 
     /// `stac` and `clac`: the AC flag, and the view that goes with it.
@@ -160,7 +166,5 @@ fn is_segment_store(instruction: &Instruction) -> bool {
 
 fn is_segment_read(instruction: &Instruction) -> bool {
     let register = |n| instruction.op_kind(n) == OpKind::Register;
-    register(0)
-        && register(1)
-        && instruction.op1_register().is_segment_register()
+    register(0) && register(1) && instruction.op1_register().is_segment_register()
 }

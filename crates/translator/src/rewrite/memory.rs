@@ -125,7 +125,8 @@ impl Rewriter<'_> {
                 } else {
                     self.code.lea(true, S0, Mem::at(base, disp));
                 }
-                let safe = base == GUEST_RSP && !self.key.mode.ragged_stack && (disp & 7) as usize + size <= 8;
+                let safe =
+                    base == GUEST_RSP && !self.key.mode.ragged_stack && (disp & 7) as usize + size <= 8;
                 if !safe {
                     jumps.extend(self.check_crossing(size));
                 }
@@ -227,13 +228,17 @@ impl Rewriter<'_> {
 /// Offset of a segment's base in the frame.
 pub fn segment_base(segment: usize) -> usize {
     use crate::cpu::{Cpu, segments::Segment};
-    offset_of!(Frame, cpu) + offset_of!(Cpu, segments) + segment * size_of::<Segment>() + offset_of!(Segment, base)
+    offset_of!(Frame, cpu)
+        + offset_of!(Cpu, segments)
+        + segment * size_of::<Segment>()
+        + offset_of!(Segment, base)
 }
 
 pub(super) fn address_is_wide(instruction: &Instruction) -> bool {
     let narrow = |r: Register| r.size() == 4;
     !(narrow(instruction.memory_base()) || narrow(instruction.memory_index()))
-        && !(instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
+        && !(instruction.memory_base() == Register::None
+            && instruction.memory_index() == Register::None
             && instruction.memory_displ_size() == 4)
 }
 

@@ -24,8 +24,8 @@ use crate::classify::{Class, uses_vector_state};
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
 use crate::unit::{Exit, Key, Mark, Part, Site, UnitIndex};
-pub use memory::operand_size;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
+pub use memory::operand_size;
 use std::mem::offset_of;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
@@ -88,7 +88,10 @@ enum Restore {
 
 /// Whom a stub calls.
 enum Ask {
-    Site { thunk: u64, site: Site },
+    Site {
+        thunk: u64,
+        site: Site,
+    },
     /// Goes to the Guest address that follows a checked instruction.
     Resync(u64),
     /// An exit to the side whose target must go through the jump table.
@@ -125,7 +128,15 @@ struct Rewriter<'a> {
 }
 
 /// Rewrites a block. `live` is what [`crate::liveness::live_before`] says of it; `bytes` its Guest bytes.
-pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &Block, live: &[u32], bytes: &[u8]) -> Rewritten {
+pub fn unit(
+    tools: &mut Tools,
+    thunks: &Thunks,
+    key: Key,
+    place: Place,
+    block: &Block,
+    live: &[u32],
+    bytes: &[u8],
+) -> Rewritten {
     let mut rewriter = Rewriter {
         code: Code { bytes: Vec::with_capacity(1024) },
         colds: Vec::new(),
@@ -168,7 +179,13 @@ pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &
 
 /// Rewrites one instruction so that its memory operand is wherever the first scratch register points: how Rust
 /// plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
-pub fn snippet(tools: &mut Tools, thunks: &Thunks, instruction: &Instruction, class: Class, address: u64) -> Option<Vec<u8>> {
+pub fn snippet(
+    tools: &mut Tools,
+    thunks: &Thunks,
+    instruction: &Instruction,
+    class: Class,
+    address: u64,
+) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
     let place = Place { address, unit: 0, first_site: 0 };
     let mut rewriter = Rewriter {
@@ -455,7 +472,6 @@ impl Rewriter<'_> {
         !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
             && operands::writes_memory(self.tools, instruction)
     }
-
 }
 
 /// True when an instruction reads flags or changes some of them.

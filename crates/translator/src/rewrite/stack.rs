@@ -151,7 +151,8 @@ impl Rewriter<'_> {
             self.code.mov(S1, RCX);
             self.code.mov(RCX, S0);
             let ask = self.memory_site(part);
-            self.islands.push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
+            self.islands
+                .push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
         } else {
             self.code.load_table(S1, S1);
             self.code.test(S1);

@@ -50,13 +50,16 @@ impl Vcpu {
             _ => 0,
         };
         let scale = u64::from(instruction.memory_index_scale());
-        let sum = base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
+        let sum =
+            base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
         let narrow = instruction.memory_base().size() == 4;
         segment.wrapping_add(if narrow { sum & 0xffff_ffff } else { sum })
     }
 
     fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
-        self.with_memory(|cpu, memory| memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read)))
+        self.with_memory(|cpu, memory| {
+            memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
+        })
     }
 
     fn element_of(&self, register: Register, n: usize, size: usize) -> u64 {

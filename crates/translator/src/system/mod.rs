@@ -78,8 +78,20 @@ impl Vcpu {
             unreachable!("system calls come from system sites")
         };
         let instruction = **instruction;
-        if instruction.mnemonic() == M::Mov && instruction.op1_register().is_segment_register() { static ONCE: std::sync::Once = std::sync::Once::new(); ONCE.call_once(|| eprintln!("{:?} {:x}", instruction.code(), instruction.ip())); }
-        *self.profile.entry((instruction.mnemonic(), instruction.has_rep_prefix() as u64 + 2 * (instruction.op_count() > 1 && instruction.op1_register().is_segment_register()) as u64 + 4 * (instruction.op0_register().is_segment_register()) as u64)).or_default() += 1;
+        if instruction.mnemonic() == M::Mov && instruction.op1_register().is_segment_register() {
+            static ONCE: std::sync::Once = std::sync::Once::new();
+            ONCE.call_once(|| eprintln!("{:?} {:x}", instruction.code(), instruction.ip()));
+        }
+        *self
+            .profile
+            .entry((
+                instruction.mnemonic(),
+                instruction.has_rep_prefix() as u64
+                    + 2 * (instruction.op_count() > 1 && instruction.op1_register().is_segment_register())
+                        as u64
+                    + 4 * (instruction.op0_register().is_segment_register()) as u64,
+            ))
+            .or_default() += 1;
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;
@@ -119,20 +131,94 @@ impl Vcpu {
         }
         match instruction.mnemonic() {
             _ if classify(instruction) == Class::Undefined => Err(Exception::ud().into()),
-            M::Cpuid | M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdpmc | M::Xgetbv | M::Xsetbv | M::Rdmsr | M::Wrmsr
-            | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase | M::In | M::Out | M::Hlt | M::Vmcall | M::Vmmcall => {
-                self.outward(instruction)
+            M::Cpuid
+            | M::Rdtsc
+            | M::Rdtscp
+            | M::Rdpid
+            | M::Rdpmc
+            | M::Xgetbv
+            | M::Xsetbv
+            | M::Rdmsr
+            | M::Wrmsr
+            | M::Rdfsbase
+            | M::Rdgsbase
+            | M::Wrfsbase
+            | M::Wrgsbase
+            | M::In
+            | M::Out
+            | M::Hlt
+            | M::Vmcall
+            | M::Vmmcall => self.outward(instruction),
+            M::Cli
+            | M::Sti
+            | M::Cld
+            | M::Std
+            | M::Stac
+            | M::Clac
+            | M::Clts
+            | M::Lmsw
+            | M::Smsw
+            | M::Invlpg
+            | M::Invpcid
+            | M::Wbinvd
+            | M::Invd
+            | M::Pushfq
+            | M::Pushf
+            | M::Popfq
+            | M::Popf => self.control(instruction),
+            M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => {
+                self.control(instruction)
             }
-            M::Cli | M::Sti | M::Cld | M::Std | M::Stac | M::Clac | M::Clts | M::Lmsw | M::Smsw | M::Invlpg | M::Invpcid
-            | M::Wbinvd | M::Invd | M::Pushfq | M::Pushf | M::Popfq | M::Popf => self.control(instruction),
-            M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => self.control(instruction),
-            M::Mov if instruction.op0_register().is_dr() || instruction.op1_register().is_dr() => self.control(instruction),
-            M::Swapgs | M::Syscall | M::Sysret | M::Sysretq | M::Iret | M::Iretd | M::Iretq | M::Int | M::Int3 | M::Int1
-            | M::Retf | M::Jmp | M::Call | M::Mov | M::Push | M::Pop | M::Lss | M::Lfs | M::Lgs | M::Lgdt | M::Lidt | M::Sgdt
-            | M::Sidt | M::Lldt | M::Ltr | M::Sldt | M::Str | M::Lar | M::Lsl | M::Verr | M::Verw | M::Enter | M::Leave
-            | M::Ret | M::Xlatb => self.segment_or_transfer(instruction),
-            M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 | M::Fxsave
-            | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.vector_area(instruction),
+            M::Mov if instruction.op0_register().is_dr() || instruction.op1_register().is_dr() => {
+                self.control(instruction)
+            }
+            M::Swapgs
+            | M::Syscall
+            | M::Sysret
+            | M::Sysretq
+            | M::Iret
+            | M::Iretd
+            | M::Iretq
+            | M::Int
+            | M::Int3
+            | M::Int1
+            | M::Retf
+            | M::Jmp
+            | M::Call
+            | M::Mov
+            | M::Push
+            | M::Pop
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
+            | M::Lgdt
+            | M::Lidt
+            | M::Sgdt
+            | M::Sidt
+            | M::Lldt
+            | M::Ltr
+            | M::Sldt
+            | M::Str
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Enter
+            | M::Leave
+            | M::Ret
+            | M::Xlatb => self.segment_or_transfer(instruction),
+            M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64 => self.vector_area(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),
             _ if instruction.is_string_instruction() => self.string(instruction),

@@ -111,7 +111,10 @@ impl Vcpu {
                 let (offset, selector) = self.with_memory(|cpu, memory| -> Result<(u64, u16), Fault> {
                     let access = Access::by_operand(cpu, Intent::Read);
                     let offset = memory.read_number(cpu, address, size, access)?;
-                    Ok((offset, memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)? as u16))
+                    Ok((
+                        offset,
+                        memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)? as u16,
+                    ))
                 })?;
                 let segment = match instruction.mnemonic() {
                     M::Lss => Register::SS,
@@ -151,8 +154,9 @@ impl Vcpu {
     fn pop_narrow(&mut self, instruction: &Instruction) -> Done {
         let size = instruction.stack_pointer_increment().unsigned_abs() as usize;
         let rsp = self.cpu().gpr[RSP];
-        let value = self
-            .with_memory(|cpu, memory| memory.read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read)))?;
+        let value = self.with_memory(|cpu, memory| {
+            memory.read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read))
+        })?;
         let register = instruction.op0_register();
         // An operand relative to rsp counts after the pop (SDM vol. 2, POP).
         self.cpu_mut().gpr[RSP] = rsp.wrapping_add(size as u64);
@@ -173,8 +177,9 @@ impl Vcpu {
         const RBP: usize = 5;
         if instruction.mnemonic() == M::Leave {
             let frame = self.cpu().gpr[RBP];
-            let value = self
-                .with_memory(|cpu, memory| memory.read_number(cpu, frame, 2, Access::by_operand(cpu, Intent::Read)))?;
+            let value = self.with_memory(|cpu, memory| {
+                memory.read_number(cpu, frame, 2, Access::by_operand(cpu, Intent::Read))
+            })?;
             self.cpu_mut().gpr[RSP] = frame.wrapping_add(2);
             self.set_register(Register::BP, value);
             return Ok(Then::Next);
@@ -226,7 +231,11 @@ impl Vcpu {
                 return Err(Exception::gp(0).into());
             }
             let table = TableRegister { base, limit };
-            if global { cpu.gdtr = table } else { cpu.idtr = table }
+            if global {
+                cpu.gdtr = table
+            } else {
+                cpu.idtr = table
+            }
             Ok(())
         })
     }
@@ -235,7 +244,8 @@ impl Vcpu {
         match instruction.mnemonic() {
             M::Sldt | M::Str => {
                 let cpu = self.cpu();
-                let selector = if instruction.mnemonic() == M::Sldt { cpu.ldtr.selector } else { cpu.tr.selector };
+                let selector =
+                    if instruction.mnemonic() == M::Sldt { cpu.ldtr.selector } else { cpu.tr.selector };
                 self.set_operand(instruction, 0, 2, selector.into())?;
             }
             M::Lldt | M::Ltr => {
@@ -243,14 +253,22 @@ impl Vcpu {
                 let selector = self.operand(instruction, 0, 2)? as u16;
                 let local = instruction.mnemonic() == M::Lldt;
                 self.with_memory(|cpu, memory| {
-                    if local { descriptors::lldt(cpu, memory, selector) } else { descriptors::ltr(cpu, memory, selector) }
+                    if local {
+                        descriptors::lldt(cpu, memory, selector)
+                    } else {
+                        descriptors::ltr(cpu, memory, selector)
+                    }
                 })?;
             }
             M::Lar | M::Lsl => {
                 let selector = self.operand(instruction, 1, 2)? as u16;
                 let rights = instruction.mnemonic() == M::Lar;
                 let found = self.with_memory(|cpu, memory| {
-                    if rights { descriptors::lar(cpu, memory, selector) } else { descriptors::lsl(cpu, memory, selector) }
+                    if rights {
+                        descriptors::lar(cpu, memory, selector)
+                    } else {
+                        descriptors::lsl(cpu, memory, selector)
+                    }
                 })?;
                 if let Some(value) = found {
                     self.set_register(instruction.op0_register(), value.into());
@@ -261,7 +279,11 @@ impl Vcpu {
                 let selector = self.operand(instruction, 0, 2)? as u16;
                 let read = instruction.mnemonic() == M::Verr;
                 let yes = self.with_memory(|cpu, memory| {
-                    if read { descriptors::verr(cpu, memory, selector) } else { descriptors::verw(cpu, memory, selector) }
+                    if read {
+                        descriptors::verr(cpu, memory, selector)
+                    } else {
+                        descriptors::verw(cpu, memory, selector)
+                    }
                 })?;
                 self.set_flags(flags::ZF, yes);
             }
@@ -281,7 +303,12 @@ fn far_return_size(instruction: &Instruction) -> usize {
 }
 
 /// Pushes `size` bytes.
-fn write_below(cpu: &mut crate::cpu::Cpu, memory: &mut GuestMemory, size: usize, value: u64) -> Result<(), Fault> {
+fn write_below(
+    cpu: &mut crate::cpu::Cpu,
+    memory: &mut GuestMemory,
+    size: usize,
+    value: u64,
+) -> Result<(), Fault> {
     let below = cpu.gpr[RSP].wrapping_sub(size as u64);
     memory.write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))?;
     cpu.gpr[RSP] = below;
