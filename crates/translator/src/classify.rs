@@ -123,9 +123,6 @@ pub fn classify(instruction: &Instruction) -> Class {
         | M::Prefetchit0
         | M::Prefetchit1
         | M::Cldemote
-        | M::Clflush
-        | M::Clflushopt
-        | M::Clwb
         | M::Reservednop => Class::Nothing,
         M::Lea => Class::Address,
         M::Push | M::Pop | M::Leave => stack(instruction),

@@ -12,10 +12,10 @@ use crate::exit::Exit;
 use crate::frame::unpack_flags;
 use crate::memory::tables::Fill;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
-use crate::rewrite::operand_size;
+use crate::rewrite::{address_is_wide, operand_size};
 use crate::unit::{Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 /// What to do with an access.
 enum Mended {
@@ -42,6 +42,12 @@ impl Vcpu {
             Part::Push => (8, true),
             Part::Pop => (8, false),
         };
+        if size >= 16 || !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
+            let instruction = self.decode_at(unit, self.cpu().rip);
+            if let Some(exception) = refused_address(&instruction, address, size, part) {
+                return self.raise(exception);
+            }
+        }
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
                 let unit = self.cache.unit(unit);
@@ -53,7 +59,13 @@ impl Vcpu {
                 let instruction = self.decode_at(unit, self.cpu().rip);
                 self.play(&instruction)
             }
-            Err(exception) => self.raise(stack_fault(exception, part)),
+            Err(exception) => {
+                let instruction = self.decode_at(unit, self.cpu().rip);
+                if is_masked_move(&instruction) {
+                    return self.play(&instruction);
+                }
+                self.raise(exception)
+            }
         }
     }
 
@@ -165,11 +177,21 @@ impl Vcpu {
     /// Effective address of the memory operand with the registers as they are.
     pub(crate) fn operand_address(&self, instruction: &Instruction) -> Option<u64> {
         let operand = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)?;
-        let mut address = self.address_of(instruction, operand)?;
-        if classify(instruction) == Class::BitString {
-            address = address.wrapping_add(self.bit_string_offset(instruction));
+        let address = self.address_of(instruction, operand)?;
+        if classify(instruction) != Class::BitString {
+            return Some(address);
         }
-        Some(address)
+        let moved = address.wrapping_add(self.bit_string_offset(instruction));
+        if address_is_wide(instruction) {
+            return Some(moved);
+        }
+        use crate::cpu::segments::{FS, GS};
+        let base = match instruction.memory_segment() {
+            Register::FS => self.cpu().segments[FS].base,
+            Register::GS => self.cpu().segments[GS].base,
+            _ => 0,
+        };
+        Some(base.wrapping_add(moved.wrapping_sub(base) & 0xffff_ffff))
     }
 
     /// Effective address of operand `operand`, string operands included.
@@ -183,7 +205,12 @@ impl Vcpu {
                 r if r.is_segment_register() => 0,
                 r => {
                     let whole = cpu.gpr[r.full_register().number()];
-                    if r.size() == 4 { whole & 0xffff_ffff } else { whole }
+                    match r.size() {
+                        // `xlat` adds al.
+                        1 => whole & 0xff,
+                        4 => whole & 0xffff_ffff,
+                        _ => whole,
+                    }
                 }
             })
         })
@@ -202,12 +229,71 @@ impl Vcpu {
     }
 }
 
-/// An address that is not canonical is the stack segment's fault when a stack instruction used it.
-fn stack_fault(exception: Exception, part: Part) -> Exception {
-    if exception == Exception::gp(0) && part != Part::Push && part != Part::Pop {
-        return exception;
+/// The fault of an address that no mapping could mend: one that is not canonical (#SS for the stack's segment, else
+/// #GP), or not aligned as the instruction wants it. Both come before a page fault (SDM vol. 3, table 6-2).
+fn refused_address(instruction: &Instruction, address: u64, size: usize, part: Part) -> Option<Exception> {
+    if !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
+        if is_masked_move(instruction) {
+            return None;
+        }
+        let stack = part != (Part::Operand { size: size as u16, write: false })
+            && part != (Part::Operand { size: size as u16, write: true })
+            || instruction.memory_segment() == Register::SS;
+        return Some(if stack { Exception::ss(0) } else { Exception::gp(0) });
     }
-    if exception == Exception::gp(0) { Exception::ss(0) } else { exception }
+    (address & (alignment(instruction) - 1) != 0).then(|| Exception::gp(0))
+}
+
+/// The alignment an instruction insists on, in bytes: 16 for most legacy SSE operands, the operand's size for the
+/// aligned moves, 1 otherwise (SDM vol. 1, 14.9; vol. 3, table 2-21).
+fn alignment(instruction: &Instruction) -> u64 {
+    use Mnemonic as M;
+    let size = operand_size(instruction) as u64;
+    match instruction.mnemonic() {
+        M::Cmpxchg16b
+        | M::Movaps
+        | M::Movapd
+        | M::Movdqa
+        | M::Movntdq
+        | M::Movntps
+        | M::Movntpd
+        | M::Movntdqa
+        | M::Vmovaps
+        | M::Vmovapd
+        | M::Vmovdqa
+        | M::Vmovntdq
+        | M::Vmovntps
+        | M::Vmovntpd
+        | M::Vmovntdqa => size,
+        M::Movups
+        | M::Movupd
+        | M::Movdqu
+        | M::Lddqu
+        | M::Pcmpestri
+        | M::Pcmpestrm
+        | M::Pcmpistri
+        | M::Pcmpistrm
+        | M::Pcmpestri64
+        | M::Pcmpestrm64 => 1,
+        // Intel wants these aligned, AMD does not: the host decides when it runs them.
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => 1,
+        _ if instruction.code().encoding() == EncodingKind::Legacy && size == 16 => 16,
+        _ => 1,
+    }
+}
+
+/// Loads and stores whose mask decides which lanes exist: a lane that is left out cannot fault.
+pub(crate) fn is_masked_move(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
+    )
 }
 
 /// Which exception the host's SIGFPE was: division, x87 or SSE.

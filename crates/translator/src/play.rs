@@ -10,6 +10,7 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
+use crate::mend::is_masked_move;
 use crate::rewrite::{self, operand_size};
 use crate::vcpu::Vcpu;
 use iced_x86::{
@@ -121,6 +122,7 @@ impl Vcpu {
         *self.profile.entry((instruction.mnemonic(), instruction.ip())).or_default() += 1;
         self.resume = None;
         match classify(instruction) {
+            Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),
             Class::Memory | Class::BitString => self.play_operand(instruction),
             Class::Stack | Class::Flow => match self.play_stack(instruction) {
                 Ok(()) => Ok(()),

@@ -57,7 +57,11 @@ impl Rewriter<'_> {
     }
 
     /// `bt [mem], reg` and its family: the register's upper bits choose the word (SDM vol. 2, BT).
+    /// With a 32-bit address the sum wraps there; compilers do not write that, so Rust does it.
     pub(super) fn bit_string(&mut self, instruction: &Instruction) {
+        if !address_is_wide(instruction) {
+            return self.system(instruction);
+        }
         let size = operand_size(instruction);
         let write = self.writes_memory(instruction);
         self.set_flags_aside();
@@ -234,7 +238,7 @@ pub fn segment_base(segment: usize) -> usize {
         + offset_of!(Segment, base)
 }
 
-pub(super) fn address_is_wide(instruction: &Instruction) -> bool {
+pub fn address_is_wide(instruction: &Instruction) -> bool {
     let narrow = |r: Register| r.size() == 4;
     !(narrow(instruction.memory_base()) || narrow(instruction.memory_index()))
         && !(instruction.memory_base() == Register::None

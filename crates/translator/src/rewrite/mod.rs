@@ -25,7 +25,7 @@ use crate::decode::{Block, resumes};
 use crate::frame::Frame;
 use crate::unit::{Exit, Key, Mark, Part, Site, UnitIndex};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
-pub use memory::operand_size;
+pub use memory::{address_is_wide, operand_size};
 use std::mem::offset_of;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.

@@ -93,6 +93,9 @@ impl Rewriter<'_> {
     /// registers. Registers of the frame are brought into scratch registers, or into a borrowed one when the scratch
     /// registers do not suffice.
     pub(super) fn operation(&mut self, instruction: &Instruction, memory: Option<Mem>) {
+        if memory.is_none() && uses_high_byte(instruction) && names(instruction, RSP) {
+            return self.operation_on_low_stack_pointer(instruction);
+        }
         let mut changed = *instruction;
         let mut memory = memory;
         let mut free = vec![S1, S0];
@@ -141,6 +144,19 @@ impl Rewriter<'_> {
         for register in lent {
             self.code.load(register, Mem::frame(offset_of!(Frame, borrowed)));
         }
+    }
+
+    /// ah..bh into the stack pointer (`movsx esp, dh`): its home needs a prefix that ah..bh forbid, so a low register
+    /// plays its part.
+    fn operation_on_low_stack_pointer(&mut self, instruction: &Instruction) {
+        let low = borrowable_low(instruction);
+        self.lend(low);
+        self.code.mov(low, GUEST_RSP);
+        let mut changed = *instruction;
+        rename(&mut changed, &[StandIn { guest: RSP as u8, host: low, written: true }]);
+        self.encode(&changed);
+        self.code.mov(GUEST_RSP, low);
+        self.code.load(low, Mem::frame(offset_of!(Frame, borrowed)));
     }
 
     /// Keeps a Guest register in the frame while the instruction runs; a fault's handler finds it there.

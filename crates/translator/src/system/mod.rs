@@ -16,6 +16,7 @@ use crate::cpu::{cr0, flags};
 use crate::events::exception::{Exception, Refusal};
 use crate::exit::Exit;
 use crate::memory::access::Fault;
+use crate::mend::is_masked_move;
 use crate::unit::Site;
 use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M};
@@ -220,6 +221,7 @@ impl Vcpu {
             | M::Fxrstor
             | M::Fxrstor64 => self.vector_area(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
+            _ if is_masked_move(instruction) => self.masked_move(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),
             _ if instruction.is_string_instruction() => self.string(instruction),
             // What could not be encoded anew comes here too.

@@ -147,7 +147,7 @@ impl Vcpu {
             }
             _ => self.operand(instruction, 0, size)?,
         };
-        self.with_memory(|cpu, memory| write_below(cpu, memory, size, value))?;
+        self.with_memory(|cpu, memory| write_below(cpu, memory, size, value)).map_err(on_stack)?;
         Ok(Then::Next)
     }
 
@@ -198,14 +198,17 @@ impl Vcpu {
             if level > 0 {
                 write_below(cpu, memory, size, frame)?;
             }
+            // The new stack's end must be there to be written (SDM vol. 2, ENTER).
+            let end = cpu.gpr[RSP].wrapping_sub(room);
+            memory.probe(cpu, end, size, Access::by_operand(cpu, Intent::Write))?;
             let mask = if size == 2 { 0xffff } else { u64::MAX };
             cpu.gpr[RBP] = before.1 & !mask | frame & mask;
-            cpu.gpr[RSP] = cpu.gpr[RSP].wrapping_sub(room);
+            cpu.gpr[RSP] = end;
             Ok(())
         });
         if let Err(fault) = done {
             self.cpu_mut().gpr[RSP] = before.0;
-            return Err(fault.into());
+            return Err(on_stack(fault).into());
         }
         Ok(Then::Next)
     }
@@ -313,4 +316,12 @@ fn write_below(
     memory.write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))?;
     cpu.gpr[RSP] = below;
     Ok(())
+}
+
+/// An address that is not canonical is the stack segment's fault.
+pub(super) fn on_stack(fault: Fault) -> Fault {
+    match fault {
+        Fault::Exception(exception) if exception == Exception::gp(0) => Fault::Exception(Exception::ss(0)),
+        other => other,
+    }
 }

@@ -230,11 +230,11 @@ impl Vcpu {
 
     /// `ins` and `outs`: each element is an exit.
     fn port_string(&mut self, instruction: &Instruction, shape: Shape) -> Done {
+        let (port, size) = (self.cpu().gpr[RDX] as u16, shape.size as u8);
+        self.check_port(port, size)?;
         if shape.repeat && self.count(shape) == 0 {
             return Ok(Then::Next);
         }
-        let (port, size) = (self.cpu().gpr[RDX] as u16, shape.size as u8);
-        self.check_port(port, size)?;
         if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd) {
             let destination = self.index(RDI, shape);
             self.with_memory(|cpu, memory| {
