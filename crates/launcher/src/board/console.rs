@@ -18,8 +18,13 @@ const BUFFER_SIZE: usize = 64 << 10;
 const GATHER: Duration = Duration::from_millis(1);
 /// A buffer this full is written at once.
 const ENOUGH: usize = 4 << 10;
-/// How long the end of a machine waits for a terminal that does not read.
+/// How long the end of a stopped machine waits for a terminal that does not read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Input sent without a break. A Guest's driver takes bytes in its interrupt handler and keeps them for a thread of
+/// its kernel, Linux up to 64 KiB; what comes beyond is lost without a word.
+const STRETCH: usize = 2 << 10;
+/// The break, in which that thread runs and lowers RTS if it has too much.
+const BREATH: Duration = Duration::from_millis(1);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,6 +41,8 @@ struct Buffered {
     vcpu_waits: bool,
     /// Nobody reads any more. Bytes are dropped.
     broken: bool,
+    /// The machine was stopped: do not wait for a reader.
+    abandoned: bool,
     finished: bool,
 }
 
@@ -63,19 +70,23 @@ impl OutputPump {
         Ok(pump)
     }
 
-    /// Waits until everything is written, but not for ever.
+    /// Waits until everything is written: as long as the reader wants, or, after [`Self::abandon`], not for long.
     pub fn finish(&self) {
         let mut buffered = lock(&self.channel.buffered);
         buffered.closed = true;
         self.channel.changed.notify_all();
+        while !buffered.finished && !buffered.abandoned {
+            buffered = self.channel.changed.wait(buffered).unwrap_or_else(PoisonError::into_inner);
+        }
         let unfinished = |buffered: &mut Buffered| !buffered.finished;
         drop(self.channel.changed.wait_timeout_while(buffered, LAST_WORDS, unfinished));
     }
 
-    /// Lets a vCPU that waits for room go on; what does not fit is lost. For the end of a machine.
+    /// Lets a vCPU that waits for room go on; what does not fit is lost. For a machine that is stopped.
     pub fn abandon(&self) {
         let mut buffered = lock(&self.channel.buffered);
         buffered.closed = true;
+        buffered.abandoned = true;
         self.channel.changed.notify_all();
     }
 }
@@ -167,7 +178,7 @@ impl<L: InterruptLine> ConsolePort<L> {
     }
 
     fn tell_sender(&mut self) {
-        if self.sender_waits && self.serial.has_room() {
+        if self.sender_waits && self.serial.is_hungry() {
             self.sender_waits = false;
             self.room.notify_all();
         }
@@ -213,16 +224,29 @@ impl<L: InterruptLine> ConsoleInput<L> {
     /// # Errors
     /// [`MachineGone`] when the machine ended; some bytes may have been taken.
     pub fn send(&self, bytes: &[u8]) -> Result<(), MachineGone> {
+        for stretch in bytes.chunks(STRETCH) {
+            self.send_stretch(stretch)?;
+            // What comes after a full stretch is a paste or a file, and nobody waits for its echo.
+            if stretch.len() == STRETCH {
+                std::thread::sleep(BREATH);
+            }
+        }
+        Ok(())
+    }
+
+    fn send_stretch(&self, mut bytes: &[u8]) -> Result<(), MachineGone> {
         let mut port = lock(&self.port);
-        for &byte in bytes {
-            while !port.closed && !port.serial.has_room() {
+        while !bytes.is_empty() {
+            while !port.closed && !port.serial.is_hungry() {
                 port.sender_waits = true;
                 let room = port.room.clone();
                 port = room.wait(port).unwrap_or_else(PoisonError::into_inner);
             }
-            if port.closed || port.serial.receive(byte).is_err() {
+            if port.closed {
                 return Err(MachineGone);
             }
+            let taken = port.serial.receive(bytes);
+            bytes = &bytes[taken..];
         }
         Ok(())
     }

@@ -59,7 +59,8 @@ if [ "$MODE" = pipes ]; then
     (sleep 2; kill $writer) 2>/dev/null &
     wait $writer 2>/dev/null
 else
-    stty sane rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
+    # With RTS, a paste that is larger than the tty's buffers waits instead of losing its end.
+    stty sane crtscts rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
     echo ready >$control
     PS1='\h:\w\$ ' setsid -c $program </dev/ttyS0 >/dev/ttyS0 2>&1
     status=$?
