@@ -4,6 +4,7 @@
 //! reading). So bytes go into a small buffer, a thread writes them out in one piece, and when the buffer is full
 //! the vCPU waits. Input is the other way round: the sender waits until the port has room.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,9 +21,12 @@ const GATHER: Duration = Duration::from_millis(1);
 const ENOUGH: usize = 4 << 10;
 /// How long the end of a stopped machine waits for a terminal that does not read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Bytes that the vCPU finds waiting when its receiver is empty: waking the sender for each sixteen would cost more
+/// than the bytes. Linux takes no more than this many in one go (serial8250_rx_chars).
+const AHEAD: usize = 256;
 /// Input sent without a break. A Guest's driver takes bytes in its interrupt handler and keeps them for a thread of
 /// its kernel, Linux up to 64 KiB; what comes beyond is lost without a word.
-const STRETCH: usize = 2 << 10;
+const STRETCH: usize = 4 << 10;
 /// The break, in which that thread runs and lowers RTS if it has too much.
 const BREATH: Duration = Duration::from_millis(1);
 
@@ -155,6 +159,8 @@ fn gather(channel: &Channel) -> Option<MutexGuard<'_, Buffered>> {
 /// A serial port on the bus that tells a waiting sender when it has room again.
 pub struct ConsolePort<L> {
     serial: Serial<L, OutputPump>,
+    /// What the receiver gets next, at most [`AHEAD`] bytes.
+    ahead: VecDeque<u8>,
     room: Arc<Condvar>,
     sender_waits: bool,
     closed: bool,
@@ -165,6 +171,7 @@ impl<L: InterruptLine> ConsolePort<L> {
     pub fn new(line: L, output: OutputPump) -> Self {
         ConsolePort {
             serial: Serial::new(line, output),
+            ahead: VecDeque::with_capacity(AHEAD),
             room: Arc::default(),
             sender_waits: false,
             closed: false,
@@ -177,8 +184,13 @@ impl<L: InterruptLine> ConsolePort<L> {
         self.room.notify_all();
     }
 
-    fn tell_sender(&mut self) {
-        if self.sender_waits && self.serial.is_hungry() {
+    /// Fills the receiver as soon as the Guest has emptied it, and wakes the sender for more.
+    fn refill(&mut self) {
+        if !self.ahead.is_empty() && self.serial.is_hungry() {
+            let taken = self.serial.receive(self.ahead.make_contiguous());
+            self.ahead.drain(..taken);
+        }
+        if self.sender_waits && self.ahead.is_empty() {
             self.sender_waits = false;
             self.room.notify_all();
         }
@@ -188,12 +200,12 @@ impl<L: InterruptLine> ConsolePort<L> {
 impl<L: InterruptLine> Device for ConsolePort<L> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         self.serial.read(offset, data);
-        self.tell_sender();
+        self.refill();
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         self.serial.write(offset, data);
-        self.tell_sender();
+        self.refill();
     }
 }
 
@@ -219,7 +231,8 @@ impl<L: InterruptLine> ConsoleInput<L> {
         ConsoleInput { port }
     }
 
-    /// Sends bytes to the Guest. Waits while the port's receiver is full or nobody in the Guest listens.
+    /// Sends bytes to the Guest. Waits while the port's receiver is full or nobody in the Guest listens; the last
+    /// [`AHEAD`] bytes may still wait when this returns.
     ///
     /// # Errors
     /// [`MachineGone`] when the machine ended; some bytes may have been taken.
@@ -237,7 +250,7 @@ impl<L: InterruptLine> ConsoleInput<L> {
     fn send_stretch(&self, mut bytes: &[u8]) -> Result<(), MachineGone> {
         let mut port = lock(&self.port);
         while !bytes.is_empty() {
-            while !port.closed && !port.serial.is_hungry() {
+            while !port.closed && !port.ahead.is_empty() {
                 port.sender_waits = true;
                 let room = port.room.clone();
                 port = room.wait(port).unwrap_or_else(PoisonError::into_inner);
@@ -245,8 +258,10 @@ impl<L: InterruptLine> ConsoleInput<L> {
             if port.closed {
                 return Err(MachineGone);
             }
-            let taken = port.serial.receive(bytes);
-            bytes = &bytes[taken..];
+            let (now, later) = bytes.split_at(bytes.len().min(AHEAD));
+            port.ahead.extend(now);
+            port.refill();
+            bytes = later;
         }
         Ok(())
     }
