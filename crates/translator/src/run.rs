@@ -13,7 +13,7 @@ use crate::liveness;
 use crate::memory::access::CodeWrites;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
-use crate::trap::{Attached, SignalStack};
+use crate::trap::{Attached, signal_stack};
 use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
 
@@ -26,10 +26,10 @@ impl Vcpu {
         if let Some(exit) = self.take_over() {
             return exit;
         }
-        let stack = match SignalStack::new() {
-            Ok(stack) => stack,
-            Err(_) => return Exit::Kicked,
-        };
+        // The first time on a thread makes its stack; a host that refuses is asked again.
+        if signal_stack().is_err() {
+            return Exit::Kicked;
+        }
         self.running.cache = &raw mut *self.cache;
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
@@ -48,7 +48,6 @@ impl Vcpu {
         };
         self.kicker.0.stop();
         drop(attached);
-        drop(stack);
         exit
     }
 
