@@ -68,6 +68,8 @@ pub struct Frame {
     pub host_mxcsr: u32,
     /// Host address and signal of a fault in generated code.
     pub fault: Fault,
+    /// Not zero when upper halves of vector registers may hold something other than zero.
+    pub wide: u32,
     /// ymm0 to ymm15 while Rust runs.
     pub vectors: [[u8; 32]; 16],
 }

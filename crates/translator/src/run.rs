@@ -239,6 +239,25 @@ impl Vcpu {
                 second_page.into_iter().for_each(|page| self.mark_code(page));
                 continue;
             };
+            if let Some(pc) = std::env::var("LGUEST_DUMP").ok().and_then(|v| u64::from_str_radix(&v, 16).ok())
+                && key.pc <= pc
+                && pc < key.pc + 0x100
+                && block.instructions.iter().any(|(i, _)| i.ip() == pc)
+            {
+                use iced_x86::{Decoder, DecoderOptions, FastFormatter};
+                let mut f = FastFormatter::new();
+                eprintln!("unit {:x} user {}", key.pc, key.mode.user);
+                for (n, (i, c)) in block.instructions.iter().enumerate() {
+                    let mut t = String::new();
+                    f.format(i, &mut t);
+                    eprintln!("  G {:x} {t} {c:?} live {:x}", i.ip(), live[n]);
+                }
+                for i in Decoder::with_ip(64, &rewritten.code, place.address, DecoderOptions::NONE).iter() {
+                    let mut t = String::new();
+                    f.format(&i, &mut t);
+                    eprintln!("  H {:x} {t}", i.ip());
+                }
+            }
             let last = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
             self.statistics.units += 1;
             self.statistics.instructions += block.instructions.len() as u64;

@@ -255,6 +255,7 @@ impl Vcpu {
 
     /// ymm0 to ymm15 between runs, for tests.
     pub fn vectors(&mut self) -> &mut [[u8; 32]; 16] {
+        self.frame().wide = 1;
         &mut self.frame().vectors
     }
 

@@ -10,6 +10,7 @@ use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic as M, OpKind, Register
 impl Vcpu {
     /// AVX2's gathers: elements whose mask has its top bit set are loaded, and their mask cleared, in order.
     pub(super) fn gather(&mut self, instruction: &Instruction) -> Done {
+        self.frame().wide = 1;
         let (to, mask) = (instruction.op0_register(), instruction.op2_register());
         let size = instruction.memory_size().size();
         let index_size = match instruction.mnemonic() {
@@ -112,6 +113,7 @@ impl Vcpu {
 
     /// `vmaskmov` and `vpmaskmov`, lane by lane: only lanes whose mask has its top bit set are accesses.
     pub(super) fn masked_move(&mut self, instruction: &Instruction) -> Done {
+        self.frame().wide = 1;
         let wide = matches!(instruction.mnemonic(), M::Vmaskmovpd | M::Vpmaskmovq);
         let size = if wide { 8 } else { 4 };
         let lanes = instruction.memory_size().size() / size;
