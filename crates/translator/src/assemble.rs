@@ -55,6 +55,8 @@ impl Mem {
 pub mod cond {
     /// Zero, equal.
     pub const Z: u8 = 4;
+    /// Above, unsigned.
+    pub const A: u8 = 7;
     /// Not zero, not equal.
     pub const NZ: u8 = 5;
 }
@@ -195,6 +197,20 @@ impl Code {
     /// `add to, [mem]` (64 bits; sets flags)
     pub fn add_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x03], to.0, mem);
+    }
+    /// `sub to, [mem]` (64 bits; sets flags)
+    pub fn sub_memory(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], true, &[0x2b], to.0, mem);
+    }
+    /// `cmp reg, value` (64 bits; sets flags)
+    pub fn cmp(&mut self, reg: Reg, value: u32) {
+        self.with_register(true, &[0x81], 7, reg.0);
+        self.dword(value);
+    }
+    /// `test dword [mem], value` (sets flags)
+    pub fn test_memory32(&mut self, mem: Mem, value: u32) {
+        self.with_memory(&[], false, &[0xf7], 0, mem);
+        self.dword(value);
     }
     /// `shl reg, count` (64 bits; sets flags)
     pub fn shl(&mut self, reg: Reg, count: u8) {
@@ -383,6 +399,9 @@ mod tests {
         assert_eq!(shown(|c| c.test8(Reg(9), 7)), "test r9b,7h;");
         assert_eq!(shown(|c| c.constant(S0, u64::MAX)), "mov r10,0FFFFFFFFFFFFFFFFh;");
         assert_eq!(shown(|c| c.wrgsbase(S0)), "wrgsbase r10;");
+        assert_eq!(shown(|c| c.cmp(S0, 4096)), "cmp r10,1000h;");
+        assert_eq!(shown(|c| c.sub_memory(RAX, Mem::at(FRAME, 8))), "sub rax,[rsp+8h];");
+        assert_eq!(shown(|c| c.test_memory32(Mem::at(FRAME, 8), 1)), "test dword ptr [rsp+8h],1h;");
         assert_eq!(shown(|c| c.or32(S0, S1)), "or r10d,r11d;");
         assert_eq!(shown(|c| c.mov32(RAX, RAX)), "mov eax,eax;");
         assert_eq!(shown(|c| c.and_memory32(Mem::at(FRAME, 8), 1)), "and dword ptr [rsp+8h],1h;");

@@ -13,7 +13,7 @@ use crate::frame::unpack_flags;
 use crate::memory::tables::Fill;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{address_is_wide, operand_size};
-use crate::unit::{Part, Site, UnitIndex};
+use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
@@ -127,8 +127,17 @@ impl Vcpu {
         let after = unit.marks.partition_point(|m| m.host <= offset);
         let mark = unit.marks[after.saturating_sub(1)];
         let pc = unit.key.pc + u64::from(mark.guest);
-        if let Some(register) = mark.borrowed {
-            self.frame().cpu.gpr[usize::from(register)] = self.frame().borrowed;
+        let frame = self.frame();
+        let (borrowed, kept) = (frame.borrowed, frame.kept);
+        match mark.lent {
+            Lent::Nothing => {}
+            Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
+            Lent::Strings { source, from } if offset >= from => {
+                use crate::cpu::{RDI, RSI};
+                frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
+                frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });
+            }
+            Lent::Strings { .. } => {}
         }
         if mark.flags_aside {
             self.take_flags_aside();

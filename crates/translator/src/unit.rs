@@ -45,10 +45,27 @@ pub struct Mark {
     pub host: u32,
     /// Bytes from the unit's first Guest instruction.
     pub guest: u16,
-    /// Number of the Guest register that is in [`crate::frame::Frame::borrowed`] while the instruction itself runs.
-    pub borrowed: Option<u8>,
+    /// What is not in its place while the instruction itself runs.
+    pub lent: Lent,
     /// The Guest's flags are in [`crate::frame::Frame::saved_flags`] while the instruction itself runs.
     pub flags_aside: bool,
+}
+
+/// Guest state that a fault's handler has to put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lent {
+    /// Nothing.
+    Nothing,
+    /// The register of this number is in [`crate::frame::Frame::borrowed`].
+    Register(u8),
+    /// From this offset of host code on, rdi, and rsi if there is a `source`, are host addresses: the frame's
+    /// `borrowed` and `kept` are what was added.
+    Strings {
+        /// rsi too.
+        source: bool,
+        /// Bytes from the unit's host start.
+        from: u32,
+    },
 }
 
 /// A way out of a unit.

@@ -43,6 +43,7 @@ impl Rewriter<'_> {
             M::Std => self.change_flag(flags::DF, true),
             M::Pushfq if !mode.single() => self.push_flags(),
             M::Rdtsc | M::Rdtscp if !(mode.user && mode.clock_hidden) => self.read_clock(instruction),
+            M::Mov if kernel && instruction.op1_register().is_cr() => return self.read_control(instruction),
             M::Mov if is_segment_read(instruction) => self.read_selector(instruction),
             M::Mov if is_segment_store(instruction) => self.store_selector(instruction),
             _ => return false,
@@ -123,6 +124,23 @@ impl Rewriter<'_> {
         if ordered {
             self.code.load32(RCX, Mem::frame(cpu(offset_of!(Cpu, tsc_aux))));
         }
+    }
+
+    /// `mov r, cr2` and its like; CR8 is somebody else's.
+    fn read_control(&mut self, instruction: &Instruction) -> bool {
+        let field = match instruction.op1_register() {
+            Register::CR0 => offset_of!(Cpu, cr0),
+            Register::CR2 => offset_of!(Cpu, cr2),
+            Register::CR3 => offset_of!(Cpu, cr3),
+            Register::CR4 => offset_of!(Cpu, cr4),
+            _ => return false,
+        };
+        let number = instruction.op0_register().number();
+        self.code.load(home(number as u8).unwrap_or(S0), Mem::frame(cpu(field)));
+        if home(number as u8).is_none() {
+            self.code.store(Mem::frame(Frame::gpr(number)), S0);
+        }
+        true
     }
 
     /// `mov r, segment`; the 16-bit form keeps the rest of its register.

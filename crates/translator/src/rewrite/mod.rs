@@ -16,6 +16,7 @@ mod memory;
 mod stack;
 mod flow;
 mod inline;
+mod strings;
 
 use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
@@ -23,7 +24,7 @@ use crate::cache::thunks::Thunks;
 use crate::classify::{Class, uses_vector_state};
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
-use crate::unit::{Exit, Key, Mark, Part, Site, UnitIndex};
+use crate::unit::{Exit, Key, Lent, Mark, Part, Site, UnitIndex};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_is_wide, operand_size};
 use std::mem::offset_of;
@@ -91,6 +92,12 @@ enum Ask {
     Site {
         thunk: u64,
         site: Site,
+    },
+    /// As `Site`, and goes on at an offset of the hot path.
+    SiteAndBack {
+        thunk: u64,
+        site: Site,
+        back: usize,
     },
     /// Goes to the Guest address that follows a checked instruction.
     Resync(u64),
@@ -220,7 +227,7 @@ impl Rewriter<'_> {
         self.marks.push(Mark {
             host: self.code.here() as u32,
             guest: (instruction.ip() - self.key.pc) as u16,
-            borrowed: None,
+            lent: Lent::Nothing,
             flags_aside: false,
         });
         if !self.live {
@@ -238,7 +245,7 @@ impl Rewriter<'_> {
             Class::BitString => self.bit_string(instruction),
             Class::Stack => self.stack(instruction),
             Class::Flow => self.flow(instruction),
-            Class::System if self.inline(instruction) => {}
+            Class::System if self.inline(instruction) || self.repeated(instruction) => {}
             Class::System | Class::Undefined => self.system(instruction),
         }
         if self.failed {
@@ -368,6 +375,11 @@ impl Rewriter<'_> {
             }
             match cold.ask {
                 Ask::Site { thunk, site } => self.call_site(thunk, site),
+                Ask::SiteAndBack { thunk, site, back } => {
+                    self.call_site(thunk, site);
+                    let jump = self.code.jump();
+                    self.code.bind(jump, back);
+                }
                 Ask::Resync(next) => self.resync(next),
                 Ask::Leave(target) => self.leave_by_table(target),
                 Ask::Link(number) => {

@@ -6,6 +6,7 @@ use crate::assemble::{Mem, Reg};
 use crate::classify::renumber;
 use crate::cpu::RSP;
 use crate::frame::Frame;
+use crate::unit::Lent;
 use iced_x86::{Instruction, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
 
@@ -163,7 +164,7 @@ impl Rewriter<'_> {
     fn lend(&mut self, register: Reg) {
         self.code.store(Mem::frame(offset_of!(Frame, borrowed)), register);
         if let Some(mark) = self.marks.last_mut() {
-            mark.borrowed = Some(register.0);
+            mark.lent = Lent::Register(register.0);
         }
     }
 
