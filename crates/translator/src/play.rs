@@ -119,7 +119,6 @@ impl Vcpu {
     /// Plays the current instruction.
     pub(crate) fn play(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         self.statistics.played += 1;
-        *self.profile.entry((instruction.mnemonic(), instruction.ip())).or_default() += 1;
         self.resume = None;
         match classify(instruction) {
             Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),

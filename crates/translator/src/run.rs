@@ -20,6 +20,9 @@ use crate::vcpu::Vcpu;
 /// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
 const UNIT_BYTES: usize = decode::LONGEST * 15;
 
+/// Bytes looked at behind a jump, to see which flags matter there.
+const PEEK_BYTES: usize = 64;
+
 impl Vcpu {
     /// Runs the Guest until it needs something.
     pub fn run(&mut self) -> Exit {
@@ -187,17 +190,17 @@ impl Vcpu {
         Ok(Ok(page))
     }
 
-    /// Guest bytes from `pc` to the end of its page, a unit's worth at most.
-    fn code_bytes(&self, pc: u64, page: u32) -> Vec<u8> {
+    /// Guest bytes from `pc` to the end of its page, `most` at most.
+    fn code_bytes(&self, pc: u64, page: u32, most: usize) -> Vec<u8> {
         let within = pc & 0xfff;
-        let mut bytes = vec![0; UNIT_BYTES.min(4096 - within as usize)];
+        let mut bytes = vec![0; most.min(4096 - within as usize)];
         self.ram.read_file(u64::from(page) << 12 | within, &mut bytes);
         bytes
     }
 
     fn translate(&mut self, key: Key) -> Result<Result<UnitIndex, Exception>, Exit> {
         self.mark_code(key.page);
-        let mut bytes = self.code_bytes(key.pc, key.page);
+        let mut bytes = self.code_bytes(key.pc, key.page, UNIT_BYTES);
         let mut second_page = None;
         let block = match decode::block(&bytes, key.pc, key.mode) {
             Some(block) => block,
@@ -207,7 +210,7 @@ impl Vcpu {
                     Err(exception) => return Ok(Err(exception)),
                 };
                 self.mark_code(second);
-                let next = self.code_bytes((key.pc | 0xfff) + 1, second);
+                let next = self.code_bytes((key.pc | 0xfff) + 1, second, 15);
                 bytes.extend_from_slice(&next[..15]);
                 second_page = Some(second);
                 let crossing = Mode { one_step: true, ..key.mode };
@@ -222,7 +225,7 @@ impl Vcpu {
     }
 
     fn install(&mut self, key: Key, block: &Block, bytes: &[u8], second_page: Option<u32>) -> UnitIndex {
-        let after = self.live_after(key, block, bytes);
+        let after = self.live_after(key, block);
         let live = liveness::live_before(&block.instructions, after);
         for attempt in 0..2 {
             let place = Place {
@@ -239,31 +242,10 @@ impl Vcpu {
                 second_page.into_iter().for_each(|page| self.mark_code(page));
                 continue;
             };
-            if let Some(pc) = std::env::var("LGUEST_DUMP").ok().and_then(|v| u64::from_str_radix(&v, 16).ok())
-                && key.pc <= pc
-                && pc < key.pc + 0x100
-                && block.instructions.iter().any(|(i, _)| i.ip() == pc)
-            {
-                use iced_x86::{Decoder, DecoderOptions, FastFormatter};
-                let mut f = FastFormatter::new();
-                eprintln!("unit {:x} user {}", key.pc, key.mode.user);
-                for (n, (i, c)) in block.instructions.iter().enumerate() {
-                    let mut t = String::new();
-                    f.format(i, &mut t);
-                    eprintln!("  G {:x} {t} {c:?} live {:x}", i.ip(), live[n]);
-                }
-                for i in Decoder::with_ip(64, &rewritten.code, place.address, DecoderOptions::NONE).iter() {
-                    let mut t = String::new();
-                    f.format(&i, &mut t);
-                    eprintln!("  H {:x} {t}", i.ip());
-                }
-            }
-            let last = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
             self.statistics.units += 1;
             self.statistics.instructions += block.instructions.len() as u64;
             let unit = Unit {
                 key,
-                length: (last - key.pc) as u16,
                 second_page,
                 start: start as u32,
                 entry: rewritten.entry,
@@ -280,7 +262,7 @@ impl Vcpu {
 
     /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and
     /// overwrite them first.
-    fn live_after(&self, key: Key, block: &Block, bytes: &[u8]) -> u32 {
+    fn live_after(&self, key: Key, block: &Block) -> u32 {
         let Some((last, _)) = block.instructions.last() else { return liveness::ALL };
         let target = match last.flow_control() {
             iced_x86::FlowControl::UnconditionalBranch | iced_x86::FlowControl::Call => {
@@ -292,9 +274,7 @@ impl Vcpu {
         if target >> 12 != key.pc >> 12 || key.mode.single() {
             return liveness::ALL;
         }
-        let _ = bytes;
-        let target_bytes = self.code_bytes(target, key.page);
-        liveness::live_at(&target_bytes[..target_bytes.len().min(64)], target)
+        liveness::live_at(&self.code_bytes(target, key.page, PEEK_BYTES), target)
     }
 
     /// From now on, writes to a page of the memory file are seen.

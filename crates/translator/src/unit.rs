@@ -118,8 +118,6 @@ pub enum Part {
 pub struct Unit {
     /// Its name.
     pub key: Key,
-    /// Guest bytes it covers.
-    pub length: u16,
     /// The second page of the memory file it read, when its last instruction crosses a page.
     pub second_page: Option<u32>,
     /// Offset of the host code in the arena; computed jumps enter here and are checked.

@@ -128,7 +128,6 @@ pub struct Vcpu {
     pub(crate) window: bool,
     pub(crate) bounce: crate::play::Bounce,
     pub(crate) statistics: Statistics,
-    pub(crate) profile: std::collections::HashMap<(iced_x86::Mnemonic, u64), u64>,
 }
 
 impl Vcpu {
@@ -145,8 +144,10 @@ impl Vcpu {
         let mut spaces = Spaces::new()?;
         spaces.forget_all_code(&frames, cache.thunks.lookup);
         let frame = frames.frame();
-        // SAFETY: the mapping is fresh, large enough and aligned; nobody else knows it yet.
-        unsafe { (&raw mut (*frame).cpu).write(Cpu::at_power_on(cpuid.xcr0())) };
+        // SAFETY: only an address is computed, inside a mapping that is large enough.
+        let cpu = unsafe { &raw mut (*frame).cpu };
+        // SAFETY: the mapping is fresh and aligned; nobody else knows it yet.
+        unsafe { cpu.write(Cpu::at_power_on(cpuid.xcr0())) };
         let mut running = Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None });
         let mut cache = cache;
         running.cache = &raw mut *cache;
@@ -164,7 +165,6 @@ impl Vcpu {
             window: false,
             bounce: crate::play::Bounce::new(),
             statistics: Statistics::default(),
-            profile: Default::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();
@@ -343,17 +343,4 @@ fn check_processor() -> Result<(), SetupError> {
     // SAFETY: asks for a word of the auxiliary vector.
     let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
     has(hwcap2 & 2 != 0, "FSGSBASE for programs (Linux 5.9 or newer on a processor since Ivy Bridge)")
-}
-
-impl Drop for Vcpu {
-    fn drop(&mut self) {
-        if std::env::var_os("LGUEST_STATS").is_some() {
-            eprintln!("{:#?}", self.statistics());
-            let mut v: Vec<_> = self.profile.iter().collect();
-            v.sort_by_key(|e| std::cmp::Reverse(e.1));
-            for (k, n) in v.iter().take(40) {
-                eprintln!("{n:10} {k:?}");
-            }
-        }
-    }
 }

@@ -239,11 +239,10 @@ pub fn segment_base(segment: usize) -> usize {
 }
 
 pub fn address_is_wide(instruction: &Instruction) -> bool {
-    let narrow = |r: Register| r.size() == 4;
-    !(narrow(instruction.memory_base()) || narrow(instruction.memory_index()))
-        && !(instruction.memory_base() == Register::None
-            && instruction.memory_index() == Register::None
-            && instruction.memory_displ_size() == 4)
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let bare = base == Register::None && index == Register::None;
+    let narrow = base.size() == 4 || index.size() == 4 || bare && instruction.memory_displ_size() == 4;
+    !narrow
 }
 
 /// Bytes the memory operand covers; 0 when that depends on state.

@@ -79,20 +79,6 @@ impl Vcpu {
             unreachable!("system calls come from system sites")
         };
         let instruction = **instruction;
-        if instruction.mnemonic() == M::Mov && instruction.op1_register().is_segment_register() {
-            static ONCE: std::sync::Once = std::sync::Once::new();
-            ONCE.call_once(|| eprintln!("{:?} {:x}", instruction.code(), instruction.ip()));
-        }
-        *self
-            .profile
-            .entry((
-                instruction.mnemonic(),
-                instruction.has_rep_prefix() as u64
-                    + 2 * (instruction.op_count() > 1 && instruction.op1_register().is_segment_register())
-                        as u64
-                    + 4 * (instruction.op0_register().is_segment_register()) as u64,
-            ))
-            .or_default() += 1;
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;

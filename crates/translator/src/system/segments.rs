@@ -154,9 +154,7 @@ impl Vcpu {
     fn pop_narrow(&mut self, instruction: &Instruction) -> Done {
         let size = instruction.stack_pointer_increment().unsigned_abs() as usize;
         let rsp = self.cpu().gpr[RSP];
-        let value = self.with_memory(|cpu, memory| {
-            memory.read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read))
-        })?;
+        let value = self.stack_number(rsp, size)?;
         let register = instruction.op0_register();
         // An operand relative to rsp counts after the pop (SDM vol. 2, POP).
         self.cpu_mut().gpr[RSP] = rsp.wrapping_add(size as u64);
@@ -172,14 +170,18 @@ impl Vcpu {
         Ok(Then::Next)
     }
 
+    /// Reads `size` bytes of the stack.
+    fn stack_number(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
+        let access = Access::by_operand(self.cpu(), Intent::Read);
+        self.with_memory(|cpu, memory| memory.read_number(cpu, address, size, access)).map_err(on_stack)
+    }
+
     /// `enter`, and `leave` with an operand-size prefix.
     fn frames_on_stack(&mut self, instruction: &Instruction) -> Done {
         const RBP: usize = 5;
         if instruction.mnemonic() == M::Leave {
             let frame = self.cpu().gpr[RBP];
-            let value = self.with_memory(|cpu, memory| {
-                memory.read_number(cpu, frame, 2, Access::by_operand(cpu, Intent::Read))
-            })?;
+            let value = self.stack_number(frame, 2)?;
             self.cpu_mut().gpr[RSP] = frame.wrapping_add(2);
             self.set_register(Register::BP, value);
             return Ok(Then::Next);

@@ -219,7 +219,7 @@ impl Vcpu {
         let mut set = 0;
         let mut when = |condition: bool, flag: u64| set |= if condition { flag } else { 0 };
         when(first < second, flags::CF);
-        when((result as u8).count_ones() % 2 == 0, flags::PF);
+        when((result as u8).count_ones().is_multiple_of(2), flags::PF);
         when((first ^ second ^ result) & 16 != 0, flags::AF);
         when(result == 0, flags::ZF);
         when(result & sign != 0, flags::SF);
