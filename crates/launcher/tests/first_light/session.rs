@@ -1,8 +1,9 @@
 //! Debian Guests without a person: commands, pipes, limits, and how idle an idle one is.
 
-use crate::command::{debian_is_here, lguest, run, wait};
+use crate::command::{PATIENCE, debian_is_here, lguest, run, wait};
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 /// Clock ticks a second of the figures in /proc/PID/stat: fixed for user space on x86 (USER_HZ).
@@ -75,29 +76,49 @@ fn an_idle_guest_uses_next_to_nothing() {
     if !debian_is_here("an_idle_guest_uses_next_to_nothing") {
         return;
     }
-    let mut child = lguest()
-        .args(["run", "debian"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command starts");
-    let mut input = child.stdin.take().expect("piped");
-    let mut output = BufReader::new(child.stdout.take().expect("piped"));
-    input.write_all(b"echo up\n").expect("the Guest reads");
-    let mut line = String::new();
-    while !line.contains("up") {
-        line.clear();
-        assert!(output.read_line(&mut line).expect("text") > 0, "the Guest ended before it was up");
-    }
+    let (mut child, lines) = start(&["run", "debian", "--", "sh", "-c", "echo up; sleep 18"], Stdio::null());
+    assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok("up"));
     // What start-up left undone is done in the first seconds.
     std::thread::sleep(Duration::from_secs(3));
     let before = cpu_seconds(child.id());
     std::thread::sleep(Duration::from_secs(10));
     let used = (cpu_seconds(child.id()) - before) / 10.0;
+    assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
+    assert!(used < MOST_IDLE, "an idle Guest used {:.1} % of a core", used * 100.0);
+}
+
+#[test]
+fn a_line_from_a_pipe_is_answered_before_the_next_one_comes() {
+    if !debian_is_here("a_line_from_a_pipe_is_answered_before_the_next_one_comes") {
+        return;
+    }
+    let (mut child, lines) = start(&["run", "debian"], Stdio::piped());
+    let mut input = child.stdin.take().expect("piped");
+    for (question, answer) in [("echo $((1+1))\n", "2"), ("echo $((2+3))\n", "5")] {
+        input.write_all(question.as_bytes()).expect("the command takes input");
+        let heard = lines.recv_timeout(Duration::from_secs(30));
+        if heard.is_err() {
+            child.kill().expect("a child can be ended");
+        }
+        assert_eq!(heard.as_deref(), Ok(answer), "to {question:?}");
+    }
     drop(input);
     assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0), "the end of input ends the Guest");
-    assert!(used < MOST_IDLE, "an idle Guest used {:.1} % of a core", used * 100.0);
+}
+
+/// Starts the command; its lines arrive as it prints them.
+fn start(words: &[&str], input: Stdio) -> (Child, Receiver<String>) {
+    let mut child = lguest()
+        .args(words)
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command starts");
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let (sender, lines) = channel();
+    std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    (child, lines)
 }
 
 /// User and system time of all threads of a process (proc(5), fields 14 and 15 of stat).

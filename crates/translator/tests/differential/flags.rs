@@ -36,7 +36,7 @@ fn surely_runs(instruction: &Instruction) -> bool {
     let shifts =
         matches!(instruction.mnemonic(), Rol | Ror | Rcl | Rcr | Shl | Sal | Shr | Sar | Shld | Shrd);
     let by_register = (1..instruction.op_count()).any(|i| instruction.op_register(i) == Register::CL);
-    !(shifts && by_register) && !instruction.is_string_instruction()
+    !(instruction.is_string_instruction() || shifts && by_register)
 }
 
 /// The flags (as bits of the flags register) that mean nothing when the code stopped at `rip`.

@@ -222,7 +222,7 @@ impl Tables<'_> {
             for level in [39, 30, 21] {
                 table = self.below(table + (linear >> level & 511) * 8);
             }
-            write_u64(self.ram, table + (linear >> 12 & 511) * 8, physical + page * PAGE | rights);
+            write_u64(self.ram, table + (linear >> 12 & 511) * 8, (physical + page * PAGE) | rights);
         }
     }
 

@@ -111,19 +111,27 @@ fn shared(bytes: usize) -> *mut u8 {
 fn child(cases: &[Case], board: *mut Board, memory: *mut Memory) -> ! {
     set_the_stage(memory);
     let mut before = [0; world::BYTES];
+    let stage = addr_of_mut!(STAGE);
+    // SAFETY: plain system call.
+    let me = unsafe { libc::getpid() };
     for (i, case) in cases.iter().enumerate() {
         world::fill(&mut before, case.memory_seed, &case.patches);
         // SAFETY: the shared memory is this child's alone while it runs.
         unsafe { *memory = before };
         place_code(case);
         // SAFETY: single-threaded; the handlers run only inside `raise` below.
-        unsafe { addr_of_mut!(STAGE.entering).write(&case.state) };
-        // SAFETY: as above, and `i` is below the number of outcomes.
-        unsafe { addr_of_mut!(STAGE.outcome).write(addr_of_mut!((*board).outcomes[i])) };
+        unsafe { (*stage).entering = &case.state };
+        // SAFETY: `i` is below the number of outcomes in the shared board.
+        let outcome = unsafe { &raw mut (*board).outcomes[i] };
+        // SAFETY: as for `entering`.
+        unsafe { (*stage).outcome = outcome };
         // SAFETY: the handler of this signal enters the case; the case's end returns here.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::getpid(), libc::SIGUSR1) };
-        // SAFETY: the outcome is in the shared board, the memory in the shared memory; nothing runs beside us.
-        unsafe { (*board).outcomes[i].note_changes(&before, &*memory) };
+        unsafe { libc::syscall(libc::SYS_tgkill, me, me, libc::SIGUSR1) };
+        // SAFETY: nothing writes the shared memory beside us.
+        let after = unsafe { &*memory };
+        // SAFETY: nor the board.
+        let outcome = unsafe { &mut *outcome };
+        outcome.note_changes(&before, after);
         // SAFETY: as above.
         unsafe { (*board).done = i as u64 + 1 };
     }
@@ -196,7 +204,7 @@ fn place_code(case: &Case) {
 /// Bytes of vector state in a signal frame (struct _fpx_sw_bytes at byte 464: magic, then the size).
 fn fp_bytes(fp: *const u8) -> usize {
     // SAFETY: the kernel's frame always has the 512-byte legacy area.
-    let word = |at: usize| unsafe { fp.add(at).cast::<u32>().read() };
+    let word = |at: usize| unsafe { fp.wrapping_add(at).cast::<u32>().read() };
     if word(464) == 0x4650_5853 { (word(468) as usize).min(MOST_FP_BYTES) } else { 512 }
 }
 
@@ -205,8 +213,9 @@ extern "C" fn enter(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: the kernel passes a ucontext to a SA_SIGINFO handler.
     let machine = unsafe { &mut (*context).uc_mcontext };
+    let stage = addr_of_mut!(STAGE);
     // SAFETY: one thread; the handlers never overlap.
-    let stage = unsafe { &mut *addr_of_mut!(STAGE) };
+    let stage = unsafe { &mut *stage };
     let fp: *mut u8 = machine.fpregs.cast();
     stage.gregs = machine.gregs;
     // SAFETY: both hold that many bytes.
@@ -223,8 +232,9 @@ extern "C" fn enter(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     unsafe { std::ptr::copy_nonoverlapping(source, fp, 464) };
     if fp_bytes(fp) >= XSAVE_BYTES {
         let parts = XSAVE_BYTES - XSAVE_HEADER;
+        let (from, to) = (source.wrapping_add(XSAVE_HEADER), fp.wrapping_add(XSAVE_HEADER));
         // SAFETY: header and AVX part lie inside the frame, as just checked.
-        unsafe { std::ptr::copy_nonoverlapping(source.add(XSAVE_HEADER), fp.add(XSAVE_HEADER), parts) };
+        unsafe { std::ptr::copy_nonoverlapping(from, to, parts) };
     }
     swap_bases(&mut stage.fs_base, &mut stage.gs_base, state.fs_base, state.gs_base);
 }
@@ -234,8 +244,9 @@ extern "C" fn leave(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: as in `enter`.
     let machine = unsafe { &mut (*context).uc_mcontext };
+    let stage = addr_of_mut!(STAGE);
     // SAFETY: as in `enter`.
-    let stage = unsafe { &mut *addr_of_mut!(STAGE) };
+    let stage = unsafe { &mut *stage };
     // SAFETY: points into the board, set before the case began.
     let outcome = unsafe { &mut *stage.outcome };
     let state = &mut outcome.state;
