@@ -5,6 +5,7 @@
 //! restores every register from it. Each case is two signals: one to go in, and the fault or trap that comes out.
 //! Between the two, not even FS.base is ours, so the handlers use no thread-local storage and never panic.
 
+use crate::alone::be_alone;
 use crate::case::{Case, Outcome, State, XSAVE_BYTES, XSAVE_HEADER};
 use crate::world::{self, CODE, Memory, PAGE, SLOT, SLOT_HEAD, SLOTS};
 use std::ptr::{addr_of, addr_of_mut, null_mut};
@@ -109,7 +110,11 @@ fn shared(bytes: usize) -> *mut u8 {
 }
 
 fn child(cases: &[Case], board: *mut Board, memory: *mut Memory) -> ! {
-    set_the_stage(memory);
+    let alone = be_alone([board as u64, memory as u64]);
+    if !alone || !set_the_stage(memory) {
+        // SAFETY: ends the child; the parent sees that no case was done.
+        unsafe { libc::_exit(1) }
+    }
     let mut before = [0; world::BYTES];
     let stage = addr_of_mut!(STAGE);
     // SAFETY: plain system call.
@@ -139,9 +144,8 @@ fn child(cases: &[Case], board: *mut Board, memory: *mut Memory) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Maps the world's windows over the shared memory, the code slots, and takes the signals. Exits on any failure: the
-/// parent sees that no case was done.
-fn set_the_stage(memory: *mut Memory) {
+/// Maps the world's windows over the shared memory, the code slots, and takes the signals. False on any failure.
+fn set_the_stage(memory: *mut Memory) -> bool {
     let fixed = libc::MAP_FIXED_NOREPLACE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     // SAFETY: NOREPLACE: nothing of ours can be there.
@@ -177,10 +181,7 @@ fn set_the_stage(memory: *mut Memory) {
     }
     // SAFETY: plain system call; its default action ends the child.
     unsafe { libc::alarm(CHILD_SECONDS) };
-    if failed {
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(1) }
-    }
+    !failed
 }
 
 fn take(signal: i32, handler: usize) -> bool {
