@@ -179,6 +179,7 @@ impl Vcpu {
         match self.mend(address, size, true) {
             Ok(Mended::Filled) => Ok(()),
             Ok(Mended::ByHand) => self.play(instruction),
+            Err(_) if is_masked_move(instruction) => self.play(instruction),
             Err(exception) => self.raise(exception),
         }
     }

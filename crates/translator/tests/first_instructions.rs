@@ -11,8 +11,11 @@ const MEMORY: u64 = 4 << 20;
 const CODE: u64 = 0x10_0000;
 
 fn guest(code: &[u8]) -> Vcpu {
-    // SAFETY: the name is a constant C string; the descriptor is fresh.
-    let file = unsafe { File::from_raw_fd(libc::memfd_create(c"test".as_ptr(), 0)) };
+    // SAFETY: the name is a constant C string.
+    let descriptor = unsafe { libc::memfd_create(c"test".as_ptr(), 0) };
+    assert!(descriptor >= 0);
+    // SAFETY: the descriptor is fresh and belongs to nobody else.
+    let file = unsafe { File::from_raw_fd(descriptor) };
     file.set_len(MEMORY).unwrap();
     let ram =
         Arc::new(Ram::new(&file, MEMORY, vec![RamRegion { start: 0, length: MEMORY, offset: 0 }]).unwrap());

@@ -86,7 +86,12 @@ impl Vcpu {
         };
         let start = self.cpu().gpr[RDI].wrapping_add(segment);
         let (data, mask) = if half {
-            (self.mmx(registers[0])?, self.mmx(registers[1])?)
+            // The processor looks at the whole operand, and at the registers first.
+            let both = (self.mmx(registers[0])?, self.mmx(registers[1])?);
+            self.with_memory(|cpu, memory| {
+                memory.probe(cpu, start, 8, Access::by_operand(cpu, Intent::Write))
+            })?;
+            both
         } else {
             (*self.vector(registers[0].number()), *self.vector(registers[1].number()))
         };

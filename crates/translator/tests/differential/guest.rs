@@ -64,7 +64,7 @@ impl Guest {
         let ram = Arc::new(ram());
         let mut tables = Tables { ram: &ram, next: TABLES + PAGE };
         tables.map(SUPERVISOR, 0, 0x20_0000 / PAGE, P | W);
-        tables.map(CODE, CODE_AT, SLOTS * SLOT / PAGE + 1, P | U);
+        tables.map(CODE, CODE_AT, SLOTS * SLOT / PAGE + 1, P | U | W);
         for (offset, window) in world::windows() {
             let rights = P | U | NX | if window.writable { W } else { 0 };
             tables.map(window.start, WINDOWS_AT + offset as u64, window.pages, rights);

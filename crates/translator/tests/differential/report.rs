@@ -18,7 +18,7 @@ pub const NAMES: [&str; 16] = [
 
 /// Every difference between the truth and the translator, one a line; empty when there is none.
 pub fn differences(case: &Case, native: &Outcome, translated: &Outcome) -> Vec<String> {
-    if is_the_hosts_affair(native, translated) {
+    if is_the_hosts_affair(native, translated) || is_a_known_difference(native, translated) {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -53,6 +53,14 @@ pub fn differences(case: &Case, native: &Outcome, translated: &Outcome) -> Vec<S
 fn is_the_hosts_affair(native: &Outcome, translated: &Outcome) -> bool {
     let faulted = |outcome: &Outcome| outcome.vector == 13 || outcome.vector == 14;
     faulted(native) && translated.vector == 14 && translated.fault_address >= PROCESS_END
+}
+
+/// A computed jump, call or return to an address that is not canonical: #GP on both, but ours comes at the target, with the
+/// jump done. The jump table knows where a jump goes, not where it comes from, and telling it would cost each return a
+/// store (see "Known differences" in ARCHITECTURE.md).
+fn is_a_known_difference(native: &Outcome, translated: &Outcome) -> bool {
+    let canonical = (translated.state.rip << 16) as i64 >> 16 == translated.state.rip as i64;
+    native.vector == 13 && translated.vector == 13 && translated.error_code == 0 && !canonical
 }
 
 /// The error code without what must differ: the level bit when the Guest ran the case as supervisor.
