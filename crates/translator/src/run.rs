@@ -37,7 +37,8 @@ impl Vcpu {
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
         self.frame().view = 0;
-        self.refresh_views();
+        self.refresh_shortcuts();
+        self.refresh_calls();
         let exit = loop {
             if self.kicker.0.take() {
                 break Exit::Kicked;
@@ -94,9 +95,7 @@ impl Vcpu {
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
             unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
         }
-        let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
-        frame.jump_space = space as u32;
         frame.flags = pack_flags(frame.cpu.rflags);
         frame.target = host;
         let address = self.frames.frame();

@@ -3,8 +3,9 @@
 #![allow(unsafe_code)] // The frame is shared with generated code, so it is reached through a pointer.
 
 use crate::cache::Cache;
+use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
-use crate::cpu::{Cpu, flags};
+use crate::cpu::{Cpu, cr0, cr4, flags};
 use crate::events::deliver::{Event, Shutdown, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping};
@@ -127,6 +128,8 @@ pub struct Vcpu {
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
     pub(crate) bounce: crate::play::Bounce,
+    /// Control bits that units' modes depend on, as the jump tables know them.
+    modes: (u64, u64),
     pub(crate) statistics: Statistics,
 }
 
@@ -164,6 +167,7 @@ impl Vcpu {
             resume: None,
             window: false,
             bounce: crate::play::Bounce::new(),
+            modes: (0, 0),
             statistics: Statistics::default(),
         };
         let kick = vcpu.kicker.0.flag();
@@ -300,12 +304,26 @@ impl Vcpu {
         act(&mut self.spaces, &mut reach)
     }
 
-    /// Tells generated code which views `stac` and `clac` choose between.
-    pub(crate) fn refresh_views(&mut self) {
+    /// Tells generated code what it may do without asking: which views `stac`, `clac`, `syscall` and `sysret` choose between,
+    /// and what the latter two load. Jump tables hold units of one mode, so a change of what modes depend on empties them.
+    pub(crate) fn refresh_shortcuts(&mut self) {
         let (with, without) = self.spaces.kernel_views(self.cpu());
         let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
+        let user = self.spaces.tables.base(self.spaces.user_view());
+        let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
-        (frame.view_with_user, frame.view_without_user) = (with, without);
+        (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);
+        frame.jump_space = space as u32;
+        let modes = (self.cpu().cr0 & (cr0::TS | cr0::EM), self.cpu().cr4 & cr4::TSD);
+        if modes != self.modes {
+            self.modes = modes;
+            self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
+        }
+    }
+
+    /// The same for what `syscall` and `sysret` load, after a write to one of their registers.
+    pub(crate) fn refresh_calls(&mut self) {
+        self.frame().calls = Calls::of(self.cpu());
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.

@@ -107,7 +107,7 @@ impl Vcpu {
     /// Does what a change of control state left to do.
     pub(crate) fn apply(&mut self, effect: Effect) {
         self.with_reach(|spaces, reach| spaces.apply(reach, effect));
-        self.refresh_views();
+        self.refresh_shortcuts();
     }
 
     /// Carries one instruction out.
