@@ -58,7 +58,8 @@ const FAULTS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGIL
 /// Bytes of a thread's signal stack: a frame with AVX-512 state takes three kilobytes.
 const SIGNAL_STACK: usize = 64 << 10;
 
-static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] = [const { std::mem::MaybeUninit::uninit() }; 4];
+static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] =
+    [const { std::mem::MaybeUninit::uninit() }; 4];
 
 /// Installs the handlers, once for the process.
 pub fn install() -> Result<(), SetupError> {
@@ -160,9 +161,10 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
             // SAFETY: as above.
             let frame = unsafe { &mut *running.frame };
             // SAFETY: the kernel hands a handler valid structures.
-            let address = unsafe { (*info).si_addr() } as u64;
-            // SAFETY: as above.
-            let code = unsafe { (*info).si_code };
+            let info = unsafe { &*info };
+            // SAFETY: the fields that `si_addr` reads are those of the signals in `FAULTS`.
+            let address = unsafe { info.si_addr() } as u64;
+            let code = info.si_code;
             frame.fault = Fault { rip, address, signal, code };
             context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.fault as i64;
             return;
@@ -196,7 +198,9 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         // The way in ends with a jump through the frame.
         // SAFETY: as above.
         unsafe { (*running.frame).target = cache.thunks.kicked };
-    } else if running.closed.is_none() && let Some(unit) = cache.unit_at(rip) {
+    } else if running.closed.is_none()
+        && let Some(unit) = cache.unit_at(rip)
+    {
         cache.close(unit);
         running.closed = Some(unit);
     }
@@ -247,9 +251,10 @@ impl Kicker {
         self.0.asked.store(true, Ordering::SeqCst);
         let thread = self.0.thread.load(Ordering::SeqCst);
         if thread != 0 && thread != this_thread() {
+            let process = std::process::id();
             // SAFETY: sends a signal whose handler this crate installed to a thread of this process; a thread that
             // ended in between makes the call fail, which is fine.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, kick_signal()) };
         }
     }
 }
