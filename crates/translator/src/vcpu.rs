@@ -12,6 +12,7 @@ use crate::frame::{Frame, FrameMapping};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
 use crate::play::Pending;
+use crate::requirements::requirements;
 use crate::rewrite::Tools;
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
@@ -353,12 +354,10 @@ impl Vcpu {
     }
 }
 
-/// Generated code saves flags with `lahf`, gathers page numbers with `pext`, keeps ymm registers and sets gs itself.
+/// Refuses a host that lacks something generated code uses.
 fn check_processor() -> Result<(), SetupError> {
-    let has = |present, what| if present { Ok(()) } else { Err(SetupError::Processor(what)) };
-    has(std::is_x86_feature_detected!("bmi2"), "BMI2 (Intel since Haswell, AMD since Excavator)")?;
-    has(std::is_x86_feature_detected!("avx2"), "AVX2 (Intel since Haswell, AMD since Excavator)")?;
-    // SAFETY: asks for a word of the auxiliary vector.
-    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-    has(hwcap2 & 2 != 0, "FSGSBASE for programs (Linux 5.9 or newer on a processor since Ivy Bridge)")
+    match requirements().into_iter().find(|requirement| !requirement.present) {
+        Some(missing) => Err(SetupError::Processor(missing.name)),
+        None => Ok(()),
+    }
 }
