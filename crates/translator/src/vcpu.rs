@@ -14,6 +14,7 @@ use crate::memory::ram::Ram;
 use crate::play::Pending;
 use crate::requirements::requirements;
 use crate::rewrite::Tools;
+use crate::run::Draft;
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
 use std::sync::Arc;
@@ -120,6 +121,7 @@ pub struct Vcpu {
     pub(crate) cache: Box<Cache>,
     pub(crate) spaces: Spaces,
     pub(crate) tools: Tools,
+    pub(crate) draft: Draft,
     pub(crate) cpuid: Cpuid,
     pub(crate) kicker: Kicker,
     pub(crate) running: Box<Running>,
@@ -161,6 +163,7 @@ impl Vcpu {
             cache,
             spaces,
             tools: Tools::new(),
+            draft: Draft::default(),
             cpuid,
             kicker: Kicker::default(),
             running,
