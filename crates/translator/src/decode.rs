@@ -88,6 +88,8 @@ pub fn resumes(instruction: &Instruction) -> bool {
         | M::Fxsave64
         | M::Fxrstor
         | M::Fxrstor64
+        | M::Fnstenv
+        | M::Fnsave
         | M::Rdmsr
         | M::Smsw
         | M::Sgdt
