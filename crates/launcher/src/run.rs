@@ -19,6 +19,7 @@ use crate::engine;
 use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
+use crate::kernel_image::program::Kernel;
 use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
@@ -95,7 +96,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
     let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
-    check_room(initrd.len() as u64, kernel.vmlinux.len() as u64, memory)?;
+    check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
         (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
@@ -144,8 +145,8 @@ fn check_command(
     )))
 }
 
-fn open_kernel(option: &str, path: &Path) -> Result<KernelImage, Mistake> {
-    KernelImage::open(path).map_err(|error| {
+fn open_kernel(option: &str, path: &Path) -> Result<Kernel, Mistake> {
+    KernelImage::open(path).map(Kernel::from).map_err(|error| {
         let name = path.display();
         let later = match error {
             KernelError::NoKernel | KernelError::Compressed(_) => later_guest(path),
@@ -188,13 +189,14 @@ fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Mistake> {
 
 fn debian_files(
     name: &PackageName,
-    own_kernel: Option<KernelImage>,
+    own_kernel: Option<Kernel>,
     own_initrd: Option<Vec<u8>>,
     progress: &Progress,
-) -> Result<(KernelImage, Vec<u8>), Mistake> {
-    if let (Some(kernel), Some(initrd)) = (&own_kernel, &own_initrd) {
-        return Ok((kernel.clone(), initrd.clone()));
-    }
+) -> Result<(Kernel, Vec<u8>), Mistake> {
+    let (own_kernel, own_initrd) = match (own_kernel, own_initrd) {
+        (Some(kernel), Some(initrd)) => return Ok((kernel, initrd)),
+        other => other,
+    };
     let cache = user_cache()?;
     let kernel = match own_kernel {
         Some(kernel) => kernel,

@@ -24,7 +24,7 @@ use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
 use super::elf::{self, ElfError};
 use super::layout;
-use crate::kernel_image::KernelImage;
+use crate::kernel_image::program::Kernel;
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct MachineSpec {
     /// vCPUs.
     pub cpus: u32,
     /// The kernel and its setup header.
-    pub kernel: KernelImage,
+    pub kernel: Kernel,
     /// The initial RAM disk; empty for none.
     pub initrd: Vec<u8>,
     /// The kernel's command line.
@@ -179,7 +179,7 @@ impl Machine {
         }
         let calibration = Calibration::start();
         let memory = Memory::new(spec.memory)?;
-        let kernel = elf::load(&spec.kernel.vmlinux, &memory)?;
+        let kernel = elf::load(&spec.kernel.program, &memory)?;
         let boot = Boot {
             setup_header: spec.kernel.setup_header.as_deref(),
             command_line: &spec.cmdline,
