@@ -5,7 +5,7 @@
 
 mod registers;
 mod control;
-mod segments;
+pub(crate) mod segments;
 mod state;
 mod strings;
 mod masked;
