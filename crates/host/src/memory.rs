@@ -13,6 +13,8 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use lguest_translator::{Ram, RamError, RamRegion};
@@ -56,6 +58,9 @@ pub enum MemoryError {
         /// How many.
         length: u64,
     },
+    /// A file that should fill memory cannot be read.
+    #[error("the kernel's file cannot be copied into Guest memory: {0}")]
+    File(std::io::Error),
     /// The translator's mapping failed.
     #[error(transparent)]
     Ram(#[from] RamError),
@@ -139,6 +144,31 @@ impl Memory {
         Ok(())
     }
 
+    /// Copies a part of a file into the Guest, without a way through this process. For loaders.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] when any byte is not RAM, [`MemoryError::File`] when the file ends early or cannot
+    /// be read; then some bytes may have been copied.
+    pub fn write_from(
+        &self,
+        address: GuestAddress,
+        file: &File,
+        part: Range<u64>,
+    ) -> Result<(), MemoryError> {
+        let length = part.end.saturating_sub(part.start);
+        let offset = self.offset(address, length)?;
+        let copy = || {
+            let (mut from, mut to) = (file, &self.file);
+            from.seek(SeekFrom::Start(part.start))?;
+            to.seek(SeekFrom::Start(offset as u64))?;
+            match std::io::copy(&mut from.take(length), &mut to)? {
+                copied if copied == length => Ok(()),
+                _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            }
+        };
+        copy().map_err(MemoryError::File)
+    }
+
     /// The one bounds check: place in the file of `length` bytes at `address`, all in one region.
     fn offset(&self, address: GuestAddress, length: u64) -> Result<usize, MemoryError> {
         self.regions
@@ -211,6 +241,22 @@ mod tests {
         let mut bytes = [0; 6];
         assert!(memory.ram().unwrap().read(0x1234, &mut bytes));
         assert_eq!(&bytes, b"lguest");
+    }
+
+    #[test]
+    fn a_part_of_a_file_lands_where_it_should() {
+        use std::io::Write;
+        let mut file = memory_file().unwrap();
+        file.write_all(b"hello lguest").unwrap();
+        let memory = Memory::new(0x2000).unwrap();
+        memory.write_from(GuestAddress(0x1001), &file, 6..12).unwrap();
+        let mut bytes = [0; 8];
+        memory.read(GuestAddress(0x1000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"\0lguest\0");
+        let short = memory.write_from(GuestAddress(0), &file, 6..13);
+        assert!(matches!(short, Err(MemoryError::File(_))));
+        let outside = memory.write_from(GuestAddress(0x1fff), &file, 0..2);
+        assert!(matches!(outside, Err(MemoryError::OutOfRange { .. })));
     }
 
     #[test]

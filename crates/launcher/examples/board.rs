@@ -4,12 +4,12 @@
 use std::io::Read;
 
 use lguest_launcher::board::{Machine, MachineSpec};
-use lguest_launcher::kernel_image::KernelImage;
+use lguest_launcher::kernel_image::program::{Kernel, Program};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let kernel = arguments.next().expect("usage: board VMLINUX [INITRD] [CMDLINE]");
-    let vmlinux = std::fs::read(&kernel).expect("the kernel can be read");
+    let vmlinux = std::fs::File::open(&kernel).expect("the kernel can be read");
     let initrd = arguments
         .next()
         .filter(|name| !name.is_empty())
@@ -18,7 +18,7 @@ fn main() {
     let spec = MachineSpec {
         memory: 512 << 20,
         cpus: 1,
-        kernel: KernelImage { vmlinux, setup_header: None },
+        kernel: Kernel { program: Program::File(vmlinux), setup_header: None },
         initrd: initrd.unwrap_or_default(),
         cmdline,
     };

@@ -19,6 +19,7 @@ use crate::engine;
 use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
+use crate::kernel_image::program::Kernel;
 use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
@@ -35,6 +36,9 @@ const SILENT: &str = " quiet loglevel=1";
 
 /// The largest initial RAM disk read. It has to fit the Guest's memory besides.
 const LARGEST_INITRD: u64 = 4 << 30;
+
+/// What a kernel needs beside its own file and its initrd. Debian's panic with 16 MiB and boot with 32.
+const LEAST_TO_LIVE_ON: u64 = 32 << 20;
 
 /// The console's serial port.
 const CONSOLE_PORT: usize = 0;
@@ -85,13 +89,14 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (GuestChoice::Unsaid, None) => return Err(no_guest()),
     };
     // Only now, so that it stands right above what the Guest prints.
-    terminal::say(&format!("engine {} ({})", engine.engine, engine.reason));
+    let attached = terminal::is_attached();
+    let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
+    terminal::say(&format!("engine {} ({}){hint}", engine.engine, engine.reason));
 
     let ours = initramfs::is_ours(&initrd);
-    let attached = terminal::is_attached();
     let word = MarkWord::draw();
     let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
-    check_room(initrd.len() as u64, kernel.vmlinux.len() as u64, memory)?;
+    check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
         (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
@@ -140,8 +145,8 @@ fn check_command(
     )))
 }
 
-fn open_kernel(option: &str, path: &Path) -> Result<KernelImage, Mistake> {
-    KernelImage::open(path).map_err(|error| {
+fn open_kernel(option: &str, path: &Path) -> Result<Kernel, Mistake> {
+    KernelImage::open(path).map(Kernel::from).map_err(|error| {
         let name = path.display();
         let later = match error {
             KernelError::NoKernel | KernelError::Compressed(_) => later_guest(path),
@@ -184,13 +189,14 @@ fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Mistake> {
 
 fn debian_files(
     name: &PackageName,
-    own_kernel: Option<KernelImage>,
+    own_kernel: Option<Kernel>,
     own_initrd: Option<Vec<u8>>,
     progress: &Progress,
-) -> Result<(KernelImage, Vec<u8>), Mistake> {
-    if let (Some(kernel), Some(initrd)) = (&own_kernel, &own_initrd) {
-        return Ok((kernel.clone(), initrd.clone()));
-    }
+) -> Result<(Kernel, Vec<u8>), Mistake> {
+    let (own_kernel, own_initrd) = match (own_kernel, own_initrd) {
+        (Some(kernel), Some(initrd)) => return Ok((kernel, initrd)),
+        other => other,
+    };
     let cache = user_cache()?;
     let kernel = match own_kernel {
         Some(kernel) => kernel,
@@ -215,7 +221,8 @@ pub fn user_cache() -> Result<Cache, Mistake> {
 
 /// The kernel and the initrd have to be in memory together, and the kernel unpacks the latter beside itself.
 fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
-    if initrd.saturating_add(kernel) < memory {
+    let needed = initrd.saturating_mul(2).saturating_add(kernel).saturating_add(LEAST_TO_LIVE_ON);
+    if needed <= memory {
         return Ok(());
     }
     Err(Mistake(format!(
@@ -223,8 +230,7 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
         memory >> 20,
         kernel >> 20,
         initrd >> 20,
-        // Twice the initrd, which is unpacked before it is freed, and something to live on.
-        ((2 * initrd + kernel) >> 20) + 32
+        needed.div_ceil(1 << 20)
     )))
 }
 
@@ -259,6 +265,10 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
     let outcome = machine.run();
+    if raw.is_some() && console.line_is_open() {
+        // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
+        let _ = io::stderr().write_all(b"\r\n");
+    }
     drop(raw);
     Ok(conclude(outcome, &reason, &console))
 }

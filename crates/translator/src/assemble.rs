@@ -198,6 +198,15 @@ impl Code {
     pub fn add_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x03], to.0, mem);
     }
+    /// `and to, [mem]` (64 bits; sets flags)
+    pub fn and_memory(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], true, &[0x23], to.0, mem);
+    }
+    /// `mov byte [mem], value`
+    pub fn store8_immediate(&mut self, mem: Mem, value: u8) {
+        self.with_memory(&[], false, &[0xc6], 0, mem);
+        self.bytes.push(value);
+    }
     /// `sub to, [mem]` (64 bits; sets flags)
     pub fn sub_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x2b], to.0, mem);
@@ -399,6 +408,8 @@ mod tests {
         assert_eq!(shown(|c| c.test8(Reg(9), 7)), "test r9b,7h;");
         assert_eq!(shown(|c| c.constant(S0, u64::MAX)), "mov r10,0FFFFFFFFFFFFFFFFh;");
         assert_eq!(shown(|c| c.wrgsbase(S0)), "wrgsbase r10;");
+        assert_eq!(shown(|c| c.and_memory(S0, Mem::at(FRAME, 8))), "and r10,[rsp+8h];");
+        assert_eq!(shown(|c| c.store8_immediate(Mem::at(FRAME, 8), 3)), "mov byte ptr [rsp+8h],3h;");
         assert_eq!(shown(|c| c.cmp(S0, 4096)), "cmp r10,1000h;");
         assert_eq!(shown(|c| c.sub_memory(RAX, Mem::at(FRAME, 8))), "sub rax,[rsp+8h];");
         assert_eq!(shown(|c| c.test_memory32(Mem::at(FRAME, 8), 1)), "test dword ptr [rsp+8h],1h;");

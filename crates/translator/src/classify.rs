@@ -131,6 +131,8 @@ pub fn classify(instruction: &Instruction) -> Class {
             (OpKind::Memory, _) => Class::Memory,
             _ => Class::Harmless,
         },
+        // They would tell the Guest where its translated code stands.
+        M::Fnstenv | M::Fnsave => Class::System,
         // Rare, or in need of the whole state.
         M::Enter
         | M::Pushfq

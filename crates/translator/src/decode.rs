@@ -14,7 +14,7 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, 
 pub const LONGEST: usize = 64;
 
 /// What a unit is made from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Block {
     /// Instructions with their class.
     pub instructions: Vec<(Instruction, Class)>,
@@ -22,18 +22,17 @@ pub struct Block {
     pub leaves: bool,
 }
 
-/// Decodes from `pc`; `bytes` start there and end at the page's end (or 15 bytes on for a crossing instruction).
-/// `None` when the first instruction does not end within `bytes`.
-pub fn block(bytes: &[u8], pc: u64, mode: Mode) -> Option<Block> {
+/// Decodes from `pc` into `block`; `bytes` start there and end at the page's end (or 15 bytes on for a crossing
+/// instruction). False when the first instruction does not end within `bytes`.
+pub fn block(bytes: &[u8], pc: u64, mode: Mode, block: &mut Block) -> bool {
     let mut decoder = Decoder::with_ip(64, bytes, pc, DecoderOptions::NONE);
-    let mut block = Block { instructions: Vec::with_capacity(16), leaves: false };
+    block.instructions.clear();
+    block.leaves = false;
     let longest = if mode.single() { 1 } else { LONGEST };
     while block.instructions.len() < longest && decoder.can_decode() {
         let instruction = decoder.decode();
-        if instruction.is_invalid()
-            && decoder.last_error() == DecoderError::NoMoreBytes
-            && bytes.len() - (instruction.ip() - pc) as usize <= 15
-        {
+        let cut_off = bytes.len() - (instruction.ip() - pc) as usize <= 15;
+        if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes && cut_off {
             break;
         }
         let class = classify(&instruction);
@@ -43,7 +42,7 @@ pub fn block(bytes: &[u8], pc: u64, mode: Mode) -> Option<Block> {
             break;
         }
     }
-    (!block.instructions.is_empty()).then_some(block)
+    !block.instructions.is_empty()
 }
 
 /// True when nothing after the instruction may run without asking again where the Guest is.
@@ -89,6 +88,8 @@ pub fn resumes(instruction: &Instruction) -> bool {
         | M::Fxsave64
         | M::Fxrstor
         | M::Fxrstor64
+        | M::Fnstenv
+        | M::Fnsave
         | M::Rdmsr
         | M::Smsw
         | M::Sgdt
@@ -116,22 +117,26 @@ pub fn resumes(instruction: &Instruction) -> bool {
 mod tests {
     use super::*;
 
+    /// Instructions of the unit, and whether it leaves by itself.
+    fn decoded(bytes: &[u8], pc: u64) -> Option<(usize, bool)> {
+        let mut found = Block::default();
+        block(bytes, pc, Mode::default(), &mut found).then_some((found.instructions.len(), found.leaves))
+    }
+
     #[test]
     fn a_unit_ends_at_a_return() {
-        let block = block(&[0x90, 0xc3, 0x90], 0x1000, Mode::default()).unwrap();
-        assert_eq!((block.instructions.len(), block.leaves), (2, true));
+        assert_eq!(decoded(&[0x90, 0xc3, 0x90], 0x1000), Some((2, true)));
     }
 
     #[test]
     fn a_conditional_jump_is_an_exit_to_the_side() {
-        let block = block(&[0x74, 0x10, 0x90, 0xc3], 0x1000, Mode::default()).unwrap();
-        assert_eq!(block.instructions.len(), 3);
+        assert_eq!(decoded(&[0x74, 0x10, 0x90, 0xc3], 0x1000), Some((3, true)));
     }
 
     #[test]
     fn an_instruction_cut_off_by_the_page_is_left_for_a_unit_of_its_own() {
         let cut = [0x90, 0x48, 0x8b];
-        assert_eq!(block(&cut, 0x1ffd, Mode::default()).unwrap().instructions.len(), 1);
-        assert!(block(&cut[1..], 0x1ffe, Mode::default()).is_none());
+        assert_eq!(decoded(&cut, 0x1ffd), Some((1, false)));
+        assert_eq!(decoded(&cut[1..], 0x1ffe), None);
     }
 }

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // One mapping, made and freed here.
 
 use crate::SetupError;
+use crate::cache::calls::Calls;
 use crate::cpu::{Cpu, flags};
 use std::mem::offset_of;
 
@@ -58,6 +59,10 @@ pub struct Frame {
     pub view_with_user: u64,
     /// What gs holds at CPL 0 with the AC flag clear.
     pub view_without_user: u64,
+    /// What gs holds at CPL 3.
+    pub view_of_user: u64,
+    /// What `syscall` and `sysret` load.
+    pub calls: Calls,
     /// A jump target or value kept over a push.
     pub kept: u64,
     /// The host's stack pointer while the Guest runs.

@@ -18,7 +18,17 @@ use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
 
 /// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
-const UNIT_BYTES: usize = decode::LONGEST * 15;
+const UNIT_BYTES: usize = decode::LONGEST * LONGEST_INSTRUCTION;
+
+/// Bytes of the longest instruction (SDM vol. 2, 2.3.11).
+const LONGEST_INSTRUCTION: usize = 15;
+
+/// What a unit is made from, kept between units for its memory.
+#[derive(Default)]
+pub(crate) struct Draft {
+    bytes: Vec<u8>,
+    block: Block,
+}
 
 /// Bytes looked at behind a jump, to see which flags matter there.
 const PEEK_BYTES: usize = 64;
@@ -37,7 +47,8 @@ impl Vcpu {
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
         self.frame().view = 0;
-        self.refresh_views();
+        self.refresh_shortcuts();
+        self.refresh_calls();
         let exit = loop {
             if self.kicker.0.take() {
                 break Exit::Kicked;
@@ -94,9 +105,7 @@ impl Vcpu {
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
             unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
         }
-        let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
-        frame.jump_space = space as u32;
         frame.flags = pack_flags(frame.cpu.rflags);
         frame.target = host;
         let address = self.frames.frame();
@@ -190,38 +199,41 @@ impl Vcpu {
         Ok(Ok(page))
     }
 
-    /// Guest bytes from `pc` to the end of its page, `most` at most.
-    fn code_bytes(&self, pc: u64, page: u32, most: usize) -> Vec<u8> {
+    /// Appends Guest bytes from `pc` to the end of its page, `most` at most.
+    fn code_bytes(&self, pc: u64, page: u32, most: usize, bytes: &mut Vec<u8>) {
         let within = pc & 0xfff;
-        let mut bytes = vec![0; most.min(4096 - within as usize)];
-        self.ram.read_file(u64::from(page) << 12 | within, &mut bytes);
-        bytes
+        let start = bytes.len();
+        bytes.resize(start + most.min(4096 - within as usize), 0);
+        self.ram.read_file(u64::from(page) << 12 | within, &mut bytes[start..]);
     }
 
     fn translate(&mut self, key: Key) -> Result<Result<UnitIndex, Exception>, Exit> {
+        // A unit's worth of bytes and instructions is a large allocation, and there are fifty thousand units in a boot.
+        let mut draft = std::mem::take(&mut self.draft);
+        let result = self.translate_with(key, &mut draft);
+        self.draft = draft;
+        result
+    }
+
+    fn translate_with(&mut self, key: Key, draft: &mut Draft) -> Result<Result<UnitIndex, Exception>, Exit> {
         self.mark_code(key.page);
-        let mut bytes = self.code_bytes(key.pc, key.page, UNIT_BYTES);
+        let Draft { bytes, block } = draft;
+        bytes.clear();
+        self.code_bytes(key.pc, key.page, UNIT_BYTES, bytes);
         let mut second_page = None;
-        let block = match decode::block(&bytes, key.pc, key.mode) {
-            Some(block) => block,
-            None => {
-                let second = match self.code_page((key.pc | 0xfff) + 1)? {
-                    Ok(page) => page,
-                    Err(exception) => return Ok(Err(exception)),
-                };
-                self.mark_code(second);
-                let next = self.code_bytes((key.pc | 0xfff) + 1, second, 15);
-                bytes.extend_from_slice(&next[..15]);
-                second_page = Some(second);
-                let crossing = Mode { one_step: true, ..key.mode };
-                let Some(mut block) = decode::block(&bytes, key.pc, crossing) else {
-                    return Ok(Err(Exception::gp(0)));
-                };
-                block.instructions.truncate(1);
-                block
+        if !decode::block(bytes, key.pc, key.mode, block) {
+            let second = match self.code_page((key.pc | 0xfff) + 1)? {
+                Ok(page) => page,
+                Err(exception) => return Ok(Err(exception)),
+            };
+            self.mark_code(second);
+            self.code_bytes((key.pc | 0xfff) + 1, second, LONGEST_INSTRUCTION, bytes);
+            second_page = Some(second);
+            if !decode::block(bytes, key.pc, Mode { one_step: true, ..key.mode }, block) {
+                return Ok(Err(Exception::gp(0)));
             }
-        };
-        Ok(Ok(self.install(key, &block, &bytes, second_page)))
+        }
+        Ok(Ok(self.install(key, block, bytes, second_page)))
     }
 
     fn install(&mut self, key: Key, block: &Block, bytes: &[u8], second_page: Option<u32>) -> UnitIndex {
@@ -244,12 +256,14 @@ impl Vcpu {
             };
             self.statistics.units += 1;
             self.statistics.instructions += block.instructions.len() as u64;
+            let size = rewritten.code.len() as u32;
+            self.tools.keep(rewritten.code);
             let unit = Unit {
                 key,
                 second_page,
                 start: start as u32,
                 entry: rewritten.entry,
-                size: rewritten.code.len() as u32,
+                size,
                 marks: rewritten.marks,
                 exits: rewritten.exits,
                 incoming: Vec::new(),
@@ -274,7 +288,10 @@ impl Vcpu {
         if target >> 12 != key.pc >> 12 || key.mode.single() {
             return liveness::ALL;
         }
-        liveness::live_at(&self.code_bytes(target, key.page, PEEK_BYTES), target)
+        let mut bytes = [0; PEEK_BYTES];
+        let room = PEEK_BYTES.min(4096 - (target & 0xfff) as usize);
+        self.ram.read_file(u64::from(key.page) << 12 | target & 0xfff, &mut bytes[..room]);
+        liveness::live_at(&bytes[..room], target)
     }
 
     /// From now on, writes to a page of the memory file are seen.

@@ -103,6 +103,11 @@ impl Spaces {
         (if smap { View::KernelAndUser(self.current) } else { View::Kernel }, View::Kernel)
     }
 
+    /// What gs must show a user of the current space.
+    pub fn user_view(&self) -> View {
+        View::User(self.current)
+    }
+
     /// The half that generated code looks `address` up in.
     pub fn looked_up(&self, cpu: &Cpu, address: u64) -> Option<Half> {
         match (self.view(cpu), high(address)) {

@@ -190,7 +190,7 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
     // SAFETY: `Attached` vouches for it; the thread that uses it is this one, and stands still.
     let running = unsafe { &mut *running };
     // SAFETY: the kernel hands a handler valid structures.
-    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let rip = context.uc_mcontext.gregs[libc::REG_RIP as usize] as u64;
     // SAFETY: as above; where `rip` is in the arena, no Rust of this thread is in the middle of changing the cache.
     let cache = unsafe { &mut *running.cache };
@@ -198,6 +198,8 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         // The way in ends with a jump through the frame.
         // SAFETY: as above.
         unsafe { (*running.frame).target = cache.thunks.kicked };
+    } else if (cache.thunks.landing..cache.thunks.landing_end).contains(&rip) {
+        context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.landing as i64;
     } else if running.closed.is_none()
         && let Some(unit) = cache.unit_at(rip)
     {

@@ -3,15 +3,18 @@
 #![allow(unsafe_code)] // The frame is shared with generated code, so it is reached through a pointer.
 
 use crate::cache::Cache;
+use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
-use crate::cpu::{Cpu, flags};
+use crate::cpu::{Cpu, cr0, cr4, flags};
 use crate::events::deliver::{Event, Shutdown, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
 use crate::play::Pending;
+use crate::requirements::requirements;
 use crate::rewrite::Tools;
+use crate::run::Draft;
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
 use std::sync::Arc;
@@ -118,6 +121,7 @@ pub struct Vcpu {
     pub(crate) cache: Box<Cache>,
     pub(crate) spaces: Spaces,
     pub(crate) tools: Tools,
+    pub(crate) draft: Draft,
     pub(crate) cpuid: Cpuid,
     pub(crate) kicker: Kicker,
     pub(crate) running: Box<Running>,
@@ -127,6 +131,8 @@ pub struct Vcpu {
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
     pub(crate) bounce: crate::play::Bounce,
+    /// Control bits that units' modes depend on, as the jump tables know them.
+    modes: (u64, u64),
     pub(crate) statistics: Statistics,
 }
 
@@ -157,6 +163,7 @@ impl Vcpu {
             cache,
             spaces,
             tools: Tools::new(),
+            draft: Draft::default(),
             cpuid,
             kicker: Kicker::default(),
             running,
@@ -164,6 +171,7 @@ impl Vcpu {
             resume: None,
             window: false,
             bounce: crate::play::Bounce::new(),
+            modes: (0, 0),
             statistics: Statistics::default(),
         };
         let kick = vcpu.kicker.0.flag();
@@ -300,12 +308,26 @@ impl Vcpu {
         act(&mut self.spaces, &mut reach)
     }
 
-    /// Tells generated code which views `stac` and `clac` choose between.
-    pub(crate) fn refresh_views(&mut self) {
+    /// Tells generated code what it may do without asking: which views `stac`, `clac`, `syscall` and `sysret` choose between,
+    /// and what the latter two load. Jump tables hold units of one mode, so a change of what modes depend on empties them.
+    pub(crate) fn refresh_shortcuts(&mut self) {
         let (with, without) = self.spaces.kernel_views(self.cpu());
         let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
+        let user = self.spaces.tables.base(self.spaces.user_view());
+        let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
-        (frame.view_with_user, frame.view_without_user) = (with, without);
+        (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);
+        frame.jump_space = space as u32;
+        let modes = (self.cpu().cr0 & (cr0::TS | cr0::EM), self.cpu().cr4 & cr4::TSD);
+        if modes != self.modes {
+            self.modes = modes;
+            self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
+        }
+    }
+
+    /// The same for what `syscall` and `sysret` load, after a write to one of their registers.
+    pub(crate) fn refresh_calls(&mut self) {
+        self.frame().calls = Calls::of(self.cpu());
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.
@@ -335,12 +357,10 @@ impl Vcpu {
     }
 }
 
-/// Generated code saves flags with `lahf`, gathers page numbers with `pext`, keeps ymm registers and sets gs itself.
+/// Refuses a host that lacks something generated code uses.
 fn check_processor() -> Result<(), SetupError> {
-    let has = |present, what| if present { Ok(()) } else { Err(SetupError::Processor(what)) };
-    has(std::is_x86_feature_detected!("bmi2"), "BMI2 (Intel since Haswell, AMD since Excavator)")?;
-    has(std::is_x86_feature_detected!("avx2"), "AVX2 (Intel since Haswell, AMD since Excavator)")?;
-    // SAFETY: asks for a word of the auxiliary vector.
-    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-    has(hwcap2 & 2 != 0, "FSGSBASE for programs (Linux 5.9 or newer on a processor since Ivy Bridge)")
+    match requirements().into_iter().find(|requirement| !requirement.present) {
+        Some(missing) => Err(SetupError::Processor(missing.name)),
+        None => Ok(()),
+    }
 }

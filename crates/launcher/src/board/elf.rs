@@ -8,6 +8,7 @@ use std::ops::Range;
 use lguest_host::memory::{GuestAddress, Memory};
 
 use super::layout;
+use crate::kernel_image::program::Program;
 
 const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: u64 = 56;
@@ -37,6 +38,9 @@ pub enum ElfError {
     /// A field that cannot be true.
     #[error("the kernel's ELF headers are wrong: {0}")]
     Wrong(&'static str),
+    /// The file, or memory, failed.
+    #[error("the kernel cannot be loaded: {0}")]
+    Unreadable(String),
     /// A segment does not fit between the boot structures and the end of RAM below the hole.
     #[error("the kernel wants memory from {start:#x} to {end:#x}, but a kernel can use {first:#x} to {last:#x} of this machine: try a larger --memory", start = .wanted.start, end = .wanted.end, first = .possible.start, last = .possible.end)]
     OutsideMemory {
@@ -56,6 +60,12 @@ pub struct LoadedKernel {
     pub occupied: Range<u64>,
 }
 
+/// What is looked at of a file.
+struct Headers<'a> {
+    beginning: &'a [u8],
+    length: u64,
+}
+
 struct Segment {
     file: Range<u64>,
     physical: Range<u64>,
@@ -66,9 +76,12 @@ struct Segment {
 ///
 /// # Errors
 /// [`ElfError`] for every way in which the file can be wrong; nothing was run, some bytes may have been copied.
-pub fn load(file: &[u8], memory: &Memory) -> Result<LoadedKernel, ElfError> {
-    let entry = check_header(file)?;
-    let segments = segments(file)?;
+pub fn load(program: &Program, memory: &Memory) -> Result<LoadedKernel, ElfError> {
+    let unreadable = |cause: std::io::Error| ElfError::Unreadable(cause.to_string());
+    let beginning = program.beginning().map_err(unreadable)?;
+    let file = Headers { beginning: &beginning, length: program.length().map_err(unreadable)? };
+    let entry = check_header(&file)?;
+    let segments = segments(&file)?;
     let possible = layout::KERNEL_MINIMUM.0..memory.low_end().0;
     let (mut lowest, mut highest) = (u64::MAX, 0);
     for (index, segment) in segments.iter().enumerate() {
@@ -80,23 +93,22 @@ pub fn load(file: &[u8], memory: &Memory) -> Result<LoadedKernel, ElfError> {
         if segments[..index].iter().any(overlaps) {
             return Err(ElfError::Wrong("two segments claim the same memory"));
         }
-        let bytes = &file[segment.file.start as usize..segment.file.end as usize];
-        memory.write(GuestAddress(start), bytes).map_err(|_| ElfError::OutsideMemory {
-            wanted: segment.physical.clone(),
-            possible: possible.clone(),
-        })?;
+        program
+            .copy(segment.file.clone(), memory, GuestAddress(start))
+            .map_err(|cause| ElfError::Unreadable(cause.to_string()))?;
         (lowest, highest) = (lowest.min(start), highest.max(end));
     }
     Ok(LoadedKernel { entry: entry_address(entry, &segments)?, occupied: lowest..highest })
 }
 
 /// Checks that the file is for this machine. Returns its entry point as it stands there.
-fn check_header(file: &[u8]) -> Result<u64, ElfError> {
+fn check_header(headers: &Headers) -> Result<u64, ElfError> {
+    let file = headers.beginning;
     if !file.starts_with(b"\x7fELF") {
         return Err(ElfError::NotForUs("it does not begin with the ELF magic"));
     }
     if file.len() < HEADER_SIZE {
-        return Err(truncated("the ELF header", HEADER_SIZE as u64, file));
+        return Err(truncated("the ELF header", HEADER_SIZE as u64, headers));
     }
     if file[4] != 2 {
         return Err(ElfError::NotForUs("it is for 32-bit machines"));
@@ -114,7 +126,8 @@ fn check_header(file: &[u8]) -> Result<u64, ElfError> {
 }
 
 /// The loadable segments that take memory, checked against the file.
-fn segments(file: &[u8]) -> Result<Vec<Segment>, ElfError> {
+fn segments(headers: &Headers) -> Result<Vec<Segment>, ElfError> {
+    let file = headers.beginning;
     let table = u64_at(file, 32);
     let count = u16_at(file, 56);
     if u64::from(u16_at(file, 54)) != PROGRAM_HEADER_SIZE {
@@ -125,13 +138,16 @@ fn segments(file: &[u8]) -> Result<Vec<Segment>, ElfError> {
     }
     let length = u64::from(count) * PROGRAM_HEADER_SIZE;
     let end = table.checked_add(length).ok_or(ElfError::Wrong("its program headers wrap around"))?;
-    if end > file.len() as u64 {
-        return Err(truncated("the table of program headers", end, file));
+    if end > headers.length {
+        return Err(truncated("the table of program headers", end, headers));
     }
-    let headers = file[table as usize..end as usize].chunks_exact(PROGRAM_HEADER_SIZE as usize);
+    if end > file.len() as u64 {
+        return Err(ElfError::Wrong("its program headers are not at its beginning"));
+    }
+    let table = file[table as usize..end as usize].chunks_exact(PROGRAM_HEADER_SIZE as usize);
     let mut segments = Vec::new();
-    for header in headers.filter(|header| u32_at(header, 0) == SEGMENT_LOAD && u64_at(header, 40) != 0) {
-        segments.push(segment(header, file)?);
+    for header in table.filter(|header| u32_at(header, 0) == SEGMENT_LOAD && u64_at(header, 40) != 0) {
+        segments.push(segment(header, headers)?);
     }
     if segments.is_empty() {
         return Err(ElfError::Wrong("it has nothing to load"));
@@ -139,12 +155,12 @@ fn segments(file: &[u8]) -> Result<Vec<Segment>, ElfError> {
     Ok(segments)
 }
 
-fn segment(header: &[u8], file: &[u8]) -> Result<Segment, ElfError> {
+fn segment(header: &[u8], file: &Headers) -> Result<Segment, ElfError> {
     let (offset, virtual_start, physical) = (u64_at(header, 8), u64_at(header, 16), u64_at(header, 24));
     let (in_file, in_memory) = (u64_at(header, 32), u64_at(header, 40));
     let wraps = ElfError::Wrong("a segment wraps around the end of the address space");
     let end = offset.checked_add(in_file).ok_or(wraps.clone())?;
-    if end > file.len() as u64 {
+    if end > file.length {
         return Err(truncated("a segment", end, file));
     }
     if in_file > in_memory {
@@ -167,8 +183,8 @@ fn entry_address(entry: u64, segments: &[Segment]) -> Result<GuestAddress, ElfEr
     from_virtual.ok_or(ElfError::Wrong("its entry point lies in no segment"))
 }
 
-fn truncated(what: &'static str, end: u64, file: &[u8]) -> ElfError {
-    ElfError::Truncated { what, end, length: file.len() as u64 }
+fn truncated(what: &'static str, end: u64, file: &Headers) -> ElfError {
+    ElfError::Truncated { what, end, length: file.length }
 }
 
 // The callers have checked that the fields are there: a miss is our mistake, and a slice index says so.

@@ -28,6 +28,10 @@ fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
     file[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
+fn load(file: &[u8], memory: &Memory) -> Result<LoadedKernel, ElfError> {
+    super::load(&Program::Bytes(file.to_vec()), memory)
+}
+
 fn memory() -> Memory {
     Memory::new(32 * MEBIBYTE).unwrap()
 }

@@ -24,7 +24,7 @@ use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
 use super::elf::{self, ElfError};
 use super::layout;
-use crate::kernel_image::KernelImage;
+use crate::kernel_image::program::Kernel;
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct MachineSpec {
     /// vCPUs.
     pub cpus: u32,
     /// The kernel and its setup header.
-    pub kernel: KernelImage,
+    pub kernel: Kernel,
     /// The initial RAM disk; empty for none.
     pub initrd: Vec<u8>,
     /// The kernel's command line.
@@ -72,7 +72,7 @@ pub enum BoardError {
 pub enum Outcome {
     /// The Guest turned its machine off.
     PowerOff,
-    /// The Guest asked for a reset, or its processor shut down.
+    /// The Guest asked for a reset.
     Reset,
     /// [`Stopper::stop`] was called.
     Stopped,
@@ -179,7 +179,7 @@ impl Machine {
         }
         let calibration = Calibration::start();
         let memory = Memory::new(spec.memory)?;
-        let kernel = elf::load(&spec.kernel.vmlinux, &memory)?;
+        let kernel = elf::load(&spec.kernel.program, &memory)?;
         let boot = Boot {
             setup_header: spec.kernel.setup_header.as_deref(),
             command_line: &spec.cmdline,
@@ -250,7 +250,7 @@ impl Machine {
                     self.vcpu.reply(value);
                 }
                 Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
-                Exit::Shutdown => return Outcome::Reset,
+                Exit::Shutdown => return Outcome::Dead(triple_fault(self.vcpu.rip())),
                 Exit::Dead(reason) => return Outcome::Dead(reason),
                 Exit::Stopped => return Outcome::Stopped,
             }
@@ -259,6 +259,11 @@ impl Machine {
             }
         }
     }
+}
+
+/// What became of a processor that could not even tell its kernel of a fault.
+fn triple_fault(rip: u64) -> String {
+    format!("its processor shut down after a triple fault at {rip:#x}: no handler could take the exception")
 }
 
 impl Drop for Machine {

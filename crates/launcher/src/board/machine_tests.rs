@@ -1,6 +1,7 @@
 //! Requests that cannot work, and handles that cross threads. Whole runs are tested where there is a Guest to run.
 
 use super::*;
+use crate::kernel_image::program::Program;
 
 fn refused(spec: MachineSpec) -> String {
     match Machine::new(spec, [Box::new(std::io::sink()), Box::new(std::io::sink())]) {
@@ -10,7 +11,7 @@ fn refused(spec: MachineSpec) -> String {
 }
 
 fn spec(memory: u64, cpus: u32, vmlinux: &[u8]) -> MachineSpec {
-    let kernel = KernelImage { vmlinux: vmlinux.to_vec(), setup_header: None };
+    let kernel = Kernel { program: Program::Bytes(vmlinux.to_vec()), setup_header: None };
     MachineSpec { memory, cpus, kernel, initrd: Vec::new(), cmdline: String::new() }
 }
 

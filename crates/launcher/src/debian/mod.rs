@@ -23,6 +23,7 @@ pub mod apt;
 pub mod package;
 pub mod deb;
 
+use crate::kernel_image::program::{Kernel, Program};
 use crate::kernel_image::{KernelError, KernelImage};
 use crate::progress::Progress;
 use apt::{Apt, AptError};
@@ -83,15 +84,14 @@ pub enum DebianError {
 ///
 /// # Errors
 /// When it is not in the cache and cannot be fetched.
-pub fn kernel(cache: &Cache, name: &PackageName, progress: &Progress) -> Result<KernelImage, DebianError> {
+pub fn kernel(cache: &Cache, name: &PackageName, progress: &Progress) -> Result<Kernel, DebianError> {
     let folder = obtain(cache, name, progress, unpack_kernel)?;
-    let read = |file: &str| {
-        let path = folder.join(file);
-        fs::read(&path).map_err(|cause| DebianError::Cache { path, cause })
-    };
-    let header = read("setup-header")?;
+    let path = folder.join("setup-header");
+    let header = fs::read(&path).map_err(|cause| DebianError::Cache { path, cause })?;
     let setup_header = (!header.is_empty()).then_some(header);
-    Ok(KernelImage { vmlinux: read("vmlinux")?, setup_header })
+    let path = folder.join("vmlinux");
+    let vmlinux = fs::File::open(&path).map_err(|cause| DebianError::Cache { path, cause })?;
+    Ok(Kernel { program: Program::File(vmlinux), setup_header })
 }
 
 /// Debian's static busybox, from the cache or from Debian.

@@ -51,7 +51,8 @@ if [ "$MODE" = pipes ]; then
     exec 8<>/lguest/output
     cat /lguest/output >/dev/ttyS0 8>&- &
     writer=$!
-    cat /dev/ttyS0 >/lguest/input 2>/dev/null 8>&- &
+    # Not cat: its sendfile holds the pipe's lock while it waits for the next line, and keeps the last one from the program.
+    dd bs=4096 </dev/ttyS0 >/lguest/input 2>/dev/null 8>&- &
     echo ready >$control
     $program </lguest/input >/lguest/output 2>&1 8>&-
     status=$?

@@ -21,6 +21,7 @@ use thiserror::Error;
 pub mod setup_header;
 pub mod payload;
 pub mod elf;
+pub mod program;
 
 use elf::ElfVerdict;
 pub use payload::PayloadError;

@@ -1,6 +1,7 @@
 //! The doors between Rust and generated code: one way in, one way out, and a small entrance hall for each reason.
 
 use super::arena::Arena;
+use super::calls;
 use crate::SetupError;
 use crate::assemble::host::{FRAME, GUEST_RSP, RAX, S0};
 use crate::assemble::{Code, Mem, Patch, Reg, cond};
@@ -64,6 +65,14 @@ pub struct Thunks {
     pub fault: u64,
     /// Jumped to in place of the target.
     pub kicked: u64,
+    /// Jumped to: see `calls.rs`.
+    pub syscall: u64,
+    /// Likewise.
+    pub sysret: u64,
+    /// Where both arrive; a kick between here and the end starts over here.
+    pub landing: u64,
+    /// The end of it.
+    pub landing_end: u64,
 }
 
 /// Guest registers with a host register of their own.
@@ -112,6 +121,7 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     thunks.lookup = jumped(&mut code, Reason::Lookup);
     thunks.fault = jumped(&mut code, Reason::Fault);
     thunks.kicked = jumped(&mut code, Reason::Kicked);
+    calls::write(&mut code, &mut thunks, base);
     thunks.enter = at(&code);
     way_in(&mut code, thunks.kicked);
     thunks.enter_end = at(&code);

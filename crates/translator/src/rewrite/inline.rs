@@ -7,6 +7,7 @@
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{RAX, S0, S1};
 use crate::assemble::{Mem, Reg, cond};
+use crate::cache::calls::{Calls, flags_image};
 use crate::cpu::segments::{GS, Segment};
 use crate::cpu::{Cpu, flags};
 use crate::frame::Frame;
@@ -25,9 +26,6 @@ const fn cpu(field: usize) -> usize {
     offset_of!(Frame, cpu) + field
 }
 
-/// Arithmetic flags as `pushf` has them, without the overflow flag.
-const LOW_FLAGS: u32 = (flags::ARITHMETIC & 0xff) as u32;
-
 impl Rewriter<'_> {
     /// Writes the instruction in place, if it is one of these and may be; says whether it did.
     pub(super) fn inline(&mut self, instruction: &Instruction) -> bool {
@@ -42,6 +40,8 @@ impl Rewriter<'_> {
             M::Cld => self.change_flag(flags::DF, false),
             M::Std => self.change_flag(flags::DF, true),
             M::Pushfq if !mode.single() => self.push_flags(),
+            M::Syscall if mode.user && !mode.single() => self.call_kernel(instruction),
+            M::Sysretq if kernel => self.call_kernel(instruction),
             M::Rdtsc | M::Rdtscp if !(mode.user && mode.clock_hidden) => self.read_clock(instruction),
             M::Mov if kernel && instruction.op1_register().is_cr() => return self.read_control(instruction),
             M::Mov if is_segment_read(instruction) => self.read_selector(instruction),
@@ -96,18 +96,32 @@ impl Rewriter<'_> {
     /// `pushfq`: the state's flags with the arithmetic ones from where they are aside.
     fn push_flags(&mut self) {
         self.set_flags_aside();
-        self.code.load32(S0, Mem::frame(offset_of!(Frame, saved_flags)));
-        self.code.load32(S1, Mem::frame(offset_of!(Frame, saved_flags)));
-        self.code.shr(S0, 8);
-        self.code.and32(S0, LOW_FLAGS);
-        self.code.and32(S1, 1);
-        self.code.shl(S1, 11);
-        self.code.or32(S0, S1);
-        self.code.load32(S1, Mem::frame(cpu(offset_of!(Cpu, rflags))));
-        self.code.and32(S1, !(flags::ARITHMETIC as u32));
-        self.code.or32(S0, S1);
+        flags_image(&mut self.code);
         self.code.store(Mem::frame(offset_of!(Frame, kept)), S0);
         self.push(Pushed::Kept(offset_of!(Frame, kept)));
+    }
+
+    /// `syscall` and `sysretq` through their thunks, once Rust says that these may.
+    fn call_kernel(&mut self, instruction: &Instruction) {
+        self.set_flags_aside();
+        let ready = offset_of!(Frame, calls) + offset_of!(Calls, ready);
+        self.code.cmp32_memory(Mem::frame(ready), 0);
+        let mut slow = vec![self.code.jump_if(cond::Z)];
+        if instruction.mnemonic() == M::Syscall {
+            self.code.constant(S0, instruction.next_ip());
+            self.jump_to(self.thunks.syscall);
+        } else {
+            // Only a return to the lower half is ordinary.
+            self.code.mov(S0, RCX);
+            self.code.shr(S0, 47);
+            slow.push(self.code.jump_if(cond::NZ));
+            self.jump_to(self.thunks.sysret);
+        }
+        let site =
+            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
+        self.colds.push(Cold { jumps: slow, restore, ask: Ask::Site { thunk: self.thunks.system, site } });
+        self.aside = false;
     }
 
     /// `rdtsc` and `rdtscp`: the host's counter plus the Guest's offset.

@@ -47,12 +47,24 @@ pub struct Rewritten {
 pub struct Tools {
     encoder: Encoder,
     info: InstructionInfoFactory,
+    /// An empty buffer that once held a unit's code.
+    buffer: Vec<u8>,
 }
 
 impl Tools {
     /// Fresh tools.
     pub fn new() -> Tools {
-        Tools { encoder: Encoder::new(64), info: InstructionInfoFactory::new() }
+        Tools {
+            encoder: Encoder::new(64),
+            info: InstructionInfoFactory::new(),
+            buffer: Vec::with_capacity(4096),
+        }
+    }
+
+    /// Takes back a finished unit's code for its memory.
+    pub fn keep(&mut self, mut code: Vec<u8>) {
+        code.clear();
+        self.buffer = code;
     }
 }
 
@@ -145,7 +157,7 @@ pub fn unit(
     bytes: &[u8],
 ) -> Rewritten {
     let mut rewriter = Rewriter {
-        code: Code { bytes: Vec::with_capacity(1024) },
+        code: Code { bytes: std::mem::take(&mut tools.buffer) },
         colds: Vec::new(),
         islands: Vec::new(),
         marks: Vec::with_capacity(block.instructions.len()),

@@ -107,7 +107,7 @@ impl Vcpu {
     /// Does what a change of control state left to do.
     pub(crate) fn apply(&mut self, effect: Effect) {
         self.with_reach(|spaces, reach| spaces.apply(reach, effect));
-        self.refresh_views();
+        self.refresh_shortcuts();
     }
 
     /// Carries one instruction out.
@@ -206,6 +206,7 @@ impl Vcpu {
             | M::Fxsave64
             | M::Fxrstor
             | M::Fxrstor64 => self.vector_area(instruction),
+            M::Fnstenv | M::Fnsave => self.environment(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
             _ if is_masked_move(instruction) => self.masked_move(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),

@@ -182,6 +182,7 @@ impl Vcpu {
         match wrmsr(self.cpu_mut(), index, value, host_tsc())? {
             MsrWrite::Done(effect) => {
                 self.apply(effect);
+                self.refresh_calls();
                 Ok(Then::Next)
             }
             MsrWrite::Elsewhere => {

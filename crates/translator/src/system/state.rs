@@ -10,8 +10,10 @@ use super::{Done, Then};
 use crate::cpu::{RAX, RDX, cr4, xcr0};
 use crate::events::exception::Exception;
 use crate::memory::walk::{Access, Intent};
+use crate::rewrite::operand_size;
 use crate::vcpu::Vcpu;
 use iced_x86::{Code, Instruction, Mnemonic as M};
+use std::ops::Range;
 
 /// Bytes of the legacy region.
 const LEGACY: usize = 512;
@@ -20,7 +22,7 @@ const HEADER: usize = 64;
 /// Upper halves of sixteen ymm registers.
 const UPPER: usize = 256;
 /// Place of x87's instruction and data pointers in the legacy region.
-const POINTERS: std::ops::Range<usize> = 8..24;
+const POINTERS: Range<usize> = 8..24;
 /// The bit of the header's second word that says "compact".
 const COMPACT: u64 = 1 << 63;
 
@@ -34,7 +36,7 @@ impl Vcpu {
         if legacy {
             let save = matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64);
             return if save {
-                self.save(instruction, address, LEGACY)
+                self.save(instruction, address, LEGACY, POINTERS)
             } else {
                 self.load_area(instruction, address, LEGACY)
             };
@@ -58,14 +60,23 @@ impl Vcpu {
                 M::Xsaveopt64 => plain.set_code(Code::Xsave64_mem),
                 _ => {}
             }
-            self.save(&plain, address, size)
+            self.save(&plain, address, size, POINTERS)
         };
         (self.cpu_mut().gpr[RAX], self.cpu_mut().gpr[RDX]) = before;
         done
     }
 
+    /// `fnstenv` and `fnsave`: pointers are the last four words of the environment, of 28 bytes or, with an operand-size
+    /// prefix, of 14 (SDM vol. 1, figures 8-9 and 8-11).
+    pub(super) fn environment(&mut self, instruction: &Instruction) -> Done {
+        let address = self.operand_address(instruction).unwrap_or(0);
+        let size = operand_size(instruction);
+        let pointers = if matches!(size, 14 | 94) { 6..14 } else { 12..28 };
+        self.save(instruction, address, size, pointers)
+    }
+
     /// Runs a saving instruction: bytes it leaves alone stay as they are.
-    fn save(&mut self, instruction: &Instruction, address: u64, size: usize) -> Done {
+    fn save(&mut self, instruction: &Instruction, address: u64, size: usize, pointers: Range<usize>) -> Done {
         let mut bytes = vec![0; size];
         self.with_memory(|cpu, memory| {
             memory.probe(cpu, address, size, Access::by_operand(cpu, Intent::Write))?;
@@ -75,7 +86,7 @@ impl Vcpu {
         self.bounce.write(address, &bytes);
         self.run_snippet(instruction, address)??;
         self.bounce.read(address, &mut bytes);
-        bytes[POINTERS].fill(0);
+        bytes[pointers].fill(0);
         self.with_memory(|cpu, memory| {
             memory.write_virtual(cpu, address, &bytes, Access::by_operand(cpu, Intent::Write))
         })?;
