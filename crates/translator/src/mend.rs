@@ -7,7 +7,7 @@
 
 use crate::classify::{Class, classify};
 use crate::cpu::{RSP, flags};
-use crate::events::exception::Exception;
+use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
 use crate::memory::tables::Fill;
@@ -44,7 +44,8 @@ impl Vcpu {
         };
         if size >= 16 || !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
             let instruction = self.decode_at(unit, self.cpu().rip);
-            if let Some(exception) = refused_address(&instruction, address, size, part) {
+            let stack = matches!(part, Part::Push | Part::Pop) || through_stack(&instruction);
+            if let Some(exception) = refused_address(&instruction, address, size, stack) {
                 return self.raise(exception);
             }
         }
@@ -112,7 +113,7 @@ impl Vcpu {
         });
         let instruction = self.rewind(unit, fault.rip);
         match fault.signal {
-            libc::SIGFPE => self.raise(arithmetic_fault(&instruction)),
+            libc::SIGFPE => self.raise(arithmetic_fault(fault.code)),
             libc::SIGILL => self.raise(Exception::ud()),
             // The processor names no address for an access that is not canonical or not aligned as SSE wants it.
             _ if fault.address == 0 => self.raise(self.protection_fault(&instruction)),
@@ -160,10 +161,13 @@ impl Vcpu {
     }
 
     fn protection_fault(&self, instruction: &Instruction) -> Exception {
-        let stack =
-            matches!(instruction.memory_segment(), Register::SS) || classify(instruction) == Class::Stack;
-        let canonical = self.operand_address(instruction).is_none_or(canonical);
-        if stack && !canonical { Exception::ss(0) } else { Exception::gp(0) }
+        let size = operand_size(instruction).max(1);
+        let operand = self
+            .operand_address(instruction)
+            .and_then(|address| refused_address(instruction, address, size, through_stack(instruction)));
+        // With nothing wrong about its operand, a push, pop, call or return met a stack that is not canonical.
+        let stack = matches!(classify(instruction), Class::Stack | Class::Flow);
+        operand.unwrap_or(if stack { Exception::ss(0) } else { Exception::gp(0) })
     }
 
     /// A write met a page that is only readable to generated code.
@@ -239,19 +243,25 @@ impl Vcpu {
     }
 }
 
-/// The fault of an address that no mapping could mend: one that is not canonical (#SS for the stack's segment, else
-/// #GP), or not aligned as the instruction wants it. Both come before a page fault (SDM vol. 3, table 6-2).
-fn refused_address(instruction: &Instruction, address: u64, size: usize, part: Part) -> Option<Exception> {
-    if !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
-        if is_masked_move(instruction) {
-            return None;
-        }
-        let stack = part != (Part::Operand { size: size as u16, write: false })
-            && part != (Part::Operand { size: size as u16, write: true })
-            || instruction.memory_segment() == Register::SS;
-        return Some(if stack { Exception::ss(0) } else { Exception::gp(0) });
+/// The fault of an address that no mapping could mend: one that is not aligned as the instruction wants it, or not
+/// canonical (#SS for the stack's segment, else #GP). Both come before a page fault (SDM vol. 3, table 6-2); which of the
+/// two comes first no manual says, and the host looks at the alignment first.
+fn refused_address(instruction: &Instruction, address: u64, size: usize, stack: bool) -> Option<Exception> {
+    if address & (alignment(instruction) - 1) != 0 {
+        return Some(Exception::gp(0));
     }
-    (address & (alignment(instruction) - 1) != 0).then(|| Exception::gp(0))
+    if canonical(address) && canonical(address.wrapping_add(size as u64 - 1)) || is_masked_move(instruction) {
+        return None;
+    }
+    Some(if stack { Exception::ss(0) } else { Exception::gp(0) })
+}
+
+/// Whether the memory operand is in the stack's segment: relative to rsp or rbp, unless FS or GS is named. 64-bit mode
+/// ignores the other segment prefixes (SDM vol. 1, 3.3.7.1; vol. 2, 2.2.1.3).
+pub(crate) fn through_stack(instruction: &Instruction) -> bool {
+    let base = instruction.memory_base().full_register();
+    !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
+        && matches!(base, Register::RSP | Register::RBP)
 }
 
 /// The alignment an instruction insists on, in bytes: 16 for most legacy SSE operands, the operand's size for the
@@ -306,18 +316,11 @@ pub(crate) fn is_masked_move(instruction: &Instruction) -> bool {
     )
 }
 
-/// Which exception the host's SIGFPE was: division, x87 or SSE.
-pub(crate) fn arithmetic_fault(instruction: &Instruction) -> Exception {
-    use iced_x86::CpuidFeature as F;
-    if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
-        Exception::de()
-    } else if instruction
-        .cpuid_features()
-        .iter()
-        .any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
-    {
-        Exception::mf()
-    } else {
-        Exception::xm()
+/// Which exception the host's SIGFPE was, by the number it has on the host as well: division, x87 or SSE.
+pub(crate) fn arithmetic_fault(vector: i32) -> Exception {
+    match vector as u8 {
+        vectors::DE => Exception::de(),
+        vectors::MF => Exception::mf(),
+        _ => Exception::xm(),
     }
 }

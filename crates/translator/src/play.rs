@@ -12,6 +12,7 @@ use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
 use crate::mend::is_masked_move;
 use crate::rewrite::{self, operand_size};
+use crate::system::segments::{in_segment, on_stack};
 use crate::vcpu::Vcpu;
 use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
@@ -150,13 +151,9 @@ impl Vcpu {
         let writes = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
         let mut bytes = vec![0; size];
         let read = self.with_memory(|cpu, memory| {
-            if writes {
-                memory.probe(cpu, address, size, Access::by_operand(cpu, Intent::Write))?;
-            }
-            if reads {
-                memory.read_virtual(cpu, address, &mut bytes, Access::by_operand(cpu, Intent::Read))?;
-            }
-            Ok(())
+            // What is only written is read too: an x87 store whose exception is not masked writes nothing.
+            let intent = if writes { Intent::Write } else { Intent::Read };
+            memory.read_virtual(cpu, address, &mut bytes, Access::by_operand(cpu, intent))
         });
         match read {
             Ok(()) => {
@@ -229,7 +226,7 @@ impl Vcpu {
                 crate::cache::thunks::Reason::Fault => {
                     let fault = self.frame().fault;
                     break Err(match fault.signal {
-                        libc::SIGFPE => crate::mend::arithmetic_fault(instruction),
+                        libc::SIGFPE => crate::mend::arithmetic_fault(fault.code),
                         libc::SIGILL => Exception::ud(),
                         _ => Exception::gp(0),
                     });
@@ -349,7 +346,7 @@ impl Vcpu {
             (Mnemonic::Leave, _) => {
                 const RBP: usize = 5;
                 let frame = self.cpu().gpr[RBP];
-                let value = self.word_at(frame)?;
+                let value = self.word_at(frame).map_err(on_stack)?;
                 self.cpu_mut().gpr[RSP] = frame.wrapping_add(8);
                 self.cpu_mut().gpr[RBP] = value;
                 self.cpu_mut().rip = next;
@@ -381,7 +378,7 @@ impl Vcpu {
             OpKind::Register => Ok(self.cpu().gpr[instruction.op0_register().number()]),
             OpKind::Memory => {
                 let address = self.operand_address(instruction).unwrap_or(0);
-                self.word_at(address)
+                self.word_at(address).map_err(|fault| in_segment(instruction, fault))
             }
             _ => Ok(instruction.immediate(0)),
         }
@@ -389,7 +386,7 @@ impl Vcpu {
 
     fn stack_word(&mut self, offset: u64) -> Result<u64, Fault> {
         let address = self.cpu().gpr[RSP].wrapping_add(offset);
-        self.word_at(address)
+        self.word_at(address).map_err(on_stack)
     }
 
     pub(crate) fn word_at(&mut self, address: u64) -> Result<u64, Fault> {
@@ -405,6 +402,7 @@ impl Vcpu {
             cpu.gpr[RSP] = rsp;
             Ok(())
         })
+        .map_err(on_stack)
     }
 }
 

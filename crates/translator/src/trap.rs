@@ -164,7 +164,7 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
             let info = unsafe { &*info };
             // SAFETY: the fields that `si_addr` reads are those of the signals in `FAULTS`.
             let address = unsafe { info.si_addr() } as u64;
-            let code = info.si_code;
+            let code = context.uc_mcontext.gregs[libc::REG_TRAPNO as usize] as i32;
             frame.fault = Fault { rip, address, signal, code };
             context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.fault as i64;
             return;

@@ -213,6 +213,10 @@ impl<'a> GuestMemory<'a> {
 
     fn spans(&self, cpu: &Cpu, address: u64, length: usize, access: Access) -> Result<Spans, Fault> {
         assert!(length as u64 <= PAGE_SIZE, "an access of {length} bytes would touch three pages");
+        // All of the address is looked at before the first page: an end that is not canonical comes before a page fault.
+        if !canonical(address.wrapping_add(length as u64).wrapping_sub(1)) {
+            return Err(Exception::gp(0).into());
+        }
         let first_length = length.min((PAGE_SIZE - address % PAGE_SIZE) as usize);
         let first = self.translate(cpu, address, access)?.physical;
         let second = if first_length < length {

@@ -18,7 +18,7 @@ use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
 use crate::rewrite::operands::home;
 use crate::unit::Part;
-use iced_x86::{Instruction, Register};
+use iced_x86::{Code, Instruction, Register};
 use std::mem::offset_of;
 
 /// An effective address, as far as it is known.
@@ -245,7 +245,12 @@ pub fn address_is_wide(instruction: &Instruction) -> bool {
     !narrow
 }
 
-/// Bytes the memory operand covers; 0 when that depends on state.
+/// Bytes the memory operand covers, as the host's processor accesses it; 0 when that depends on state.
 pub fn operand_size(instruction: &Instruction) -> usize {
-    instruction.memory_size().size()
+    match instruction.code() {
+        // AMD reads a double word here, Intel a word (APM vol. 3, MOVSXD). No compiler writes this form; what matters is that
+        // no byte is accessed that was not looked up.
+        Code::Movsxd_r16_rm16 => 4,
+        _ => instruction.memory_size().size(),
+    }
 }

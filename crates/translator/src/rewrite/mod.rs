@@ -219,7 +219,10 @@ impl Rewriter<'_> {
             Class::BitString => self.bit_string(instruction),
             Class::Stack => self.stack(instruction),
             Class::Flow => self.flow(instruction),
-            Class::System if self.inline(instruction) || self.repeated(instruction) => {}
+            Class::System if self.inline(instruction) || self.repeated(instruction) => {
+                // `mov rsp, cr2` and `mov sp, ds`.
+                self.keep_stack_aligned(instruction);
+            }
             Class::System | Class::Undefined => self.system(instruction),
         }
         if self.failed {
@@ -359,6 +362,8 @@ impl Rewriter<'_> {
         if touches_flags(instruction) {
             self.settle_flags();
         }
+        // It may raise an arithmetic exception.
+        self.note_flags();
         if operands::renamed(instruction) {
             self.operation(instruction, None);
         } else {

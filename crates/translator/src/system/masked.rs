@@ -1,7 +1,7 @@
 //! Accesses that a mask thins out: gathers, masked moves, and stores of single bytes. Each element is an access of its own.
 
+use super::segments::in_segment;
 use super::{Done, Stop, Then};
-use crate::cpu::RDI;
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
 use crate::vcpu::Vcpu;
@@ -24,7 +24,7 @@ impl Vcpu {
         for n in 0..elements {
             if self.element_of(mask, n, size) >> (8 * size - 1) & 1 != 0 {
                 let address = self.gathered_address(instruction, n, index_size);
-                let value = self.read_element(address, size)?;
+                let value = self.read_element(address, size).map_err(|f| in_segment(instruction, f))?;
                 self.set_element(to, n, size, value);
             }
             self.set_element(mask, n, size, 0);
@@ -79,23 +79,19 @@ impl Vcpu {
         let registers = (0..instruction.op_count()).filter(|&n| instruction.op_kind(n) == OpKind::Register);
         let registers: Vec<Register> = registers.map(|n| instruction.op_register(n)).collect();
         let half = instruction.mnemonic() == M::Maskmovq;
-        let segment = match instruction.memory_segment() {
-            Register::FS => self.cpu().segments[crate::cpu::segments::FS].base,
-            Register::GS => self.cpu().segments[crate::cpu::segments::GS].base,
-            _ => 0,
-        };
-        let start = self.cpu().gpr[RDI].wrapping_add(segment);
         let (data, mask) = if half {
-            // The processor looks at the whole operand, and at the registers first.
-            let both = (self.mmx(registers[0])?, self.mmx(registers[1])?);
-            self.with_memory(|cpu, memory| {
-                memory.probe(cpu, start, 8, Access::by_operand(cpu, Intent::Write))
-            })?;
-            both
+            (self.mmx(registers[0])?, self.mmx(registers[1])?)
         } else {
             (*self.vector(registers[0].number()), *self.vector(registers[1].number()))
         };
-        for n in (0..if half { 8 } else { 16 }).filter(|&n| mask[n] & 0x80 != 0) {
+        let size = if half { 8 } else { 16 };
+        let start = self.address_of(instruction, 0).unwrap_or(0);
+        // Whether bytes that the mask leaves out can fault is the processor's choice (SDM vol. 2, MASKMOVDQU); AMD's
+        // looks at the whole operand, and so nothing is half done.
+        self.with_memory(|cpu, memory| {
+            memory.probe(cpu, start, size, Access::by_operand(cpu, Intent::Write))
+        })?;
+        for n in (0..size).filter(|&n| mask[n] & 0x80 != 0) {
             let address = start.wrapping_add(n as u64);
             self.with_memory(|cpu, memory| {
                 memory.write_number(cpu, address, 1, data[n].into(), Access::by_operand(cpu, Intent::Write))
@@ -130,7 +126,7 @@ impl Vcpu {
         if load {
             let mut result = [0; 32];
             for n in (0..lanes).filter(|&n| chosen(n)) {
-                let value = self.read_element(address(n), size)?;
+                let value = self.read_element(address(n), size).map_err(|f| in_segment(instruction, f))?;
                 result[n * size..(n + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
             }
             self.frame().vectors[instruction.op0_register().number()] = result;
@@ -147,7 +143,7 @@ impl Vcpu {
             })
         };
         for n in (0..lanes).filter(|&n| chosen(n)) {
-            write(self, n, None)?;
+            write(self, n, None).map_err(|f| in_segment(instruction, f))?;
         }
         for n in (0..lanes).filter(|&n| chosen(n)) {
             let value = self.element_of(data, n, size);

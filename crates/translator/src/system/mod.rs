@@ -5,7 +5,7 @@
 
 pub(crate) mod registers;
 mod control;
-mod segments;
+pub(crate) mod segments;
 mod state;
 mod strings;
 mod masked;

@@ -1,6 +1,7 @@
 //! Operands of system instructions, by value, and the instructions that talk to what is around the processor:
 //! identification, clocks, model-specific registers, ports, halt.
 
+use super::segments::in_segment;
 use super::{Done, Then};
 use crate::cpu::control::{xgetbv, xsetbv};
 use crate::cpu::descriptors::privileged;
@@ -55,6 +56,7 @@ impl Vcpu {
                 self.with_memory(|cpu, memory| {
                     memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
                 })
+                .map_err(|fault| in_segment(instruction, fault))
             }
             _ => Ok(instruction.immediate(n)),
         }
@@ -76,6 +78,7 @@ impl Vcpu {
         self.with_memory(|cpu, memory| {
             memory.write_number(cpu, address, size, value, Access::by_operand(cpu, Intent::Write))
         })
+        .map_err(|fault| in_segment(instruction, fault))
     }
 
     fn set_pair(&mut self, value: u64) {

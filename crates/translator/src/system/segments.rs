@@ -8,6 +8,7 @@ use crate::events::exception::Exception;
 use crate::events::{far, iret, syscall};
 use crate::memory::access::{Fault, GuestMemory};
 use crate::memory::walk::{Access, Intent, canonical};
+use crate::mend::through_stack;
 use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
@@ -320,8 +321,13 @@ fn write_below(
     Ok(())
 }
 
+/// An operand's address that is not canonical is the fault of its segment.
+pub(crate) fn in_segment(instruction: &Instruction, fault: Fault) -> Fault {
+    if through_stack(instruction) { on_stack(fault) } else { fault }
+}
+
 /// An address that is not canonical is the stack segment's fault.
-pub(super) fn on_stack(fault: Fault) -> Fault {
+pub(crate) fn on_stack(fault: Fault) -> Fault {
     match fault {
         Fault::Exception(exception) if exception == Exception::gp(0) => Fault::Exception(Exception::ss(0)),
         other => other,

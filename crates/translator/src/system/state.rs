@@ -5,6 +5,7 @@
 //! not see, and whose bytes would lie behind the area that `cpuid` announced. x87's instruction and data pointers would
 //! be the host's addresses of translated code; they read as zero.
 
+use super::segments::in_segment;
 use super::{Done, Then};
 use crate::cpu::{RAX, RDX, cr4, xcr0};
 use crate::events::exception::Exception;
@@ -80,7 +81,8 @@ impl Vcpu {
         self.with_memory(|cpu, memory| {
             memory.probe(cpu, address, size, Access::by_operand(cpu, Intent::Write))?;
             memory.read_virtual(cpu, address, &mut bytes, Access::by_operand(cpu, Intent::Read))
-        })?;
+        })
+        .map_err(|fault| in_segment(instruction, fault))?;
         self.bounce.write(address, &bytes);
         self.run_snippet(instruction, address)??;
         self.bounce.read(address, &mut bytes);
@@ -95,7 +97,8 @@ impl Vcpu {
         let mut bytes = vec![0; size];
         self.with_memory(|cpu, memory| {
             memory.read_virtual(cpu, address, &mut bytes, Access::by_operand(cpu, Intent::Read))
-        })?;
+        })
+        .map_err(|fault| in_segment(instruction, fault))?;
         self.bounce.write(address, &bytes);
         self.run_snippet(instruction, address)??;
         Ok(Then::Next)
@@ -107,7 +110,8 @@ impl Vcpu {
         self.with_memory(|cpu, memory| {
             let place = address.wrapping_add(LEGACY as u64);
             memory.read_virtual(cpu, place, &mut header, Access::by_operand(cpu, Intent::Read))
-        })?;
+        })
+        .map_err(|fault| in_segment(instruction, fault))?;
         let header = u128::from_le_bytes(header);
         let (present, layout) = (header as u64, (header >> 64) as u64);
         let enabled = self.cpu().xcr0;

@@ -1,7 +1,7 @@
 //! Which flags a comparison must leave out, and why.
 
 use crate::case::Case;
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register, RflagsBits};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 /// Flags that no manual defines after the instructions so far, in iced's numbering.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,11 +23,21 @@ impl Undefined {
         if surely_runs(instruction) && !self.branched {
             self.flags &= !instruction.rflags_modified();
         }
-        self.flags |= instruction.rflags_undefined();
+        self.flags |= undefined_by(instruction);
         if matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq) {
             self.flags = 0;
         }
     }
+}
+
+/// Flags that no manual defines after this instruction. iced takes `rcl` and `rcr` of a byte by 9 or 18, or of a word by
+/// 17, for doing nothing; but only a count of zero leaves the overflow flag alone (SDM vol. 2, RCL), and processors do
+/// set it.
+fn undefined_by(instruction: &Instruction) -> u32 {
+    let whole_turn = matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr)
+        && instruction.op1_kind() == OpKind::Immediate8
+        && instruction.immediate8() & 31 > 1;
+    instruction.rflags_undefined() | if whole_turn { RflagsBits::OF } else { 0 }
 }
 
 /// A shift by a register may be by nothing and `rep` may do nothing: then the flags stay as they were.

@@ -132,6 +132,7 @@ fn child(cases: &[Case], board: *mut Board, memory: *mut Memory) -> ! {
         unsafe { (*stage).outcome = outcome };
         // SAFETY: the handler of this signal enters the case; the case's end returns here.
         unsafe { libc::syscall(libc::SYS_tgkill, me, me, libc::SIGUSR1) };
+        take_code_away(case);
         // SAFETY: nothing writes the shared memory beside us.
         let after = unsafe { &*memory };
         // SAFETY: nor the board.
@@ -200,6 +201,13 @@ fn place_code(case: &Case) {
     unsafe { std::ptr::write_bytes(slot as *mut u8, 0xcc, (SLOT + SLOT_HEAD) as usize) };
     // SAFETY: the generator keeps code inside its slot and the next one's head.
     unsafe { std::ptr::copy_nonoverlapping(case.code.as_ptr(), case.state.rip as *mut u8, case.code.len()) };
+}
+
+/// Zeros again, so that whoever reads a slot that is not its own finds the same, whoever ran before.
+fn take_code_away(case: &Case) {
+    let slot = (case.state.rip - CODE) / SLOT * SLOT + CODE;
+    // SAFETY: as in `place_code`.
+    unsafe { std::ptr::write_bytes(slot as *mut u8, 0, (SLOT + SLOT_HEAD) as usize) };
 }
 
 /// Bytes of vector state in a signal frame (struct _fpx_sw_bytes at byte 464: magic, then the size).
