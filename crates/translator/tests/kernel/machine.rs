@@ -75,6 +75,7 @@ pub mod reg {
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
     pub const R8: usize = 8;
+    pub const R9: usize = 9;
 }
 
 /// Bytes of assembly language, for no particular address. `{name}` stands for constants given behind a semicolon.
@@ -132,6 +133,7 @@ pub struct Machine {
     /// Its processor.
     pub vcpu: Vcpu,
     next_table: u64,
+    next_place: u64,
 }
 
 impl Machine {
@@ -140,7 +142,7 @@ impl Machine {
         let ram = Arc::new(ram(RAM_BYTES));
         let options = Options { index: 0, count: 1, ..Options::default() };
         let vcpu = Vcpu::new(ram.clone(), options).expect("a vCPU can be made on this machine");
-        let mut machine = Machine { ram, vcpu, next_table: ROOT + PAGE };
+        let mut machine = Machine { ram, vcpu, next_table: ROOT + PAGE, next_place: 0 };
         for page in 0..RAM_BYTES / PAGE {
             let user = matches!(page * PAGE, USER_CODE..0x50_0000);
             machine.map(page * PAGE, page * PAGE, P | W | if user { U } else { 0 });
@@ -156,6 +158,14 @@ impl Machine {
     /// Puts bytes into memory that no code was made from yet.
     pub fn load(&self, at: u64, bytes: &[u8]) {
         assert!(self.ram.write(at, bytes), "{at:#x} is RAM");
+    }
+
+    /// Puts code on a page of its own behind `base` ([`CODE`] or [`USER_CODE`]): the host's writes do not tell the
+    /// processor that code changed, so no place is used twice.
+    pub fn load_anew(&mut self, base: u64, code: &[u8]) -> u64 {
+        self.next_place += PAGE;
+        self.load(base + self.next_place, code);
+        base + self.next_place
     }
 
     /// A machine about to run `code` at [`CODE`].
