@@ -5,6 +5,8 @@
 //! the same way: an entry is filled and the instruction starts again, or the Guest gets its exception, or the
 //! instruction is played by hand.
 
+#![allow(unsafe_code)] // One look at x87's status.
+
 use crate::classify::{Class, classify};
 use crate::cpu::{RSP, flags};
 use crate::events::exception::{Exception, vectors};
@@ -15,7 +17,9 @@ use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{address_is_wide, operand_size};
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
-use iced_x86::{Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register,
+};
 
 /// What to do with an access.
 enum Mended {
@@ -46,7 +50,7 @@ impl Vcpu {
             let instruction = self.decode_at(unit, self.cpu().rip);
             let stack = matches!(part, Part::Push | Part::Pop) || through_stack(&instruction);
             if let Some(exception) = refused_address(&instruction, address, size, stack) {
-                return self.raise(exception);
+                return self.refuse_access(&instruction, exception);
             }
         }
         match self.mend(address, size, write) {
@@ -65,9 +69,20 @@ impl Vcpu {
                 if is_masked_move(&instruction) {
                     return self.play(&instruction);
                 }
-                self.raise(exception)
+                self.refuse_access(&instruction, exception)
             }
         }
+    }
+
+    /// Raises the exception of an instruction's memory operand, unless x87 has an older one to raise first (SDM vol. 3,
+    /// table 6-2: pending floating-point exceptions come before the operand's).
+    pub(crate) fn refuse_access(
+        &mut self,
+        instruction: &Instruction,
+        exception: Exception,
+    ) -> Result<(), Exit> {
+        let first = waits_for_x87(instruction) && x87_error_pending();
+        self.raise(if first { Exception::mf() } else { exception })
     }
 
     fn take_flags_aside(&mut self) {
@@ -116,7 +131,10 @@ impl Vcpu {
             libc::SIGFPE => self.raise(arithmetic_fault(fault.code)),
             libc::SIGILL => self.raise(Exception::ud()),
             // The processor names no address for an access that is not canonical or not aligned as SSE wants it.
-            _ if fault.address == 0 => self.raise(self.protection_fault(&instruction)),
+            _ if fault.address == 0 => {
+                let exception = self.protection_fault(&instruction);
+                self.refuse_access(&instruction, exception)
+            }
             _ => self.refused_write(&instruction),
         }
     }
@@ -184,7 +202,7 @@ impl Vcpu {
             Ok(Mended::Filled) => Ok(()),
             Ok(Mended::ByHand) => self.play(instruction),
             Err(_) if is_masked_move(instruction) => self.play(instruction),
-            Err(exception) => self.raise(exception),
+            Err(exception) => self.refuse_access(instruction, exception),
         }
     }
 
@@ -314,6 +332,27 @@ pub(crate) fn is_masked_move(instruction: &Instruction) -> bool {
         instruction.mnemonic(),
         Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
     )
+}
+
+/// Instructions that raise what an earlier x87 instruction left pending: all that touch x87 or MMX registers but those
+/// that say they do not wait (SDM vol. 1, 8.3.12).
+fn waits_for_x87(instruction: &Instruction) -> bool {
+    use CpuidFeature as F;
+    use Mnemonic as M;
+    let x87 = instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
+    let silent = matches!(instruction.mnemonic(), M::Fnstcw | M::Fnstsw | M::Fnstenv | M::Fnsave);
+    let mmx = (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && instruction.op_register(n).is_mm());
+    x87 && !silent || mmx
+}
+
+/// The summary bit of x87's status word: the Guest's, for the Guest's x87 state stays in the host's registers.
+fn x87_error_pending() -> bool {
+    const SUMMARY: u16 = 1 << 7;
+    let status: u16;
+    // SAFETY: stores a register of x87's and raises nothing.
+    unsafe { std::arch::asm!("fnstsw ax", out("ax") status, options(nomem, nostack, preserves_flags)) };
+    status & SUMMARY != 0
 }
 
 /// Which exception the host's SIGFPE was, by the number it has on the host as well: division, x87 or SSE.

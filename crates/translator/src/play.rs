@@ -160,7 +160,7 @@ impl Vcpu {
                 self.bounce.write(address, &bytes);
                 self.execute_played(instruction, address, size, writes, None)
             }
-            Err(Fault::Exception(exception)) => self.raise(exception),
+            Err(Fault::Exception(exception)) => self.refuse_access(instruction, exception),
             Err(Fault::NotRam { physical }) if reads => {
                 let played =
                     Played { instruction: *instruction, address, physical, size, done: 0, writing: false };

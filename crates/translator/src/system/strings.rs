@@ -148,8 +148,9 @@ impl Vcpu {
         let mut source = (std::ptr::null_mut(), u64::MAX);
         if moves {
             match self.direct(self.source(shape), false)? {
-                Some(found) => source = found,
-                None => return Ok(0),
+                // An element across two pages: both of its pages come before the destination's.
+                Some(found) if found.1 >= shape.size => source = found,
+                _ => return Ok(0),
             }
         }
         let Some((to, room)) = self.direct(self.index(RDI, shape), true)? else { return Ok(0) };

@@ -24,7 +24,7 @@ impl Undefined {
             self.flags &= !instruction.rflags_modified();
         }
         self.flags |= undefined_by(instruction);
-        if matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq) {
+        if matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq) && !self.branched {
             self.flags = 0;
         }
     }

@@ -1,0 +1,15 @@
+//! What a kernel may rely on: Guests of a few instructions that change their own code and page tables, are interrupted
+//! everywhere, talk to devices, and misbehave. Expected results are the manuals', not another translator's.
+
+#![allow(unsafe_code)] // Memory files, and code for the Guest between two labels.
+
+mod machine;
+mod self_modifying;
+mod mappings;
+mod rights;
+mod interrupts;
+mod devices;
+mod strings;
+mod vectors;
+mod limits;
+mod noise;
