@@ -12,7 +12,6 @@
 //! ```
 #![cfg_attr(any(lguest_guest, not(test)), no_std)]
 
-#[cfg(lguest_guest)]
 extern crate alloc;
 
 #[cfg(lguest_guest)]

@@ -51,6 +51,8 @@ pub struct System {
     pub networks: Rc<NetDriver>,
     /// Drives pipes.
     pub pipes: Rc<PipeDriver>,
+    /// This Guest's internet address, once it was given one.
+    pub internet: Cell<Option<[u8; 4]>>,
     host: Rc<dyn Hypercalls>,
     consoles: Rc<ConsoleDriver>,
     early: Option<EarlyConsole>,
@@ -80,6 +82,7 @@ impl System {
             disks: Rc::new(BlockDriver::new()),
             networks,
             pipes: Rc::new(PipeDriver::new(&memory)),
+            internet: Cell::new(None),
             consoles: Rc::new(ConsoleDriver::new(&memory)),
             memory,
             host,

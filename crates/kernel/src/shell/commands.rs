@@ -17,7 +17,8 @@ write DISK SECTOR TEXT        write one
 checksum DISK                 CRC-32 of a whole disk
 net [address]                 who we are on the wire, and what it carried
 net send ADDRESS|all TEXT     a word to a peer
-net ping ADDRESS|all          ask who hears us
+net ping ADDRESS|all          ask who hears us; an internet address will do
+net ip ADDRESS                our own internet address
 net listen [SECONDS]          print what comes
 net promiscuous [off]         hear everything
 pipe [TEXT]                   read every pipe, or write to the first

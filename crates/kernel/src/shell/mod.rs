@@ -3,6 +3,7 @@
 pub mod words;
 pub mod line;
 pub mod sums;
+pub mod internet;
 #[cfg(lguest_guest)]
 mod files;
 #[cfg(lguest_guest)]

@@ -1,7 +1,7 @@
 //! `net`: who we are, a word to a peer, an ear on the wire, a ping.
 //!
-//! There is no internet protocol here. A packet of ours carries IEEE's "local experimental" type, a letter that says
-//! what it is, and a text; every Guest of this kind answers a ping while its shell waits.
+//! A packet of ours carries IEEE's "local experimental" type, a letter that says what it is, and a text; every Guest of this
+//! kind answers a ping while its shell waits. With an internet address it also pings, and answers, whatever has one.
 
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use lguest_abi::net::{EthernetAddress, FRAME_MAXIMUM};
 use lguest_guest::drivers::net::{Frame, NetDevice};
 
+use super::internet::{self, Station};
 use super::words;
 use crate::say;
 use crate::system::System;
@@ -45,7 +46,7 @@ pub fn join(system: &System) {
 pub fn serve(system: &System) {
     for device in system.networks.devices() {
         while let Some(frame) = device.receive() {
-            answer(&device, &frame);
+            answer(system, &device, &frame);
         }
     }
 }
@@ -60,11 +61,15 @@ pub fn command(system: &System, what: &str, to: &str, text: &str) -> Result<(), 
             let taken = device.transmit(&frame(&device, to, TEXT, text.as_bytes()));
             say!(system, "{taken} took it\n");
         }
+        "ip" => system.internet.set(Some(internet::parse(to).ok_or("net ip 10.0.0.2")?)),
+        "ping" if internet::parse(to).is_some() => {
+            echo(system, &device, internet::parse(to).unwrap_or_default())?
+        }
         "ping" => ping(system, &device, words::ethernet(to).ok_or("net ping ADDRESS|all")?),
         "listen" => listen(system, &device, words::number(to).unwrap_or(LISTEN_SECONDS)),
         "promiscuous" => device.set_promiscuous(to != "off"),
         "close" => device.close(),
-        _ => return Err("net [address | send | ping | listen | promiscuous | close]"),
+        _ => return Err("net [address | ip | send | ping | listen | promiscuous | close]"),
     }
     Ok(())
 }
@@ -96,7 +101,7 @@ fn ping(system: &System, device: &NetDevice, to: EthernetAddress) {
                 say!(system, "answer from {} after {microseconds} microseconds\n", Shown(source(&frame)));
                 answers += 1;
             } else {
-                answer(device, &frame);
+                answer(system, device, &frame);
             }
         }
         if answers < sent {
@@ -106,12 +111,55 @@ fn ping(system: &System, device: &NetDevice, to: EthernetAddress) {
     say!(system, "{sent} sent, {answers} answered\n");
 }
 
+/// Who we are on the internet.
+fn station(system: &System, device: &NetDevice) -> Option<Station> {
+    let address = system.internet.get()?;
+    Some(Station { ethernet: device.address(), address })
+}
+
+/// Finds who has an internet address, and asks for an echo.
+fn echo(system: &System, device: &NetDevice, to: internet::Address) -> Result<(), Complaint> {
+    let me = station(system, device).ok_or("no address of our own: net ip 10.0.0.2")?;
+    let begun = system.clock.now();
+    let deadline = begun + PING_PATIENCE;
+    device.transmit(&internet::who_has(me, to));
+    let found = await_frame(system, device, deadline, |frame| internet::has(frame, to));
+    let ethernet = found.ok_or("nobody has that address")?;
+    device.transmit(&internet::echo(me, Station { ethernet, address: to }));
+    let heard = |frame: &[u8]| internet::is_echo_answer(frame, me, to).then_some(());
+    await_frame(system, device, deadline, heard).ok_or("no answer")?;
+    let microseconds = (system.clock.now() - begun) / 1000;
+    say!(system, "answer from {} after {microseconds} microseconds\n", Shown(ethernet.0));
+    Ok(())
+}
+
+/// The first frame that means something to `wanted`. Others are answered as usual.
+fn await_frame<T>(
+    system: &System,
+    device: &NetDevice,
+    deadline: u64,
+    wanted: impl Fn(&[u8]) -> Option<T>,
+) -> Option<T> {
+    loop {
+        while let Some(frame) = device.receive() {
+            if let Some(found) = wanted(&frame.bytes) {
+                return Some(found);
+            }
+            answer(system, device, &frame);
+        }
+        if system.clock.now() >= deadline {
+            return None;
+        }
+        system.wait(Some(deadline));
+    }
+}
+
 fn listen(system: &System, device: &NetDevice, seconds: u32) {
     let deadline = system.clock.now() + u64::from(seconds) * SECOND;
     while system.clock.now() < deadline {
         while let Some(frame) = device.receive() {
             show(system, &frame);
-            answer(device, &frame);
+            answer(system, device, &frame);
         }
         system.wait(Some(deadline));
     }
@@ -129,7 +177,11 @@ fn show(system: &System, frame: &Frame) {
 }
 
 /// Answers a ping that is for this Guest or for everybody. What a sniffer overhears it leaves alone.
-fn answer(device: &NetDevice, frame_in: &Frame) {
+fn answer(system: &System, device: &NetDevice, frame_in: &Frame) {
+    if let Some(reply) = station(system, device).and_then(|me| internet::answer(&frame_in.bytes, me)) {
+        device.transmit(&reply);
+        return;
+    }
     let to = EthernetAddress(destination(frame_in));
     let for_us = to == device.address() || to.is_multicast();
     if for_us && kind(frame_in) == Some(ASK) {
