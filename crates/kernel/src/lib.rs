@@ -31,3 +31,27 @@ pub static HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
 /// `examples/sectors.rs`: a Guest that reads its first disk and prints a checksum.
 #[cfg(not(lguest_guest))]
 pub static SECTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sectors"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The promise: a Guest that loads in no time.
+    const LARGEST_IMAGE: usize = 256 * 1024;
+
+    #[test]
+    fn every_image_is_a_64_bit_program_that_begins_at_one_mebibyte_and_is_small() {
+        for image in [IMAGE, HELLO, SECTORS] {
+            assert!(image.starts_with(b"\x7fELF\x02\x01"));
+            assert_eq!(image[24..32], 0x10_0000u64.to_le_bytes(), "the entry point");
+            assert!(image.len() < LARGEST_IMAGE);
+        }
+    }
+
+    #[test]
+    fn the_examples_are_under_sixty_lines() {
+        for example in [include_str!("../examples/hello.rs"), include_str!("../examples/sectors.rs")] {
+            assert!(example.lines().count() < 60);
+        }
+    }
+}

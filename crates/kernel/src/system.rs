@@ -24,6 +24,8 @@ use crate::hardware::{idle, interrupts, power, serial};
 
 /// The serial port's irq number: the last of the bus's, which no descriptor can have.
 const SERIAL_IRQ: u8 = 31;
+/// On the command line: leave the console without a driver, to see what the Host can still tell.
+const NO_CONSOLE: &str = "noconsole";
 /// The name of a platform that is not lguest's: its bus stays silent there.
 const OTHER_PLATFORM: &str = "pc";
 
@@ -108,7 +110,8 @@ impl System {
     fn start_drivers(&self) {
         let drivers: [Rc<dyn Driver>; 4] =
             [self.consoles.clone(), self.disks.clone(), self.networks.clone(), self.pipes.clone()];
-        for driver in drivers {
+        let silent = self.info.command_line.split(' ').any(|word| word == NO_CONSOLE);
+        for driver in drivers.into_iter().skip(usize::from(silent)) {
             self.registry.add_driver(driver).expect("a driver of this kernel cannot be registered");
         }
     }
