@@ -47,7 +47,10 @@ enum Stage {
 struct State {
     kept: Vec<u8>,
     ready: bool,
+    ended: bool,
     status: Option<u8>,
+    /// The last byte shown was not the end of a line.
+    line_open: bool,
 }
 
 /// What both ports and the input share.
@@ -83,6 +86,19 @@ impl Console {
     pub fn wait_until_ready(&self) {
         let mut state = self.lock();
         while !state.ready {
+            state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// True when the cursor of a terminal does not stand at the start of a line.
+    pub fn line_is_open(&self) -> bool {
+        self.lock().line_open
+    }
+
+    /// Waits until the session's output came to its end.
+    pub fn wait_until_ended(&self) {
+        let mut state = self.lock();
+        while !state.ended {
             state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -141,10 +157,14 @@ impl<W: Write> Screen<W> {
                     bytes = after;
                 }
                 Stage::Session(end) => {
-                    if end.take(bytes, &mut passed).is_some() {
+                    let ended = end.take(bytes, &mut passed).is_some();
+                    self.show(&passed);
+                    if ended {
                         self.stage = Stage::After;
+                        self.console.lock().ended = true;
+                        self.console.shared.1.notify_all();
                     }
-                    return self.show(&passed);
+                    return;
                 }
             }
         }
@@ -158,6 +178,7 @@ impl<W: Write> Screen<W> {
             self.closed = true;
             self.button.output_is_closed();
         }
+        self.console.lock().line_open = bytes.last() != Some(&b'\n');
     }
 }
 
@@ -252,11 +273,36 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_output_is_told() {
+        let word = MarkWord::draw();
+        let console = Console::new(true);
+        let waiter = console.clone();
+        let thread = std::thread::spawn(move || waiter.wait_until_ended());
+        let mut screen =
+            console.screen(Stream::Session(word.clone()), Vec::new(), Supervisor::new().button());
+        let sent = sent(&word);
+        screen.write_all(&sent[..sent.len() / 2]).unwrap();
+        assert!(!thread.is_finished());
+        screen.write_all(&sent[sent.len() / 2..]).unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn the_first_reported_status_counts() {
         let console = Console::new(true);
         assert_eq!(console.status(), None);
         console.reports().write_all(b"status 3\nstatus 4\n").unwrap();
         assert_eq!(console.status(), Some(3));
+    }
+
+    #[test]
+    fn a_prompt_leaves_its_line_open() {
+        let console = Console::new(false);
+        let mut screen = console.screen(Stream::Whole, Vec::new(), Supervisor::new().button());
+        screen.write_all(b"hello\n").unwrap();
+        assert!(!console.line_is_open());
+        screen.write_all(b"# ").unwrap();
+        assert!(console.line_is_open());
     }
 
     #[test]

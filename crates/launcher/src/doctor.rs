@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use lguest_translator::requirements;
+
 use crate::debian::apt::Apt;
 use crate::debian::cache::Cache;
 use crate::engine;
@@ -34,12 +36,16 @@ fn processor(report: &mut String) -> bool {
         "processor",
         &format!("{}, {} ({processors} usable)", field("vendor_id"), field("model name")),
     );
-    let missing = engine::missing_features();
-    for (name, purpose) in engine::NEEDED_FEATURES {
-        let state = if missing.contains(&name) { "MISSING" } else { "yes" };
-        line(report, &format!("  {name}"), &format!("{state}: {purpose}"));
+    let needed = requirements();
+    for requirement in &needed {
+        let purpose = requirement.purpose;
+        let text = match requirement.present {
+            true => format!("yes: {purpose}"),
+            false => format!("MISSING: {purpose}; {}", requirement.since),
+        };
+        line(report, &format!("  {}", requirement.name), &text);
     }
-    missing.is_empty()
+    needed.iter().all(|requirement| requirement.present)
 }
 
 /// This machine's RAM in bytes.
@@ -58,7 +64,7 @@ fn kvm(report: &mut String) {
     let (opens, state) = engine::kvm_state();
     line(report, "kvm", &state);
     if opens {
-        line(report, "", "this version does not use it yet; a later one will, and run at hardware speed");
+        line(report, "", "this version does not use it yet; a later one will");
     } else {
         line(
             report,

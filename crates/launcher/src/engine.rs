@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
+use lguest_translator::requirements;
+
 use crate::request::Mistake;
 
 /// Where the Host offers KVM.
@@ -67,33 +69,13 @@ pub fn choose(word: &str) -> Result<EngineChoice, Mistake> {
             return Err(Mistake(format!("--engine {word}: is no engine; give auto, kvm or translator")));
         }
     };
-    if let Some(name) = missing_features().first() {
+    if let Some(missing) = requirements().iter().find(|requirement| !requirement.present) {
         return Err(Mistake(format!(
-            "--engine {word}: the translator needs a processor with {name}, which this one lacks; lguest doctor tells more"
+            "--engine {word}: the translator needs {} ({}), which this machine lacks; lguest doctor tells more",
+            missing.name, missing.since
         )));
     }
     Ok(EngineChoice { engine: Engine::Translator, reason })
-}
-
-/// What the translator's own code is made of, by the names of /proc/cpuinfo, with what each is for.
-pub const NEEDED_FEATURES: [(&str, &str); 5] = [
-    ("lm", "64-bit mode"),
-    ("fsgsbase", "switching address spaces with one instruction (wrgsbase)"),
-    ("bmi1", "address work that leaves the flags alone"),
-    ("bmi2", "address work that leaves the flags alone (pext, shlx)"),
-    ("cx16", "16-byte atomic accesses, which 64-bit kernels expect"),
-];
-
-/// The needed features that /proc/cpuinfo does not list; empty as well when there is no such file to ask.
-pub fn missing_features() -> Vec<&'static str> {
-    let Ok(text) = std::fs::read_to_string("/proc/cpuinfo") else { return Vec::new() };
-    missing_in(&text)
-}
-
-fn missing_in(cpuinfo: &str) -> Vec<&'static str> {
-    let Some(flags) = cpuinfo_field(cpuinfo, "flags") else { return Vec::new() };
-    let has = |name: &str| flags.split_whitespace().any(|flag| flag == name);
-    NEEDED_FEATURES.iter().map(|(name, _)| *name).filter(|name| !has(name)).collect()
 }
 
 /// A field of the first processor in /proc/cpuinfo.
@@ -119,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn missing_features_are_named() {
-        let text = "processor\t: 0\nflags\t\t: fpu lm bmi1 bmi2 cx16\n";
-        assert_eq!(missing_in(text), ["fsgsbase"]);
-        assert!(missing_in("").is_empty());
+    fn a_field_of_cpuinfo_is_found_by_its_whole_name() {
+        let text = "processor\t: 0\nmodel\t\t: 7\nmodel name\t: A B\n";
+        assert_eq!(cpuinfo_field(text, "model name"), Some("A B"));
+        assert_eq!(cpuinfo_field(text, "flags"), None);
     }
 }

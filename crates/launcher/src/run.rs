@@ -36,8 +36,13 @@ const SILENT: &str = " quiet loglevel=1";
 /// The largest initial RAM disk read. It has to fit the Guest's memory besides.
 const LARGEST_INITRD: u64 = 4 << 30;
 
+/// What a kernel needs beside its own file and its initrd. Debian's panic with 16 MiB and boot with 32.
+const LEAST_TO_LIVE_ON: u64 = 32 << 20;
+
 /// The console's serial port.
 const CONSOLE_PORT: usize = 0;
+/// The control channel's.
+const CONTROL_PORT: usize = 1;
 
 /// A request without mistakes.
 struct Plan {
@@ -83,10 +88,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (GuestChoice::Unsaid, None) => return Err(no_guest()),
     };
     // Only now, so that it stands right above what the Guest prints.
-    terminal::say(&format!("engine {} ({})", engine.engine, engine.reason));
+    let attached = terminal::is_attached();
+    let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
+    terminal::say(&format!("engine {} ({}){hint}", engine.engine, engine.reason));
 
     let ours = initramfs::is_ours(&initrd);
-    let attached = terminal::is_attached();
     let word = MarkWord::draw();
     let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
     check_room(initrd.len() as u64, kernel.vmlinux.len() as u64, memory)?;
@@ -213,7 +219,8 @@ pub fn user_cache() -> Result<Cache, Mistake> {
 
 /// The kernel and the initrd have to be in memory together, and the kernel unpacks the latter beside itself.
 fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
-    if initrd.saturating_add(kernel) < memory {
+    let needed = initrd.saturating_mul(2).saturating_add(kernel).saturating_add(LEAST_TO_LIVE_ON);
+    if needed <= memory {
         return Ok(());
     }
     Err(Mistake(format!(
@@ -221,8 +228,7 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
         memory >> 20,
         kernel >> 20,
         initrd >> 20,
-        // Twice the initrd, which is unpacked before it is freed, and something to live on.
-        ((2 * initrd + kernel) >> 20) + 32
+        needed.div_ceil(1 << 20)
     )))
 }
 
@@ -252,8 +258,15 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
         (false, true) => (Source::Pipe, None),
         (false, false) => (Source::Plain, None),
     };
+    if source == Source::Pipe {
+        input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
+    }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
     let outcome = machine.run();
+    if raw.is_some() && console.line_is_open() {
+        // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
+        let _ = io::stderr().write_all(b"\r\n");
+    }
     drop(raw);
     Ok(conclude(outcome, &reason, &console))
 }

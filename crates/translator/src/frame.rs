@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // One mapping, made and freed here.
 
 use crate::SetupError;
+use crate::cache::calls::Calls;
 use crate::cpu::{Cpu, flags};
 use std::mem::offset_of;
 
@@ -50,6 +51,18 @@ pub struct Frame {
     pub target: u64,
     /// Address of the byte that says a kick is pending.
     pub kick: u64,
+    /// Not zero while the Host waits for a chance to interrupt.
+    pub window: u32,
+    /// What gs holds.
+    pub view: u64,
+    /// What gs holds at CPL 0 with the AC flag set.
+    pub view_with_user: u64,
+    /// What gs holds at CPL 0 with the AC flag clear.
+    pub view_without_user: u64,
+    /// What gs holds at CPL 3.
+    pub view_of_user: u64,
+    /// What `syscall` and `sysret` load.
+    pub calls: Calls,
     /// A jump target or value kept over a push.
     pub kept: u64,
     /// The host's stack pointer while the Guest runs.
@@ -60,6 +73,8 @@ pub struct Frame {
     pub host_mxcsr: u32,
     /// Host address and signal of a fault in generated code.
     pub fault: Fault,
+    /// Not zero when upper halves of vector registers may hold something other than zero.
+    pub wide: u32,
     /// ymm0 to ymm15 while Rust runs.
     pub vectors: [[u8; 32]; 16],
 }

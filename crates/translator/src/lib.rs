@@ -38,6 +38,7 @@ mod play;
 mod system;
 pub mod events;
 pub mod exit;
+mod requirements;
 mod vcpu;
 
 #[cfg(test)]
@@ -45,5 +46,6 @@ mod workbench;
 
 pub use exit::{Death, Exit};
 pub use memory::ram::{Ram, RamError, RamRegion};
+pub use requirements::{Requirement, requirements};
 pub use trap::Kicker;
 pub use vcpu::{CpuidLeaf, LongModeEntry, Options, SetupError, Statistics, Vcpu};

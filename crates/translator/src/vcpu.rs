@@ -3,14 +3,16 @@
 #![allow(unsafe_code)] // The frame is shared with generated code, so it is reached through a pointer.
 
 use crate::cache::Cache;
+use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
-use crate::cpu::{Cpu, flags};
+use crate::cpu::{Cpu, cr0, cr4, flags};
 use crate::events::deliver::{Event, Shutdown, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
 use crate::play::Pending;
+use crate::requirements::requirements;
 use crate::rewrite::Tools;
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
@@ -126,9 +128,9 @@ pub struct Vcpu {
     /// Host address to go on at, when that is not the entry of a unit.
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
-    /// What gs was last set to on the thread that runs.
-    pub(crate) view: u64,
     pub(crate) bounce: crate::play::Bounce,
+    /// Control bits that units' modes depend on, as the jump tables know them.
+    modes: (u64, u64),
     pub(crate) statistics: Statistics,
 }
 
@@ -146,8 +148,10 @@ impl Vcpu {
         let mut spaces = Spaces::new()?;
         spaces.forget_all_code(&frames, cache.thunks.lookup);
         let frame = frames.frame();
-        // SAFETY: the mapping is fresh, large enough and aligned; nobody else knows it yet.
-        unsafe { (&raw mut (*frame).cpu).write(Cpu::at_power_on(cpuid.xcr0())) };
+        // SAFETY: only an address is computed, inside a mapping that is large enough.
+        let cpu = unsafe { &raw mut (*frame).cpu };
+        // SAFETY: the mapping is fresh and aligned; nobody else knows it yet.
+        unsafe { cpu.write(Cpu::at_power_on(cpuid.xcr0())) };
         let mut running = Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None });
         let mut cache = cache;
         running.cache = &raw mut *cache;
@@ -163,8 +167,8 @@ impl Vcpu {
             pending: None,
             resume: None,
             window: false,
-            view: 0,
             bounce: crate::play::Bounce::new(),
+            modes: (0, 0),
             statistics: Statistics::default(),
         };
         let kick = vcpu.kicker.0.flag();
@@ -179,7 +183,11 @@ impl Vcpu {
     /// Puts the processor where a 64-bit boot loader leaves it.
     pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
         self.cpu_mut().enter_long_mode(&entry);
-        let effect = crate::cpu::control::Effect { flush_all: true, address_space_changed: true, ..Default::default() };
+        let effect = crate::cpu::control::Effect {
+            flush_all: true,
+            address_space_changed: true,
+            ..Default::default()
+        };
         self.apply(effect);
     }
 
@@ -211,6 +219,7 @@ impl Vcpu {
     /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest is interruptible.
     pub fn request_interrupt_window(&mut self, on: bool) {
         self.window = on;
+        self.frame().window = on.into();
     }
 
     /// The handle other threads wake this vCPU with.
@@ -251,6 +260,7 @@ impl Vcpu {
 
     /// ymm0 to ymm15 between runs, for tests.
     pub fn vectors(&mut self) -> &mut [[u8; 32]; 16] {
+        self.frame().wide = 1;
         &mut self.frame().vectors
     }
 
@@ -295,6 +305,28 @@ impl Vcpu {
         act(&mut self.spaces, &mut reach)
     }
 
+    /// Tells generated code what it may do without asking: which views `stac`, `clac`, `syscall` and `sysret` choose between,
+    /// and what the latter two load. Jump tables hold units of one mode, so a change of what modes depend on empties them.
+    pub(crate) fn refresh_shortcuts(&mut self) {
+        let (with, without) = self.spaces.kernel_views(self.cpu());
+        let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
+        let user = self.spaces.tables.base(self.spaces.user_view());
+        let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
+        let frame = self.frame();
+        (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);
+        frame.jump_space = space as u32;
+        let modes = (self.cpu().cr0 & (cr0::TS | cr0::EM), self.cpu().cr4 & cr4::TSD);
+        if modes != self.modes {
+            self.modes = modes;
+            self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
+        }
+    }
+
+    /// The same for what `syscall` and `sysret` load, after a write to one of their registers.
+    pub(crate) fn refresh_calls(&mut self) {
+        self.frame().calls = Calls::of(self.cpu());
+    }
+
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.
     pub(crate) fn with_memory<T>(&mut self, act: impl FnOnce(&mut Cpu, &mut GuestMemory) -> T) -> T {
         let ram = self.ram.clone();
@@ -322,12 +354,10 @@ impl Vcpu {
     }
 }
 
-/// Generated code saves flags with `lahf`, gathers page numbers with `pext`, keeps ymm registers and sets gs itself.
+/// Refuses a host that lacks something generated code uses.
 fn check_processor() -> Result<(), SetupError> {
-    let has = |present, what| if present { Ok(()) } else { Err(SetupError::Processor(what)) };
-    has(std::is_x86_feature_detected!("bmi2"), "BMI2 (Intel since Haswell, AMD since Excavator)")?;
-    has(std::is_x86_feature_detected!("avx2"), "AVX2 (Intel since Haswell, AMD since Excavator)")?;
-    // SAFETY: asks for a word of the auxiliary vector.
-    let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };
-    has(hwcap2 & 2 != 0, "FSGSBASE for programs (Linux 5.9 or newer on a processor since Ivy Bridge)")
+    match requirements().into_iter().find(|requirement| !requirement.present) {
+        Some(missing) => Err(SetupError::Processor(missing.name)),
+        None => Ok(()),
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod arena;
 pub mod thunks;
+pub mod calls;
 
 use crate::SetupError;
 use crate::frame::{FrameMapping, JUMP_SLOTS, SPACES};

@@ -9,7 +9,7 @@ use crate::exit::Death;
 use crate::memory::walk::canonical;
 
 /// Flags that `sysret` takes from R11: all that exist but RF and VM.
-const RETURNED: u64 = flags::STORED & !(flags::RF | flags::VM);
+pub const RETURNED: u64 = flags::STORED & !(flags::RF | flags::VM);
 
 /// `syscall` from 64-bit mode; `next_rip` is the instruction after it.
 ///
