@@ -172,6 +172,11 @@ impl System {
         self.poll();
     }
 
+    /// A hypercall that does nothing: the price of asking.
+    pub fn call_nothing(&self) {
+        let _ = self.host.call(Hypercall::FlushAsync, [0; 3]);
+    }
+
     /// Seconds since 1970, where the Host tells.
     #[must_use]
     pub fn wall_clock(&self) -> Option<u64> {

@@ -232,8 +232,13 @@ impl NetDevice {
 
     fn transmit_sections(&self, list: &Sections) -> usize {
         let Some(destination) = self.destination(list) else { return 0 };
-        let peers = (0..SLOTS).filter(|slot| *slot != self.me);
-        peers.filter(|slot| wants(self.read_slot(*slot), destination) && self.send(*slot, list)).count()
+        let Some(page) = self.page() else { return 0 };
+        // One copy of the whole table: 682 small ones cost as much as a dozen packets.
+        let mut table = [[0; ADDRESS_SIZE]; SLOTS as usize];
+        page.read(0, table.as_flattened_mut());
+        let peers =
+            (0..SLOTS).zip(table).filter(|(slot, entry)| *slot != self.me && wants(*entry, destination));
+        peers.filter(|(slot, _)| self.send(*slot, list)).count()
     }
 
     /// The first six bytes of a packet; `None` if it is shorter than a header.
@@ -278,14 +283,6 @@ impl NetDevice {
     fn page(&self) -> Option<&Buffer> {
         let carrier: &dyn Carrier = &*self.device.carrier;
         carrier.memory()
-    }
-
-    fn read_slot(&self, slot: u16) -> [u8; ADDRESS_SIZE] {
-        let mut entry = [0; ADDRESS_SIZE];
-        if let Some(page) = self.page() {
-            page.read(slot_offset(slot), &mut entry);
-        }
-        entry
     }
 
     fn write_slot(&self, entry: [u8; ADDRESS_SIZE]) {

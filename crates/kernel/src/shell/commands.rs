@@ -1,7 +1,7 @@
 //! The commands: one line each here, a room for those that need one.
 
 use super::line::{Line, Typed};
-use super::{disks, files, network, words};
+use super::{bench, disks, files, network, words};
 use crate::hardware::power;
 use crate::say;
 use crate::system::System;
@@ -22,6 +22,7 @@ net ip ADDRESS                our own internet address
 net listen [SECONDS]          print what comes
 net promiscuous [off]         hear everything
 pipe [TEXT]                   read every pipe, or write to the first
+bench [WHAT OF TIMES]         what a hypercall, a disk read or a frame costs
 uptime                        seconds since the start
 panic [TEXT]                  die, and say why
 poweroff                      turn the machine off
@@ -111,6 +112,7 @@ impl<'a> Shell<'a> {
             "checksum" => say!(system, "{:08x}\n", disks::checksum(system, &*disks::find(system, first)?)?),
             "net" => network::command(system, first, second, third)?,
             "pipe" => self.pipe(line.strip_prefix("pipe").unwrap_or("").trim())?,
+            "bench" => bench::command(system, first, second, third)?,
             "uptime" => self.uptime(),
             "panic" => panic!(
                 "{}",

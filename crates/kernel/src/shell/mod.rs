@@ -11,6 +11,8 @@ mod disks;
 #[cfg(lguest_guest)]
 mod network;
 #[cfg(lguest_guest)]
+mod bench;
+#[cfg(lguest_guest)]
 mod commands;
 
 #[cfg(lguest_guest)]
