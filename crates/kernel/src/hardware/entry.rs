@@ -1,7 +1,7 @@
 //! The first instructions.
 //!
 //! The loader enters in 64-bit mode, with the lower 4 GiB mapped where they are, interrupts off, and rsi pointing at the
-//! boot parameters (boot.rst, "64-bit Boot Protocol"). Rust needs a stack and the SSE registers besides.
+//! boot parameters (boot.rst, "64-bit Boot Protocol"). Rust needs a stack besides, and no more: `build.rs` compiles without vector registers.
 
 use core::arch::global_asm;
 
@@ -14,15 +14,6 @@ global_asm!(
     "_start:",
     "cli",
     "lea rsp, [rip + {stack} + {size}]",
-    // CR0: no emulation, monitor coprocessor. CR4: OSFXSR and OSXMMEXCPT (SDM vol. 3, 14.1).
-    "mov rax, cr0",
-    "and eax, ~(1 << 2)",
-    "or eax, 1 << 1",
-    "mov cr0, rax",
-    "mov rax, cr4",
-    "or eax, 3 << 9",
-    "mov cr4, rax",
-    "fninit",
     "mov rdi, rsi",
     "xor ebp, ebp",
     "call guest_main",

@@ -1,16 +1,16 @@
 //! CRC-32 as everybody computes it (IEEE 802.3, reflected): `crc32` on the host prints the same.
 
-/// The polynomial's four-bit steps, so that no large table has to be carried.
-const STEPS: [u32; 16] = steps();
+/// One step for every byte: a kilobyte that makes the sum three times as fast where instructions are slow.
+static STEPS: [u32; 256] = steps();
 
-const fn steps() -> [u32; 16] {
+const fn steps() -> [u32; 256] {
     const POLYNOMIAL: u32 = 0xedb8_8320;
-    let mut table = [0; 16];
+    let mut table = [0; 256];
     let mut index = 0;
-    while index < 16 {
+    while index < table.len() {
         let mut value = index as u32;
         let mut bit = 0;
-        while bit < 4 {
+        while bit < 8 {
             value = if value & 1 == 1 { value >> 1 ^ POLYNOMIAL } else { value >> 1 };
             bit += 1;
         }
@@ -33,11 +33,7 @@ impl Default for Crc32 {
 impl Crc32 {
     /// Adds bytes.
     pub fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let mut sum = self.0 ^ u32::from(*byte);
-            sum = sum >> 4 ^ STEPS[(sum & 15) as usize];
-            self.0 = sum >> 4 ^ STEPS[(sum & 15) as usize];
-        }
+        self.0 = bytes.iter().fold(self.0, |sum, byte| sum >> 8 ^ STEPS[usize::from(sum as u8 ^ byte)]);
     }
 
     /// The sum of what was added.
