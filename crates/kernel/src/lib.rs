@@ -1,7 +1,7 @@
 //! The default Guest, from both sides.
 //!
-//! For the Launcher this crate is three finished programs: [`IMAGE`], the Guest that `lguest run` starts, and the two
-//! [examples](HELLO). For a Guest (`--cfg lguest_guest`, see `build.rs`) it is the hardware a bare-metal program needs, and
+//! For the Launcher this crate is three finished programs: `IMAGE`, the Guest that `lguest run` starts, and the two
+//! examples. For a Guest (`--cfg lguest_guest`, see `build.rs`) it is the hardware a bare-metal program needs, and
 //! `main.rs` is the program: start there.
 //!
 //! ```text
