@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod clock;
 pub mod irq;
+pub mod dma;
 pub mod engine;
 pub mod translator_engine;
 
