@@ -6,7 +6,9 @@
 pub mod memory;
 pub mod clock;
 pub mod irq;
+pub mod interrupts;
 pub mod dma;
+pub mod link;
 pub mod engine;
 pub mod translator_engine;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lguest_abi::dma::{Dma64, Section};
+use lguest_abi::dma::Dma64;
 use zerocopy::IntoBytes;
 
 use super::super::list::Form;

@@ -132,6 +132,11 @@ impl Controllers {
         message.into_iter().for_each(|message| self.deliver(message, None));
     }
 
+    /// A message that came from no line: what a device's message-signalled interrupt is.
+    pub fn send_message(&self, message: Message) {
+        self.deliver(message, None);
+    }
+
     /// Does something to the chips, and shows the first vCPU what became of the 8259's output.
     fn with_chips<R>(&self, act: impl FnOnce(&mut Chips) -> R) -> R {
         let mut chips = lock(&self.chips);
