@@ -43,8 +43,7 @@ fn a_seventeenth_section_and_an_empty_one_are_refused() {
 
 #[test]
 fn a_length_of_zero_ends_the_list_whatever_follows() {
-    let mut dma = Dma64::default();
-    dma.len = [1; MAX_SECTIONS];
+    let mut dma = Dma64 { len: [1; MAX_SECTIONS], ..Dma64::default() };
     dma.len[2] = 0;
     assert_eq!(dma.sections().as_slice().len(), 2);
     dma.len[0] = 0;

@@ -34,6 +34,10 @@
 //!    elsewhere it is an invalid-opcode exception. [`hypercall::Hypercall::on_64_bits`] says which exist: segments,
 //!    page tables, timer and halt are the processor's own business here, for a Guest has a whole processor.
 //!    The others and unknown numbers kill the Guest with `Bad hypercall <n>`.
+//!    **On KVM** `vmcall` ends inside the host's kernel, so a Host on that engine sets
+//!    [`meeting::HYPERCALL_BY_PORT`] in `hardware_subarch_data`, and the Guest executes `out dx, eax` to
+//!    [`meeting::HYPERCALL_PORT`] instead: number in rax (the low 32 bits reach the port), arguments in rsi, rbx, rcx, for
+//!    rdx holds the port; the answer is in rax. The Host may set it on the translator too.
 //! 5. **LGUEST_INIT** comes first and once (facts 9): the Host fills a [`data::Data64`] at the address given. The
 //!    console is the exception, as in the original: SEND_DMA with key 0 works before LGUEST_INIT, so that a Guest can
 //!    say why it cannot go on. So does CRASH. There is no asynchronous ring: it batched page-table

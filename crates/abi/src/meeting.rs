@@ -17,6 +17,12 @@ pub const BOOT_SETUP_DATA: usize = 0x250;
 pub const SUBARCH_LGUEST: u32 = 1;
 /// `hardware_subarch_data` of a machine whose descriptor page is of the first generation.
 pub const GENERATION_1: u64 = 1;
+/// The byte of `hardware_subarch_data` that holds the generation.
+pub const GENERATION_MASK: u64 = 0xff;
+/// Bit of `hardware_subarch_data`: hypercalls go to [`HYPERCALL_PORT`], because the engine keeps `vmcall` to itself.
+pub const HYPERCALL_BY_PORT: u64 = 1 << 8;
+/// The port of hypercalls on such an engine: a 32-bit write. No PC has a device there.
+pub const HYPERCALL_PORT: u16 = 0x4c48;
 /// The name a Guest on such a machine gives its platform; the bus starts only under it.
 pub const PLATFORM_NAME: &str = "lguest";
 /// Type of a `setup_data` entry that carries a device tree: header {next u64, type u32, length u32}, then the blob.

@@ -1,0 +1,53 @@
+//! The first instructions.
+//!
+//! The loader enters in 64-bit mode, with the lower 4 GiB mapped where they are, interrupts off, and rsi pointing at the
+//! boot parameters (boot.rst, "64-bit Boot Protocol"). Rust needs a stack and the SSE registers besides.
+
+use core::arch::global_asm;
+
+/// Bytes of the kernel's stack. The deepest path is a formatted line inside a command, a few KiB.
+const STACK_SIZE: usize = 64 * 1024;
+
+global_asm!(
+    ".section .text.entry, \"ax\"",
+    ".global _start",
+    "_start:",
+    "cli",
+    "lea rsp, [rip + {stack} + {size}]",
+    // CR0: no emulation, monitor coprocessor. CR4: OSFXSR and OSXMMEXCPT (SDM vol. 3, 14.1).
+    "mov rax, cr0",
+    "and eax, ~(1 << 2)",
+    "or eax, 1 << 1",
+    "mov cr0, rax",
+    "mov rax, cr4",
+    "or eax, 3 << 9",
+    "mov cr4, rax",
+    "fninit",
+    "mov rdi, rsi",
+    "xor ebp, ebp",
+    "call guest_main",
+    "2: cli",
+    "hlt",
+    "jmp 2b",
+    ".text",
+    stack = sym STACK,
+    size = const STACK_SIZE,
+);
+
+/// Room for the stack. Only the processor touches it.
+#[repr(C, align(16))]
+struct Stack([u8; STACK_SIZE]);
+
+static mut STACK: Stack = Stack([0; STACK_SIZE]);
+
+/// Makes a function the kernel's main: `entry!(main)`, where `main` is `fn(BootInfo) -> !`.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_main(parameters: u64) -> ! {
+            let main: fn($crate::hardware::boot::BootInfo) -> ! = $main;
+            main($crate::hardware::boot::start(parameters))
+        }
+    };
+}
