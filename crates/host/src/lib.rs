@@ -12,6 +12,7 @@ pub mod link;
 pub mod generation1;
 pub mod engine;
 pub mod translator_engine;
+pub mod kvm;
 
 pub use engine::{Exit, ExitCounts, Vcpu};
 pub use memory::{GuestAddress, Memory, MemoryError};

@@ -147,7 +147,14 @@ impl Memory {
         let devices = pages * PAGE_SIZE;
         let mapped = bytes + devices;
         let mapping = map_shared(&file, mapped).map_err(|source| MemoryError::Host { bytes, source })?;
-        Ok(Memory { file, mapping, length: bytes, mapped, regions: regions(bytes, devices), grafts: Vec::new() })
+        Ok(Memory {
+            file,
+            mapping,
+            length: bytes,
+            mapped,
+            regions: regions(bytes, devices),
+            grafts: Vec::new(),
+        })
     }
 
     /// The memory file, for whom it is handed to.
@@ -372,7 +379,8 @@ pub fn shared_page() -> std::io::Result<File> {
 
 fn memory_file() -> std::io::Result<File> {
     // SAFETY: the name is a NUL-terminated literal; the call makes a new descriptor and touches nothing else.
-    let descriptor = unsafe { libc::memfd_create(c"lguest-memory".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let descriptor =
+        unsafe { libc::memfd_create(c"lguest-memory".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if descriptor < 0 {
         return Err(std::io::Error::last_os_error());
     }

@@ -114,5 +114,7 @@ fn shared_words_are_stored_and_loaded_at_any_address() {
         memory.store_word(GuestAddress(address), 0x1234_5678).unwrap();
         assert_eq!(memory.load_word(GuestAddress(address)).unwrap(), 0x1234_5678);
     }
-    assert!(memory.store_word(GuestAddress(0xffd), 1).is_err() && memory.load_word(GuestAddress(0xffd)).is_err());
+    assert!(
+        memory.store_word(GuestAddress(0xffd), 1).is_err() && memory.load_word(GuestAddress(0xffd)).is_err()
+    );
 }

@@ -120,12 +120,7 @@ fn has_bytes(from: &Area, list: u64) -> bool {
 }
 
 /// Steps 1 to 5. `Ok(None)` when every list of the receiver's is busy.
-fn deliver(
-    from: &Area,
-    list: u64,
-    to: &Area,
-    binding: &mut Binding<PeerId>,
-) -> Result<Option<u32>, Stop> {
+fn deliver(from: &Area, list: u64, to: &Area, binding: &mut Binding<PeerId>) -> Result<Option<u32>, Stop> {
     let bad = |_| Stop::Sender(format!("bad read address {list:#x} len {}", from.form().stride()));
     let (_, source) = from.list(list).map_err(bad)?;
     let Some((place, target)) = find_free(to, binding)? else { return Ok(None) };

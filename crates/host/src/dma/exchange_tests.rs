@@ -170,7 +170,10 @@ fn the_owner_of_a_list_that_crosses_a_page_dies_and_the_other_goes_on() {
         put(&pair.a, LIST, 0, &[(DATA, 4)]);
         put(&pair.b, LIST, 0, &[(address, length)]);
         let sent = pair.exchange.send(A, KEY, LIST);
-        assert_eq!(sent.killed.iter().map(|(peer, _)| *peer).collect::<Vec<_>>(), if good { vec![] } else { vec![B] });
+        assert_eq!(
+            sent.killed.iter().map(|(peer, _)| *peer).collect::<Vec<_>>(),
+            if good { vec![] } else { vec![B] }
+        );
     }
 }
 
@@ -247,7 +250,8 @@ fn random_lists_end_in_a_delivery_or_in_a_reason() {
         let noise: Vec<u8> = (0..STRIDE / 8).flat_map(|_| (next() & next()).to_le_bytes()).collect();
         let memory = if next() & 1 == 0 { &pair.a } else { &pair.b };
         memory.write(GuestAddress(LIST), &noise).unwrap();
-        let _ = pair.exchange.bind(B, KEY, if next() & 15 == 0 { next() } else { LIST }, next() as u16, irq(1));
+        let _ =
+            pair.exchange.bind(B, KEY, if next() & 15 == 0 { next() } else { LIST }, next() as u16, irq(1));
         let list = if next() & 15 == 0 { next() } else { LIST };
         let sent = pair.exchange.send(A, KEY, list);
         assert!(sent.used as usize <= lguest_abi::dma::MAX_BYTES, "{sent:?}");

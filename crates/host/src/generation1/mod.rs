@@ -240,8 +240,10 @@ impl Generation1 {
     /// The sentence that kills the Guest when the list, or what it names, is not below the page limit. The page rule
     /// is not for lists that go to the Launcher (facts 4).
     pub fn sent(&self, list: u64) -> Result<Sections, String> {
-        let (_, sections) =
-            self.area.list(list).map_err(|_| format!("bad read address {list:#x} len {}", self.area.form().stride()))?;
+        let (_, sections) = self
+            .area
+            .list(list)
+            .map_err(|_| format!("bad read address {list:#x} len {}", self.area.form().stride()))?;
         self.check(&sections)?;
         Ok(sections)
     }

@@ -165,7 +165,9 @@ fn a_sent_list_may_cross_a_page_on_its_way_to_the_launcher_and_not_leave_memory(
 
 #[test]
 fn the_wall_clock_is_the_hosts() {
-    let Called::Answer(seconds) = call(&started(), Hypercall::GetWallClock, [0; 3]) else { panic!("no answer") };
+    let Called::Answer(seconds) = call(&started(), Hypercall::GetWallClock, [0; 3]) else {
+        panic!("no answer")
+    };
     assert!(seconds.abs_diff(seconds_since_1970()) <= 1);
 }
 

@@ -50,6 +50,11 @@ impl Gsi {
     pub fn new(number: u8) -> Option<Gsi> {
         (usize::from(number) < ioapic::PINS).then_some(Gsi(number))
     }
+
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
 }
 
 struct Chips {

@@ -232,7 +232,8 @@ impl Broker {
             64 => Form::Bits64,
             bits => return Err(format!("{bits} bits")),
         };
-        let [memory, news] = <[OwnedFd; 2]>::try_from(files).map_err(|_| "two files are missing".to_owned())?;
+        let [memory, news] =
+            <[OwnedFd; 2]>::try_from(files).map_err(|_| "two files are missing".to_owned())?;
         let memory =
             Memory::adopt(File::from(memory), hello.ram, hello.pages).map_err(|error| error.to_string())?;
         let slot = self.free_slot().ok_or_else(|| format!("all {SLOTS} places are taken"))?;

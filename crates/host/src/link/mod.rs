@@ -62,7 +62,9 @@ pub enum LinkError {
         source: std::io::Error,
     },
     /// The broker did not start, or does not answer.
-    #[error("the link's broker does not answer: {0}; end the process that holds the link, or choose another name")]
+    #[error(
+        "the link's broker does not answer: {0}; end the process that holds the link, or choose another name"
+    )]
     Silent(std::io::Error),
     /// All 682 slots are taken, or the broker does not like our memory.
     #[error("the link's broker refuses this machine: {0}")]

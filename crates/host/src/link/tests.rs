@@ -149,7 +149,9 @@ fn a_machine_that_does_not_listen_hangs_nobody() {
     let joining = Joining { memory: &memory, size: (RAM, 2), limit: LIMIT, form: Form::Bits64 };
     let (deaf, page) = Link::join(&folder.0, "test", &thread_broker, &joining).unwrap();
     memory.graft(GuestAddress(RAM + 0x1000), page).unwrap();
-    memory.write(GuestAddress(LIST), Dma64 { addr: [DATA; 16], len: [8; 16], ..Dma64::default() }.as_bytes()).unwrap();
+    memory
+        .write(GuestAddress(LIST), Dma64 { addr: [DATA; 16], len: [8; 16], ..Dma64::default() }.as_bytes())
+        .unwrap();
     assert!(deaf.bind(4, LIST, 1, irq(1)));
     a.put(0, DATA, 8);
     for _ in 0..5000 {

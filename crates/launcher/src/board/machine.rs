@@ -14,7 +14,7 @@ use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
 use lguest_host::clock::paravirtual::ClockOrigin;
-use lguest_host::engine::{Exit, ExitCounts, Vcpu};
+use lguest_host::engine::{Exit, ExitCounts, NO_SUCH_HYPERCALL, Vcpu};
 use lguest_host::irq::{Controllers, Gsi, Line};
 use lguest_host::memory::{Memory, MemoryError};
 use lguest_host::translator_engine::TranslatorVcpu;
@@ -250,6 +250,7 @@ impl Machine {
                     self.vcpu.reply(value);
                 }
                 Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
+                Exit::Hypercall { .. } => self.vcpu.reply(NO_SUCH_HYPERCALL),
                 Exit::Shutdown => return Outcome::Reset,
                 Exit::Dead(reason) => return Outcome::Dead(reason),
                 Exit::Stopped => return Outcome::Stopped,
