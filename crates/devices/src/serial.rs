@@ -4,9 +4,9 @@
 //! sixteen places of its receiver. What a wire would do and this part does not: speed (the divisor is kept and
 //! means nothing), parity, breaks, modem signals outside the loop-back test.
 //!
-//! The rule that a pipe needs: input is taken only while the Guest listens, which is when it raised DTR and
+//! The rule that a pipe needs: input is taken only while the Guest listens, which is when it raised DTR and RTS and
 //! enabled the receive interrupt. A driver that starts up clears the receiver, and what a pipe sent before would
-//! be lost. Register numbers and bits: PC16550D data sheet, section 8.
+//! be lost; one whose buffers are full lowers RTS. Register numbers and bits: PC16550D data sheet, section 8.
 
 use std::collections::VecDeque;
 
@@ -55,10 +55,6 @@ const MSR_RI: u8 = 0x40;
 const MSR_DCD: u8 = 0x80;
 const MSR_RI_FELL: u8 = 0x04;
 
-/// The receiver is full, or the Guest does not listen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoRoom;
-
 /// One serial port. `L` is its interrupt line, `O` where its bytes go.
 pub struct Serial<L, O> {
     line: L,
@@ -73,6 +69,8 @@ pub struct Serial<L, O> {
     modem_changes: u8,
     overrun: bool,
     transmitter_emptied: bool,
+    /// Bytes that left since the line last rose for them.
+    burst: usize,
 }
 
 impl<L: InterruptLine, O: Output> Serial<L, O> {
@@ -92,26 +90,33 @@ impl<L: InterruptLine, O: Output> Serial<L, O> {
             modem_changes: 0,
             overrun: false,
             transmitter_emptied: false,
+            burst: 0,
         }
     }
 
     /// True while [`Self::receive`] would take a byte.
     pub fn has_room(&self) -> bool {
-        let listening = self.mcr & (MCR_DTR | MCR_LOOP) == MCR_DTR && self.ier & IER_RECEIVED != 0;
-        listening && self.received.len() < self.depth()
+        self.listens() && self.received.len() < self.depth()
     }
 
-    /// One byte from the wire.
-    ///
-    /// # Errors
-    /// [`NoRoom`] while [`Self::has_room`] is false; the byte was not taken.
-    pub fn receive(&mut self, byte: u8) -> Result<(), NoRoom> {
-        if !self.has_room() {
-            return Err(NoRoom);
-        }
-        self.received.push_back(byte);
+    /// True when the Guest listens and has read everything: the moment for the next bytes. Refilling earlier would
+    /// keep a driver in its interrupt handler for as long as there is input.
+    pub fn is_hungry(&self) -> bool {
+        self.listens() && self.received.is_empty()
+    }
+
+    fn listens(&self) -> bool {
+        const READY: u8 = MCR_DTR | MCR_RTS;
+        self.mcr & (READY | MCR_LOOP) == READY && self.ier & IER_RECEIVED != 0
+    }
+
+    /// Bytes from the wire: takes as many as there is room for and says how many.
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        let room = if self.listens() { self.depth().saturating_sub(self.received.len()) } else { 0 };
+        let taken = room.min(bytes.len());
+        self.received.extend(&bytes[..taken]);
         self.update_line();
-        Ok(())
+        taken
     }
 
     fn depth(&self) -> usize {
@@ -155,10 +160,15 @@ impl<L: InterruptLine, O: Output> Serial<L, O> {
         } else {
             self.output.put(byte);
         }
-        // The register was full for no time at all, but an edge-triggered controller has to see it.
-        self.transmitter_emptied = false;
-        self.update_line();
-        self.transmitter_emptied = true;
+        // The transmitter was full for no time at all, but an edge-triggered controller has to see it: once for as
+        // many bytes as it holds, since the Guest sends them together.
+        if !self.transmitter_emptied || self.burst >= self.depth() {
+            self.burst = 0;
+            self.transmitter_emptied = false;
+            self.update_line();
+            self.transmitter_emptied = true;
+        }
+        self.burst += 1;
     }
 
     /// The upper half of the modem status register. In the loop-back test the control outputs come back as inputs.

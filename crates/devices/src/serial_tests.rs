@@ -65,7 +65,7 @@ fn a_byte_sent_leaves_at_once_and_the_transmitter_is_empty() {
 fn a_byte_received_raises_the_line_until_it_is_read() {
     let (mut port, wire) = port();
     listen(&mut port);
-    port.receive(b'x').unwrap();
+    assert_eq!(port.receive(b"x"), 1);
     assert!(wire.up());
     assert_eq!(read(&mut port, 2), IIR_FIFO | IIR_RECEIVED);
     port.write(2, &[FCR_ENABLE | 0x80]);
@@ -79,23 +79,37 @@ fn a_byte_received_raises_the_line_until_it_is_read() {
 #[test]
 fn input_waits_until_the_guest_listens() {
     let (mut port, _) = port();
-    assert_eq!(port.receive(1), Err(NoRoom));
+    assert_eq!(port.receive(b"a"), 0);
     port.write(1, &[IER_RECEIVED]);
-    assert_eq!(port.receive(1), Err(NoRoom), "no DTR");
+    assert_eq!(port.receive(b"a"), 0, "no DTR");
     port.write(4, &[MCR_DTR]);
-    assert_eq!(port.receive(1), Ok(()));
+    assert_eq!(port.receive(b"a"), 0, "no RTS: its buffers are full");
+    port.write(4, &[MCR_DTR | MCR_RTS]);
+    assert_eq!(port.receive(b"a"), 1);
 }
 
 #[test]
 fn the_receiver_takes_sixteen_bytes_and_no_more() {
-    let (mut port, _) = port();
+    let (mut port, wire) = port();
     listen(&mut port);
-    let taken = (0..100).take_while(|&byte| port.receive(byte).is_ok()).count();
-    assert_eq!(taken, FIFO_SIZE);
+    assert!(port.is_hungry());
+    let bytes: Vec<u8> = (0..100).collect();
+    assert_eq!(port.receive(&bytes), FIFO_SIZE);
+    assert_eq!(port.receive(&bytes), 0);
+    assert_eq!(wire.rises(), 1, "one interrupt for all of them");
     for byte in 0..FIFO_SIZE as u8 {
+        assert!(!port.is_hungry());
         assert_eq!(read(&mut port, 0), byte);
     }
-    assert!(port.has_room());
+    assert!(port.is_hungry() && port.has_room());
+}
+
+#[test]
+fn a_receiver_without_fifo_takes_one_byte() {
+    let (mut port, _) = port();
+    listen(&mut port);
+    port.write(2, &[0]);
+    assert_eq!(port.receive(b"ab"), 1);
 }
 
 #[test]
@@ -113,9 +127,23 @@ fn each_byte_sent_makes_an_edge_while_the_interrupt_is_on() {
     let (mut port, wire) = port();
     port.write(1, &[IER_TRANSMITTER_EMPTY]);
     let before = wire.rises();
-    port.write(0, b"a");
-    port.write(0, b"b");
-    assert_eq!(wire.rises(), before + 2);
+    for sent in 1..4 {
+        read(&mut port, 2);
+        port.write(0, b"a");
+        assert_eq!(wire.rises(), before + sent);
+    }
+}
+
+#[test]
+fn a_burst_makes_one_edge_for_each_fifo_of_bytes() {
+    let (mut port, wire) = port();
+    port.write(2, &[FCR_ENABLE]);
+    port.write(1, &[IER_TRANSMITTER_EMPTY]);
+    read(&mut port, 2);
+    let before = wire.rises();
+    (0..3 * FIFO_SIZE).for_each(|_| port.write(0, b"a"));
+    assert_eq!(wire.rises(), before + 3);
+    assert!(wire.up());
 }
 
 #[test]

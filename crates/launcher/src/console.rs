@@ -47,6 +47,7 @@ enum Stage {
 struct State {
     kept: Vec<u8>,
     ready: bool,
+    ended: bool,
     status: Option<u8>,
 }
 
@@ -83,6 +84,14 @@ impl Console {
     pub fn wait_until_ready(&self) {
         let mut state = self.lock();
         while !state.ready {
+            state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until the session's output came to its end.
+    pub fn wait_until_ended(&self) {
+        let mut state = self.lock();
+        while !state.ended {
             state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -141,10 +150,14 @@ impl<W: Write> Screen<W> {
                     bytes = after;
                 }
                 Stage::Session(end) => {
-                    if end.take(bytes, &mut passed).is_some() {
+                    let ended = end.take(bytes, &mut passed).is_some();
+                    self.show(&passed);
+                    if ended {
                         self.stage = Stage::After;
+                        self.console.lock().ended = true;
+                        self.console.shared.1.notify_all();
                     }
-                    return self.show(&passed);
+                    return;
                 }
             }
         }
@@ -248,6 +261,21 @@ mod tests {
         let thread = std::thread::spawn(move || waiter.wait_until_ready());
         assert!(!thread.is_finished());
         console.reports().write_all(b"noise\nready\n").unwrap();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_end_of_the_output_is_told() {
+        let word = MarkWord::draw();
+        let console = Console::new(true);
+        let waiter = console.clone();
+        let thread = std::thread::spawn(move || waiter.wait_until_ended());
+        let mut screen =
+            console.screen(Stream::Session(word.clone()), Vec::new(), Supervisor::new().button());
+        let sent = sent(&word);
+        screen.write_all(&sent[..sent.len() / 2]).unwrap();
+        assert!(!thread.is_finished());
+        screen.write_all(&sent[sent.len() / 2..]).unwrap();
         thread.join().unwrap();
     }
 

@@ -69,6 +69,16 @@ pub fn carry(
     });
 }
 
+/// Starts the thread that tells a session of pipes that its whole output arrived, so that it need not guess how long a
+/// reader takes (init.sh).
+pub fn answer_the_end(control: ConsoleInput, console: Console) {
+    thread::spawn(move || {
+        console.wait_until_ended();
+        // A machine that is gone waits for no answer.
+        let _ = control.send(b"\n");
+    });
+}
+
 /// Turns what was read into what is sent.
 #[derive(Debug)]
 enum Encoder {

@@ -38,6 +38,8 @@ const LARGEST_INITRD: u64 = 4 << 30;
 
 /// The console's serial port.
 const CONSOLE_PORT: usize = 0;
+/// The control channel's.
+const CONTROL_PORT: usize = 1;
 
 /// A request without mistakes.
 struct Plan {
@@ -252,6 +254,9 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
         (false, true) => (Source::Pipe, None),
         (false, false) => (Source::Plain, None),
     };
+    if source == Source::Pipe {
+        input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
+    }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
     let outcome = machine.run();
     drop(raw);

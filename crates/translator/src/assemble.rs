@@ -53,14 +53,12 @@ impl Mem {
 
 /// Condition codes as `jcc`, `setcc` and `cmovcc` encode them.
 pub mod cond {
-    /// Overflow.
-    pub const O: u8 = 0;
     /// Zero, equal.
     pub const Z: u8 = 4;
-    /// Not zero, not equal.
-    pub const NZ: u8 = 5;
     /// Above, unsigned.
     pub const A: u8 = 7;
+    /// Not zero, not equal.
+    pub const NZ: u8 = 5;
 }
 
 /// A place in a [`Code`] that a jump still has to learn.
@@ -176,11 +174,6 @@ impl Code {
         self.with_memory(&[], false, &[0xc7], 0, mem);
         self.dword(value);
     }
-    /// `mov byte [mem], value`
-    pub fn store8_immediate(&mut self, mem: Mem, value: u8) {
-        self.with_memory(&[], false, &[0xc6], 0, mem);
-        self.bytes.push(value);
-    }
     /// The shortest `mov to, value` (64 bits); leaves flags alone.
     pub fn constant(&mut self, to: Reg, value: u64) {
         if let Ok(short) = u32::try_from(value) {
@@ -205,6 +198,20 @@ impl Code {
     pub fn add_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x03], to.0, mem);
     }
+    /// `sub to, [mem]` (64 bits; sets flags)
+    pub fn sub_memory(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], true, &[0x2b], to.0, mem);
+    }
+    /// `cmp reg, value` (64 bits; sets flags)
+    pub fn cmp(&mut self, reg: Reg, value: u32) {
+        self.with_register(true, &[0x81], 7, reg.0);
+        self.dword(value);
+    }
+    /// `test dword [mem], value` (sets flags)
+    pub fn test_memory32(&mut self, mem: Mem, value: u32) {
+        self.with_memory(&[], false, &[0xf7], 0, mem);
+        self.dword(value);
+    }
     /// `shl reg, count` (64 bits; sets flags)
     pub fn shl(&mut self, reg: Reg, count: u8) {
         self.with_register(true, &[0xc1], 4, reg.0);
@@ -220,10 +227,32 @@ impl Code {
         self.with_register(false, &[0x81], 4, reg.0);
         self.dword(value);
     }
-    /// `cmp reg32, value` (sets flags)
-    pub fn cmp32(&mut self, reg: Reg, value: u32) {
-        self.with_register(false, &[0x81], 7, reg.0);
+    /// `or to32, from32` (sets flags)
+    pub fn or32(&mut self, to: Reg, from: Reg) {
+        self.with_register(false, &[0x09], from.0, to.0);
+    }
+    /// `mov to32, from32`: clears the upper half.
+    pub fn mov32(&mut self, to: Reg, from: Reg) {
+        self.with_register(false, &[0x89], from.0, to.0);
+    }
+    /// `mov to16, from16`: keeps the rest of the register.
+    pub fn mov16(&mut self, to: Reg, from: Reg) {
+        self.raw(&[0x66]);
+        self.with_register(false, &[0x89], from.0, to.0);
+    }
+    /// `or dword [mem], value` (sets flags)
+    pub fn or_memory32(&mut self, mem: Mem, value: u32) {
+        self.with_memory(&[], false, &[0x81], 1, mem);
         self.dword(value);
+    }
+    /// `and dword [mem], value` (sets flags)
+    pub fn and_memory32(&mut self, mem: Mem, value: u32) {
+        self.with_memory(&[], false, &[0x81], 4, mem);
+        self.dword(value);
+    }
+    /// `movzx to32, word [mem]`
+    pub fn load_selector(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], false, &[0x0f, 0xb7], to.0, mem);
     }
     /// `test reg, reg` (64 bits; sets flags)
     pub fn test(&mut self, reg: Reg) {
@@ -305,13 +334,19 @@ impl Code {
         let distance = i8::try_from(self.here() - patch.0).expect("short jumps stay inside one sequence");
         self.bytes[patch.0 - 1] = distance as u8;
     }
-    /// Saves or loads all sixteen ymm registers at `mem + 32 * n` (vmovups).
-    pub fn vectors(&mut self, base: Mem, store: bool) {
+    /// Stores or loads the low `width` bytes (16 or 32) of all sixteen vector registers at `base + 32 * n`: `movups` or
+    /// `vmovups`.
+    pub fn vectors(&mut self, base: Mem, width: u8, store: bool) {
+        let opcode = if store { 0x11 } else { 0x10 };
         for n in 0..16u8 {
             let mem = Mem { disp: base.disp + 32 * i32::from(n), ..base };
+            if width == 16 {
+                self.with_memory(&[], false, &[0x0f, opcode], n, mem);
+                continue;
+            }
             let rm = mem.base.map_or(0, |r| r.0);
             let inverted = (!(n >> 3) & 1) << 7 | 0x40 | (!(rm >> 3) & 1) << 5;
-            self.raw(&[0xc4, inverted | 1, 0x7c, if store { 0x11 } else { 0x10 }]);
+            self.raw(&[0xc4, inverted | 1, 0x7c, opcode]);
             self.modrm(n, mem);
         }
     }
@@ -364,9 +399,17 @@ mod tests {
         assert_eq!(shown(|c| c.test8(Reg(9), 7)), "test r9b,7h;");
         assert_eq!(shown(|c| c.constant(S0, u64::MAX)), "mov r10,0FFFFFFFFFFFFFFFFh;");
         assert_eq!(shown(|c| c.wrgsbase(S0)), "wrgsbase r10;");
-        let jump = |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
+        assert_eq!(shown(|c| c.cmp(S0, 4096)), "cmp r10,1000h;");
+        assert_eq!(shown(|c| c.sub_memory(RAX, Mem::at(FRAME, 8))), "sub rax,[rsp+8h];");
+        assert_eq!(shown(|c| c.test_memory32(Mem::at(FRAME, 8), 1)), "test dword ptr [rsp+8h],1h;");
+        assert_eq!(shown(|c| c.or32(S0, S1)), "or r10d,r11d;");
+        assert_eq!(shown(|c| c.mov32(RAX, RAX)), "mov eax,eax;");
+        assert_eq!(shown(|c| c.and_memory32(Mem::at(FRAME, 8), 1)), "and dword ptr [rsp+8h],1h;");
+        assert_eq!(shown(|c| c.load_selector(S0, Mem::at(FRAME, 8))), "movzx r10d,word ptr [rsp+8h];");
+        let jump =
+            |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
         assert_eq!(shown(jump), "jmp qword ptr [rsp+r11*8+1000h];");
-        assert!(shown(|c| c.vectors(Mem::frame(64), true)).contains("vmovups [rsp+200h],ymm14"));
+        assert!(shown(|c| c.vectors(Mem::frame(64), 32, true)).contains("vmovups [rsp+200h],ymm14"));
         assert_eq!(shown(|c| c.pop_memory(Mem::frame(16))), "pop qword ptr [rsp+10h];");
     }
 }

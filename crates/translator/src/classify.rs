@@ -31,14 +31,76 @@ fn is_offered(feature: CpuidFeature) -> bool {
     use CpuidFeature as F;
     matches!(
         feature,
-        F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 | F::FPU | F::FPU287 | F::FPU387
-            | F::CPUID | F::CMOV | F::CX8 | F::CMPXCHG16B | F::MMX | F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1
-            | F::SSE4_2 | F::POPCNT | F::AES | F::PCLMULQDQ | F::MOVBE | F::FXSR | F::AVX | F::AVX2 | F::FMA | F::F16C
-            | F::BMI1 | F::BMI2 | F::LZCNT | F::ADX | F::SHA | F::RDRAND | F::RDSEED | F::RDTSCP | F::TSC | F::MSR
-            | F::CLFSH | F::CLFLUSHOPT | F::CLWB | F::PREFETCHW | F::PAUSE | F::MULTIBYTENOP | F::SYSCALL | F::XSAVE
-            | F::XSAVEOPT | F::XSAVEC | F::FSGSBASE | F::INVPCID | F::RDPID | F::SMAP | F::GFNI | F::VAES | F::VPCLMULQDQ
-            | F::CET_IBT | F::VMX | F::SVM | F::HLE_or_RTM | F::CLDEMOTE | F::SMX | F::SEP | F::FPU287XL_ONLY
-            | F::INTEL286_ONLY | F::INTEL386_ONLY | F::RDPMC | F::PREFETCHWT1 | F::PREFETCHITI | F::PCOMMIT
+        F::INTEL8086
+            | F::INTEL186
+            | F::INTEL286
+            | F::INTEL386
+            | F::INTEL486
+            | F::X64
+            | F::FPU
+            | F::FPU287
+            | F::FPU387
+            | F::CPUID
+            | F::CMOV
+            | F::CX8
+            | F::CMPXCHG16B
+            | F::MMX
+            | F::SSE
+            | F::SSE2
+            | F::SSE3
+            | F::SSSE3
+            | F::SSE4_1
+            | F::SSE4_2
+            | F::POPCNT
+            | F::AES
+            | F::PCLMULQDQ
+            | F::MOVBE
+            | F::FXSR
+            | F::AVX
+            | F::AVX2
+            | F::FMA
+            | F::F16C
+            | F::BMI1
+            | F::BMI2
+            | F::LZCNT
+            | F::ADX
+            | F::SHA
+            | F::RDRAND
+            | F::RDSEED
+            | F::RDTSCP
+            | F::TSC
+            | F::MSR
+            | F::CLFSH
+            | F::CLFLUSHOPT
+            | F::CLWB
+            | F::PREFETCHW
+            | F::PAUSE
+            | F::MULTIBYTENOP
+            | F::SYSCALL
+            | F::XSAVE
+            | F::XSAVEOPT
+            | F::XSAVEC
+            | F::FSGSBASE
+            | F::INVPCID
+            | F::RDPID
+            | F::SMAP
+            | F::GFNI
+            | F::VAES
+            | F::VPCLMULQDQ
+            | F::CET_IBT
+            | F::VMX
+            | F::SVM
+            | F::HLE_or_RTM
+            | F::CLDEMOTE
+            | F::SMX
+            | F::SEP
+            | F::FPU287XL_ONLY
+            | F::INTEL286_ONLY
+            | F::INTEL386_ONLY
+            | F::RDPMC
+            | F::PREFETCHWT1
+            | F::PREFETCHITI
+            | F::PCOMMIT
     )
 }
 
@@ -48,9 +110,20 @@ pub fn classify(instruction: &Instruction) -> Class {
         return Class::Undefined;
     }
     match instruction.mnemonic() {
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw
-        | M::Prefetch | M::Prefetchwt1 | M::Prefetchit0 | M::Prefetchit1 | M::Cldemote | M::Clflush | M::Clflushopt
-        | M::Clwb | M::Reservednop => Class::Nothing,
+        M::Nop
+        | M::Endbr64
+        | M::Endbr32
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw
+        | M::Prefetch
+        | M::Prefetchwt1
+        | M::Prefetchit0
+        | M::Prefetchit1
+        | M::Cldemote
+        | M::Reservednop => Class::Nothing,
         M::Lea => Class::Address,
         M::Push | M::Pop | M::Leave => stack(instruction),
         M::Bt | M::Bts | M::Btr | M::Btc => match (instruction.op0_kind(), instruction.op1_kind()) {
@@ -59,26 +132,125 @@ pub fn classify(instruction: &Instruction) -> Class {
             _ => Class::Harmless,
         },
         // Rare, or in need of the whole state.
-        M::Enter | M::Pushfq | M::Pushf | M::Popfq | M::Popf | M::Cpuid | M::Rdpmc | M::Xgetbv | M::Xsetbv | M::Rdpid
-        | M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xsaves | M::Xsaves64
-        | M::Xrstor | M::Xrstor64 | M::Xrstors | M::Xrstors64 | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase
-        | M::Rdtsc | M::Rdtscp | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => Class::System,
+        M::Enter
+        | M::Pushfq
+        | M::Pushf
+        | M::Popfq
+        | M::Popf
+        | M::Cpuid
+        | M::Rdpmc
+        | M::Xgetbv
+        | M::Xsetbv
+        | M::Rdpid
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xsavec
+        | M::Xsavec64
+        | M::Xsaves
+        | M::Xsaves64
+        | M::Xrstor
+        | M::Xrstor64
+        | M::Xrstors
+        | M::Xrstors64
+        | M::Rdfsbase
+        | M::Rdgsbase
+        | M::Wrfsbase
+        | M::Wrgsbase
+        | M::Rdtsc
+        | M::Rdtscp
+        | M::Fxsave
+        | M::Fxsave64
+        | M::Fxrstor
+        | M::Fxrstor64 => Class::System,
         // Two addresses, or an address in rdi: one element at a time, outside generated code.
-        M::Movsb | M::Movsw | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq | M::Lodsb | M::Lodsw | M::Lodsd
-        | M::Lodsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq | M::Cmpsb | M::Cmpsw | M::Cmpsq | M::Insb | M::Insw
-        | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Maskmovdqu | M::Maskmovq | M::Vmaskmovdqu => Class::System,
+        M::Movsb
+        | M::Movsw
+        | M::Movsq
+        | M::Stosb
+        | M::Stosw
+        | M::Stosd
+        | M::Stosq
+        | M::Lodsb
+        | M::Lodsw
+        | M::Lodsd
+        | M::Lodsq
+        | M::Scasb
+        | M::Scasw
+        | M::Scasd
+        | M::Scasq
+        | M::Cmpsb
+        | M::Cmpsw
+        | M::Cmpsq
+        | M::Insb
+        | M::Insw
+        | M::Insd
+        | M::Outsb
+        | M::Outsw
+        | M::Outsd
+        | M::Maskmovdqu
+        | M::Maskmovq
+        | M::Vmaskmovdqu => Class::System,
         M::Movsd | M::Cmpsd if instruction.is_string_instruction() => Class::System,
-        M::Lar | M::Lsl | M::Verr | M::Verw | M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw | M::Lmsw | M::Lgdt
-        | M::Lidt | M::Lldt | M::Ltr | M::Invlpg | M::Invpcid | M::Wbinvd | M::Invd | M::Clts | M::Swapgs | M::Hlt
-        | M::Cli | M::Sti | M::Std | M::Cld | M::Stac | M::Clac | M::In | M::Out | M::Rdmsr | M::Wrmsr | M::Lss | M::Lfs
-        | M::Lgs | M::Xlatb | M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq | M::Iret
-        | M::Iretd | M::Iretq | M::Int | M::Int1 | M::Int3 | M::Retf | M::Vmcall | M::Vmmcall => Class::System,
+        M::Lar
+        | M::Lsl
+        | M::Verr
+        | M::Verw
+        | M::Sgdt
+        | M::Sidt
+        | M::Sldt
+        | M::Str
+        | M::Smsw
+        | M::Lmsw
+        | M::Lgdt
+        | M::Lidt
+        | M::Lldt
+        | M::Ltr
+        | M::Invlpg
+        | M::Invpcid
+        | M::Wbinvd
+        | M::Invd
+        | M::Clts
+        | M::Swapgs
+        | M::Hlt
+        | M::Cli
+        | M::Sti
+        | M::Std
+        | M::Cld
+        | M::Stac
+        | M::Clac
+        | M::In
+        | M::Out
+        | M::Rdmsr
+        | M::Wrmsr
+        | M::Lss
+        | M::Lfs
+        | M::Lgs
+        | M::Xlatb
+        | M::Syscall
+        | M::Sysret
+        | M::Sysretq
+        | M::Sysenter
+        | M::Sysexit
+        | M::Sysexitq
+        | M::Iret
+        | M::Iretd
+        | M::Iretq
+        | M::Int
+        | M::Int1
+        | M::Int3
+        | M::Retf
+        | M::Vmcall
+        | M::Vmmcall => Class::System,
         _ if instruction.is_privileged() => Class::System,
         _ if is_gather(instruction) => Class::System,
         _ if moves_segment(instruction) => Class::System,
         _ => match instruction.flow_control() {
             FlowControl::Next => memory_or_not(instruction),
-            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch if is_far(instruction) => Class::System,
+            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch if is_far(instruction) => {
+                Class::System
+            }
             FlowControl::Call | FlowControl::IndirectCall if is_far(instruction) => Class::System,
             FlowControl::UnconditionalBranch
             | FlowControl::ConditionalBranch
@@ -100,7 +272,8 @@ fn memory_or_not(instruction: &Instruction) -> Class {
 /// Segment pushes and 16-bit stack moves are not worth a fast path.
 fn stack(instruction: &Instruction) -> Class {
     let segment = instruction.op_count() > 0 && instruction.op0_register().is_segment_register();
-    let eight = instruction.stack_pointer_increment().unsigned_abs() == 8 || instruction.mnemonic() == M::Leave;
+    let eight =
+        instruction.stack_pointer_increment().unsigned_abs() == 8 || instruction.mnemonic() == M::Leave;
     let memory = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Memory;
     let narrow_leave = instruction.code() == Code::Leavew;
     // `pop [mem]` needs two addresses at once.
@@ -109,7 +282,10 @@ fn stack(instruction: &Instruction) -> Class {
 }
 
 fn is_far(instruction: &Instruction) -> bool {
-    instruction.is_jmp_far() || instruction.is_jmp_far_indirect() || instruction.is_call_far() || instruction.is_call_far_indirect()
+    instruction.is_jmp_far()
+        || instruction.is_jmp_far_indirect()
+        || instruction.is_call_far()
+        || instruction.is_call_far_indirect()
 }
 
 fn is_gather(instruction: &Instruction) -> bool {
@@ -134,7 +310,19 @@ pub fn uses_vector_state(instruction: &Instruction) -> bool {
     };
     (0..instruction.op_count()).any(vector)
         || instruction.cpuid_features().iter().any(|f| {
-            matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX | F::SSE | F::SSE2 | F::SSE3 | F::AVX | F::FXSR | F::XSAVE)
+            matches!(
+                f,
+                F::FPU
+                    | F::FPU287
+                    | F::FPU387
+                    | F::MMX
+                    | F::SSE
+                    | F::SSE2
+                    | F::SSE3
+                    | F::AVX
+                    | F::FXSR
+                    | F::XSAVE
+            )
         }) && !is_not_vector_despite_feature(instruction)
 }
 
@@ -142,8 +330,18 @@ pub fn uses_vector_state(instruction: &Instruction) -> bool {
 fn is_not_vector_despite_feature(instruction: &Instruction) -> bool {
     matches!(
         instruction.mnemonic(),
-        M::Lfence | M::Mfence | M::Sfence | M::Movnti | M::Pause | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1
-            | M::Prefetcht2 | M::Clflush | M::Xgetbv | M::Xsetbv
+        M::Lfence
+            | M::Mfence
+            | M::Sfence
+            | M::Movnti
+            | M::Pause
+            | M::Prefetchnta
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Clflush
+            | M::Xgetbv
+            | M::Xsetbv
     )
 }
 
@@ -151,9 +349,22 @@ fn is_not_vector_despite_feature(instruction: &Instruction) -> bool {
 pub fn renumber(register: Register, number: u8) -> Register {
     let base = match register.size() {
         1 => [
-            Register::AL, Register::CL, Register::DL, Register::BL, Register::SPL, Register::BPL, Register::SIL,
-            Register::DIL, Register::R8L, Register::R9L, Register::R10L, Register::R11L, Register::R12L, Register::R13L,
-            Register::R14L, Register::R15L,
+            Register::AL,
+            Register::CL,
+            Register::DL,
+            Register::BL,
+            Register::SPL,
+            Register::BPL,
+            Register::SIL,
+            Register::DIL,
+            Register::R8L,
+            Register::R9L,
+            Register::R10L,
+            Register::R11L,
+            Register::R12L,
+            Register::R13L,
+            Register::R14L,
+            Register::R15L,
         ][usize::from(number)],
         2 => Register::AX + u32::from(number),
         4 => Register::EAX + u32::from(number),

@@ -30,7 +30,10 @@ pub fn block(bytes: &[u8], pc: u64, mode: Mode) -> Option<Block> {
     let longest = if mode.single() { 1 } else { LONGEST };
     while block.instructions.len() < longest && decoder.can_decode() {
         let instruction = decoder.decode();
-        if instruction.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - (instruction.ip() - pc) as usize <= 15 {
+        if instruction.is_invalid()
+            && decoder.last_error() == DecoderError::NoMoreBytes
+            && bytes.len() - (instruction.ip() - pc) as usize <= 15
+        {
             break;
         }
         let class = classify(&instruction);
@@ -48,7 +51,8 @@ pub fn ends_unit(instruction: &Instruction, class: Class) -> bool {
     match class {
         Class::Undefined => true,
         Class::Flow => instruction.flow_control() != FlowControl::ConditionalBranch,
-        Class::System => !resumes(instruction),
+        // The instruction after `sti` belongs to the same unit: see rewrite/inline.rs.
+        Class::System => !resumes(instruction) && instruction.mnemonic() != M::Sti,
         _ => false,
     }
 }
@@ -56,15 +60,53 @@ pub fn ends_unit(instruction: &Instruction, class: Class) -> bool {
 /// System instructions after which the same code simply goes on: they change no mapping, mode or target.
 pub fn resumes(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
-        M::Cpuid | M::Rdtsc | M::Rdtscp | M::Rdpid | M::Xgetbv | M::Pushfq | M::Pushf | M::Cli | M::Cld | M::Std | M::Stac | M::Clac
-        | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase | M::Swapgs | M::Xsave | M::Xsave64 | M::Xsaveopt
-        | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 | M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 | M::Rdmsr
-        | M::Smsw | M::Sgdt | M::Sidt | M::Str | M::Sldt | M::Lar | M::Lsl | M::Verr | M::Verw => true,
-        M::Mov => !instruction.op0_register().is_cr() && !instruction.op0_register().is_dr() && !instruction.op0_register().is_segment_register(),
-        _ if instruction.is_string_instruction() => !matches!(
-            instruction.mnemonic(),
-            M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd
-        ),
+        M::Cpuid
+        | M::Rdtsc
+        | M::Rdtscp
+        | M::Rdpid
+        | M::Xgetbv
+        | M::Pushfq
+        | M::Pushf
+        | M::Cli
+        | M::Cld
+        | M::Std
+        | M::Stac
+        | M::Clac
+        | M::Rdfsbase
+        | M::Rdgsbase
+        | M::Wrfsbase
+        | M::Wrgsbase
+        | M::Swapgs
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xsavec
+        | M::Xsavec64
+        | M::Xrstor
+        | M::Xrstor64
+        | M::Fxsave
+        | M::Fxsave64
+        | M::Fxrstor
+        | M::Fxrstor64
+        | M::Rdmsr
+        | M::Smsw
+        | M::Sgdt
+        | M::Sidt
+        | M::Str
+        | M::Sldt
+        | M::Lar
+        | M::Lsl
+        | M::Verr
+        | M::Verw => true,
+        M::Mov => {
+            !instruction.op0_register().is_cr()
+                && !instruction.op0_register().is_dr()
+                && !instruction.op0_register().is_segment_register()
+        }
+        _ if instruction.is_string_instruction() => {
+            !matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd)
+        }
         _ if instruction.is_vsib() => true,
         _ => false,
     }

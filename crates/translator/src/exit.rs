@@ -8,6 +8,7 @@ use thiserror::Error;
 /// next `run`; model-specific register exits may be refused with [`crate::Vcpu::refuse`], which the Guest sees
 /// as a general-protection fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant's sentence names its fields")]
 pub enum Exit {
     /// The Guest reads `size` bytes (1, 2 or 4) from a port.
     PortIn { port: u16, size: u8 },
@@ -37,6 +38,7 @@ pub enum Exit {
 
 /// Why a Guest cannot go on, as one sentence for its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each variant's sentence names its fields")]
 pub enum Death {
     /// The Guest left 64-bit mode.
     #[error("the Guest entered {mode} at {rip:#x}, which this engine does not run yet")]

@@ -50,6 +50,14 @@ pub struct Frame {
     pub target: u64,
     /// Address of the byte that says a kick is pending.
     pub kick: u64,
+    /// Not zero while the Host waits for a chance to interrupt.
+    pub window: u32,
+    /// What gs holds.
+    pub view: u64,
+    /// What gs holds at CPL 0 with the AC flag set.
+    pub view_with_user: u64,
+    /// What gs holds at CPL 0 with the AC flag clear.
+    pub view_without_user: u64,
     /// A jump target or value kept over a push.
     pub kept: u64,
     /// The host's stack pointer while the Guest runs.
@@ -60,6 +68,8 @@ pub struct Frame {
     pub host_mxcsr: u32,
     /// Host address and signal of a fault in generated code.
     pub fault: Fault,
+    /// Not zero when upper halves of vector registers may hold something other than zero.
+    pub wide: u32,
     /// ymm0 to ymm15 while Rust runs.
     pub vectors: [[u8; 32]; 16],
 }

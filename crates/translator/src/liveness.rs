@@ -34,8 +34,10 @@ fn may_keep_flags(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         M::Shl | M::Shr | M::Sar | M::Sal | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
             let count = instruction.op_count() - 1;
-            let by_register = instruction.op_kind(count) == OpKind::Register && instruction.op_register(count) == Register::CL;
-            by_register || instruction.op_kind(count) == OpKind::Immediate8 && instruction.immediate8() & 31 == 0
+            let by_register = instruction.op_kind(count) == OpKind::Register
+                && instruction.op_register(count) == Register::CL;
+            by_register
+                || instruction.op_kind(count) == OpKind::Immediate8 && instruction.immediate8() & 31 == 0
         }
         _ => false,
     }

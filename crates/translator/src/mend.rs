@@ -12,10 +12,10 @@ use crate::exit::Exit;
 use crate::frame::unpack_flags;
 use crate::memory::tables::Fill;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
-use crate::rewrite::operand_size;
-use crate::unit::{Part, Site, UnitIndex};
+use crate::rewrite::{address_is_wide, operand_size};
+use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
 /// What to do with an access.
 enum Mended {
@@ -28,20 +28,26 @@ enum Mended {
 impl Vcpu {
     /// A memory site's stub called.
     pub(crate) fn slow_access(&mut self) -> Result<(), Exit> {
-        let Site::Memory { unit, mark, ref instruction, flags_aside, part } = *self.site() else {
+        let Site::Memory { unit, mark, flags_aside, part } = *self.site() else {
             unreachable!("slow accesses come from memory sites")
         };
-        let instruction = **instruction;
         if flags_aside {
             self.take_flags_aside();
         }
-        self.cpu_mut().rip = instruction.ip();
+        let start = self.cache.unit(unit);
+        self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
         let address = self.frame().scratch;
         let (size, write) = match part {
             Part::Operand { size, write } => (usize::from(size), write),
             Part::Push => (8, true),
             Part::Pop => (8, false),
         };
+        if size >= 16 || !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
+            let instruction = self.decode_at(unit, self.cpu().rip);
+            if let Some(exception) = refused_address(&instruction, address, size, part) {
+                return self.raise(exception);
+            }
+        }
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
                 let unit = self.cache.unit(unit);
@@ -49,8 +55,17 @@ impl Vcpu {
                 self.resume = Some(self.cache.arena.address(offset as usize));
                 Ok(())
             }
-            Ok(Mended::ByHand) => self.play(&instruction),
-            Err(exception) => self.raise(stack_fault(exception, part)),
+            Ok(Mended::ByHand) => {
+                let instruction = self.decode_at(unit, self.cpu().rip);
+                self.play(&instruction)
+            }
+            Err(exception) => {
+                let instruction = self.decode_at(unit, self.cpu().rip);
+                if is_masked_move(&instruction) {
+                    return self.play(&instruction);
+                }
+                self.raise(exception)
+            }
         }
     }
 
@@ -90,7 +105,10 @@ impl Vcpu {
         self.statistics.faults += 1;
         let fault = self.frame().fault;
         let unit = self.cache.unit_at(fault.rip).unwrap_or_else(|| {
-            panic!("a host fault outside any unit: signal {} at {:#x}, address {:#x}", fault.signal, fault.rip, fault.address)
+            panic!(
+                "a host fault outside any unit: signal {} at {:#x}, address {:#x}",
+                fault.signal, fault.rip, fault.address
+            )
         });
         let instruction = self.rewind(unit, fault.rip);
         match fault.signal {
@@ -103,19 +121,35 @@ impl Vcpu {
     }
 
     /// Puts the state back to the start of the instruction that host code at `host` belongs to.
-    fn rewind(&mut self, unit: UnitIndex, host: u64) -> Instruction {
-        let unit = self.cache.unit(unit);
+    fn rewind(&mut self, index: UnitIndex, host: u64) -> Instruction {
+        let unit = self.cache.unit(index);
         let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
         let after = unit.marks.partition_point(|m| m.host <= offset);
         let mark = unit.marks[after.saturating_sub(1)];
-        let (pc, page, second) = (unit.key.pc + u64::from(mark.guest), unit.key.page, unit.second_page);
-        if let Some(register) = mark.borrowed {
-            self.frame().cpu.gpr[usize::from(register)] = self.frame().borrowed;
+        let pc = unit.key.pc + u64::from(mark.guest);
+        let frame = self.frame();
+        let (borrowed, kept) = (frame.borrowed, frame.kept);
+        match mark.lent {
+            Lent::Nothing => {}
+            Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
+            Lent::Strings { source, from } if offset >= from => {
+                use crate::cpu::{RDI, RSI};
+                frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
+                frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });
+            }
+            Lent::Strings { .. } => {}
         }
         if mark.flags_aside {
             self.take_flags_aside();
         }
         self.cpu_mut().rip = pc;
+        self.decode_at(index, pc)
+    }
+
+    /// The Guest instruction at `pc`, which a unit was made from.
+    fn decode_at(&self, unit: UnitIndex, pc: u64) -> Instruction {
+        let unit = self.cache.unit(unit);
+        let (page, second) = (unit.key.page, unit.second_page);
         let mut bytes = [0; 15];
         let first = (4096 - (pc & 0xfff) as usize).min(15);
         self.ram.read_file(u64::from(page) << 12 | pc & 0xfff, &mut bytes[..first]);
@@ -126,7 +160,8 @@ impl Vcpu {
     }
 
     fn protection_fault(&self, instruction: &Instruction) -> Exception {
-        let stack = matches!(instruction.memory_segment(), Register::SS) || classify(instruction) == Class::Stack;
+        let stack =
+            matches!(instruction.memory_segment(), Register::SS) || classify(instruction) == Class::Stack;
         let canonical = self.operand_address(instruction).is_none_or(canonical);
         if stack && !canonical { Exception::ss(0) } else { Exception::gp(0) }
     }
@@ -135,7 +170,11 @@ impl Vcpu {
     fn refused_write(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         let (address, size) = match instruction.mnemonic() {
             Mnemonic::Push | Mnemonic::Call => (self.cpu().gpr[RSP].wrapping_sub(8), 8),
-            _ => (self.operand_address(instruction).unwrap_or(0), operand_size(instruction).max(1)),
+            _ => match self.operand_address(instruction) {
+                Some(address) => (address, operand_size(instruction).max(1)),
+                // Its addresses are not written out: string instructions.
+                None => return self.play(instruction),
+            },
         };
         match self.mend(address, size, true) {
             Ok(Mended::Filled) => Ok(()),
@@ -147,11 +186,21 @@ impl Vcpu {
     /// Effective address of the memory operand with the registers as they are.
     pub(crate) fn operand_address(&self, instruction: &Instruction) -> Option<u64> {
         let operand = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)?;
-        let mut address = self.address_of(instruction, operand)?;
-        if classify(instruction) == Class::BitString {
-            address = address.wrapping_add(self.bit_string_offset(instruction));
+        let address = self.address_of(instruction, operand)?;
+        if classify(instruction) != Class::BitString {
+            return Some(address);
         }
-        Some(address)
+        let moved = address.wrapping_add(self.bit_string_offset(instruction));
+        if address_is_wide(instruction) {
+            return Some(moved);
+        }
+        use crate::cpu::segments::{FS, GS};
+        let base = match instruction.memory_segment() {
+            Register::FS => self.cpu().segments[FS].base,
+            Register::GS => self.cpu().segments[GS].base,
+            _ => 0,
+        };
+        Some(base.wrapping_add(moved.wrapping_sub(base) & 0xffff_ffff))
     }
 
     /// Effective address of operand `operand`, string operands included.
@@ -165,7 +214,12 @@ impl Vcpu {
                 r if r.is_segment_register() => 0,
                 r => {
                     let whole = cpu.gpr[r.full_register().number()];
-                    if r.size() == 4 { whole & 0xffff_ffff } else { whole }
+                    match r.size() {
+                        // `xlat` adds al.
+                        1 => whole & 0xff,
+                        4 => whole & 0xffff_ffff,
+                        _ => whole,
+                    }
                 }
             })
         })
@@ -184,12 +238,71 @@ impl Vcpu {
     }
 }
 
-/// An address that is not canonical is the stack segment's fault when a stack instruction used it.
-fn stack_fault(exception: Exception, part: Part) -> Exception {
-    if exception == Exception::gp(0) && part != Part::Push && part != Part::Pop {
-        return exception;
+/// The fault of an address that no mapping could mend: one that is not canonical (#SS for the stack's segment, else
+/// #GP), or not aligned as the instruction wants it. Both come before a page fault (SDM vol. 3, table 6-2).
+fn refused_address(instruction: &Instruction, address: u64, size: usize, part: Part) -> Option<Exception> {
+    if !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
+        if is_masked_move(instruction) {
+            return None;
+        }
+        let stack = part != (Part::Operand { size: size as u16, write: false })
+            && part != (Part::Operand { size: size as u16, write: true })
+            || instruction.memory_segment() == Register::SS;
+        return Some(if stack { Exception::ss(0) } else { Exception::gp(0) });
     }
-    if exception == Exception::gp(0) { Exception::ss(0) } else { exception }
+    (address & (alignment(instruction) - 1) != 0).then(|| Exception::gp(0))
+}
+
+/// The alignment an instruction insists on, in bytes: 16 for most legacy SSE operands, the operand's size for the
+/// aligned moves, 1 otherwise (SDM vol. 1, 14.9; vol. 3, table 2-21).
+fn alignment(instruction: &Instruction) -> u64 {
+    use Mnemonic as M;
+    let size = operand_size(instruction) as u64;
+    match instruction.mnemonic() {
+        M::Cmpxchg16b
+        | M::Movaps
+        | M::Movapd
+        | M::Movdqa
+        | M::Movntdq
+        | M::Movntps
+        | M::Movntpd
+        | M::Movntdqa
+        | M::Vmovaps
+        | M::Vmovapd
+        | M::Vmovdqa
+        | M::Vmovntdq
+        | M::Vmovntps
+        | M::Vmovntpd
+        | M::Vmovntdqa => size,
+        M::Movups
+        | M::Movupd
+        | M::Movdqu
+        | M::Lddqu
+        | M::Pcmpestri
+        | M::Pcmpestrm
+        | M::Pcmpistri
+        | M::Pcmpistrm
+        | M::Pcmpestri64
+        | M::Pcmpestrm64 => 1,
+        // Intel wants these aligned, AMD does not: the host decides when it runs them.
+        M::Sha1msg1
+        | M::Sha1msg2
+        | M::Sha1nexte
+        | M::Sha1rnds4
+        | M::Sha256msg1
+        | M::Sha256msg2
+        | M::Sha256rnds2 => 1,
+        _ if instruction.code().encoding() == EncodingKind::Legacy && size == 16 => 16,
+        _ => 1,
+    }
+}
+
+/// Loads and stores whose mask decides which lanes exist: a lane that is left out cannot fault.
+pub(crate) fn is_masked_move(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
+    )
 }
 
 /// Which exception the host's SIGFPE was: division, x87 or SSE.
@@ -197,7 +310,11 @@ pub(crate) fn arithmetic_fault(instruction: &Instruction) -> Exception {
     use iced_x86::CpuidFeature as F;
     if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
         Exception::de()
-    } else if instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX)) {
+    } else if instruction
+        .cpuid_features()
+        .iter()
+        .any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::MMX))
+    {
         Exception::mf()
     } else {
         Exception::xm()

@@ -10,9 +10,12 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
+use crate::mend::is_masked_move;
 use crate::rewrite::{self, operand_size};
 use crate::vcpu::Vcpu;
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind};
+use iced_x86::{
+    FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
+};
 
 /// The buffer: a page for the operand's place within its page (alignment faults must come out right), and one more
 /// for what follows.
@@ -118,6 +121,7 @@ impl Vcpu {
         self.statistics.played += 1;
         self.resume = None;
         match classify(instruction) {
+            Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),
             Class::Memory | Class::BitString => self.play_operand(instruction),
             Class::Stack | Class::Flow => match self.play_stack(instruction) {
                 Ok(()) => Ok(()),
@@ -125,7 +129,7 @@ impl Vcpu {
                 // A stack or a jump table in a device's registers.
                 Err(Fault::NotRam { .. }) => self.raise(Exception::gp(0)),
             },
-            _ => self.unsupported(instruction),
+            _ => self.carry_out(instruction),
         }
     }
 
@@ -161,15 +165,25 @@ impl Vcpu {
             }
             Err(Fault::Exception(exception)) => self.raise(exception),
             Err(Fault::NotRam { physical }) if reads => {
-                let played = Played { instruction: *instruction, address, physical, size, done: 0, writing: false };
+                let played =
+                    Played { instruction: *instruction, address, physical, size, done: 0, writing: false };
                 self.ask_device(played)
             }
-            Err(Fault::NotRam { physical }) => self.execute_played(instruction, address, size, writes, Some(physical)),
+            Err(Fault::NotRam { physical }) => {
+                self.execute_played(instruction, address, size, writes, Some(physical))
+            }
         }
     }
 
     /// Runs the instruction on the buffer and brings back what it wrote.
-    fn execute_played(&mut self, instruction: &Instruction, address: u64, size: usize, writes: bool, device: Option<u64>) -> Result<(), Exit> {
+    fn execute_played(
+        &mut self,
+        instruction: &Instruction,
+        address: u64,
+        size: usize,
+        writes: bool,
+        device: Option<u64>,
+    ) -> Result<(), Exit> {
         if let Err(exception) = self.run_snippet(instruction, address)? {
             return self.raise(exception);
         }
@@ -180,7 +194,8 @@ impl Vcpu {
         let mut bytes = vec![0; size];
         self.bounce.read(address, &mut bytes);
         if let Some(physical) = device {
-            let played = Played { instruction: *instruction, address, physical, size, done: 0, writing: true };
+            let played =
+                Played { instruction: *instruction, address, physical, size, done: 0, writing: true };
             return self.ask_device(played);
         }
         let written = self.with_memory(|cpu, memory| {
@@ -191,10 +206,15 @@ impl Vcpu {
     }
 
     /// Executes one instruction whose operand is in the buffer.
-    pub(crate) fn run_snippet(&mut self, instruction: &Instruction, address: u64) -> Result<Result<(), Exception>, Exit> {
+    pub(crate) fn run_snippet(
+        &mut self,
+        instruction: &Instruction,
+        address: u64,
+    ) -> Result<Result<(), Exception>, Exit> {
         let place = self.cache.snippet_address();
         let class = classify(instruction);
-        let Some(code) = rewrite::snippet(&mut self.tools, &self.cache.thunks, instruction, class, place) else {
+        let Some(code) = rewrite::snippet(&mut self.tools, &self.cache.thunks, instruction, class, place)
+        else {
             return self.unsupported(instruction).map(Ok);
         };
         self.cache.write_snippet(&code);
@@ -346,7 +366,8 @@ impl Vcpu {
             (_, FlowControl::IndirectBranch) => self.cpu_mut().rip = self.stack_operand(instruction)?,
             (_, FlowControl::Return) => {
                 let target = self.stack_word(0)?;
-                let dropped = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+                let dropped =
+                    if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
                 self.cpu_mut().gpr[RSP] = self.cpu().gpr[RSP].wrapping_add(8 + dropped);
                 self.cpu_mut().rip = target;
             }
@@ -372,7 +393,9 @@ impl Vcpu {
     }
 
     pub(crate) fn word_at(&mut self, address: u64) -> Result<u64, Fault> {
-        self.with_memory(|cpu, memory| memory.read_number(cpu, address, 8, Access::by_operand(cpu, Intent::Read)))
+        self.with_memory(|cpu, memory| {
+            memory.read_number(cpu, address, 8, Access::by_operand(cpu, Intent::Read))
+        })
     }
 
     pub(crate) fn push_value(&mut self, value: u64) -> Result<(), Fault> {

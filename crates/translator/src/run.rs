@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // The way into generated code.
 
 use crate::cache::thunks::Reason;
-use crate::cpu::{cr0, flags};
+use crate::cpu::{cr0, cr4, flags};
 use crate::decode::{self, Block};
 use crate::events::deliver::Event;
 use crate::events::exception::Exception;
@@ -13,12 +13,15 @@ use crate::liveness;
 use crate::memory::access::CodeWrites;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
-use crate::trap::{Attached, SignalStack};
+use crate::trap::{Attached, signal_stack};
 use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
 
 /// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
 const UNIT_BYTES: usize = decode::LONGEST * 15;
+
+/// Bytes looked at behind a jump, to see which flags matter there.
+const PEEK_BYTES: usize = 64;
 
 impl Vcpu {
     /// Runs the Guest until it needs something.
@@ -26,14 +29,15 @@ impl Vcpu {
         if let Some(exit) = self.take_over() {
             return exit;
         }
-        let stack = match SignalStack::new() {
-            Ok(stack) => stack,
-            Err(_) => return Exit::Kicked,
-        };
+        // The first time on a thread makes its stack; a host that refuses is asked again.
+        if signal_stack().is_err() {
+            return Exit::Kicked;
+        }
         self.running.cache = &raw mut *self.cache;
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
-        self.view = 0;
+        self.frame().view = 0;
+        self.refresh_views();
         let exit = loop {
             if self.kicker.0.take() {
                 break Exit::Kicked;
@@ -47,7 +51,6 @@ impl Vcpu {
         };
         self.kicker.0.stop();
         drop(attached);
-        drop(stack);
         exit
     }
 
@@ -86,8 +89,8 @@ impl Vcpu {
     pub(crate) fn enter(&mut self, host: u64) -> Reason {
         self.statistics.entries += 1;
         let base = self.spaces.tables.base(self.spaces.view(self.cpu()));
-        if base != self.view {
-            self.view = base;
+        if base != self.frame().view {
+            self.frame().view = base;
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
             unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
         }
@@ -115,6 +118,7 @@ impl Vcpu {
         Mode {
             user: cpu.cpl == 3,
             ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
+            clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
             vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
             one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending()),
         }
@@ -186,17 +190,17 @@ impl Vcpu {
         Ok(Ok(page))
     }
 
-    /// Guest bytes from `pc` to the end of its page, a unit's worth at most.
-    fn code_bytes(&self, pc: u64, page: u32) -> Vec<u8> {
+    /// Guest bytes from `pc` to the end of its page, `most` at most.
+    fn code_bytes(&self, pc: u64, page: u32, most: usize) -> Vec<u8> {
         let within = pc & 0xfff;
-        let mut bytes = vec![0; UNIT_BYTES.min(4096 - within as usize)];
+        let mut bytes = vec![0; most.min(4096 - within as usize)];
         self.ram.read_file(u64::from(page) << 12 | within, &mut bytes);
         bytes
     }
 
     fn translate(&mut self, key: Key) -> Result<Result<UnitIndex, Exception>, Exit> {
         self.mark_code(key.page);
-        let mut bytes = self.code_bytes(key.pc, key.page);
+        let mut bytes = self.code_bytes(key.pc, key.page, UNIT_BYTES);
         let mut second_page = None;
         let block = match decode::block(&bytes, key.pc, key.mode) {
             Some(block) => block,
@@ -206,7 +210,7 @@ impl Vcpu {
                     Err(exception) => return Ok(Err(exception)),
                 };
                 self.mark_code(second);
-                let next = self.code_bytes((key.pc | 0xfff) + 1, second);
+                let next = self.code_bytes((key.pc | 0xfff) + 1, second, 15);
                 bytes.extend_from_slice(&next[..15]);
                 second_page = Some(second);
                 let crossing = Mode { one_step: true, ..key.mode };
@@ -221,7 +225,7 @@ impl Vcpu {
     }
 
     fn install(&mut self, key: Key, block: &Block, bytes: &[u8], second_page: Option<u32>) -> UnitIndex {
-        let after = self.live_after(key, block, bytes);
+        let after = self.live_after(key, block);
         let live = liveness::live_before(&block.instructions, after);
         for attempt in 0..2 {
             let place = Place {
@@ -229,7 +233,8 @@ impl Vcpu {
                 unit: self.cache.units.len() as UnitIndex,
                 first_site: self.cache.sites.len() as u32,
             };
-            let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
+            let rewritten =
+                rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
             let Some(start) = self.cache.arena.append(&rewritten.code) else {
                 assert_eq!(attempt, 0, "an empty arena holds any unit");
                 self.start_over();
@@ -237,12 +242,10 @@ impl Vcpu {
                 second_page.into_iter().for_each(|page| self.mark_code(page));
                 continue;
             };
-            let last = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
             self.statistics.units += 1;
             self.statistics.instructions += block.instructions.len() as u64;
             let unit = Unit {
                 key,
-                length: (last - key.pc) as u16,
                 second_page,
                 start: start as u32,
                 entry: rewritten.entry,
@@ -259,19 +262,19 @@ impl Vcpu {
 
     /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and
     /// overwrite them first.
-    fn live_after(&self, key: Key, block: &Block, bytes: &[u8]) -> u32 {
+    fn live_after(&self, key: Key, block: &Block) -> u32 {
         let Some((last, _)) = block.instructions.last() else { return liveness::ALL };
         let target = match last.flow_control() {
-            iced_x86::FlowControl::UnconditionalBranch | iced_x86::FlowControl::Call => last.near_branch_target(),
+            iced_x86::FlowControl::UnconditionalBranch | iced_x86::FlowControl::Call => {
+                last.near_branch_target()
+            }
             _ if !block.leaves => last.next_ip(),
             _ => return liveness::ALL,
         };
         if target >> 12 != key.pc >> 12 || key.mode.single() {
             return liveness::ALL;
         }
-        let _ = bytes;
-        let target_bytes = self.code_bytes(target, key.page);
-        liveness::live_at(&target_bytes[..target_bytes.len().min(64)], target)
+        liveness::live_at(&self.code_bytes(target, key.page, PEEK_BYTES), target)
     }
 
     /// From now on, writes to a page of the memory file are seen.

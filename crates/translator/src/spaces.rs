@@ -82,11 +82,6 @@ impl Spaces {
         })
     }
 
-    /// The current space's number.
-    pub fn current(&self) -> usize {
-        self.current
-    }
-
     /// The number of the jump table that code of this privilege uses.
     pub fn jump_space(&self, user: bool) -> usize {
         if user { 1 + self.current } else { 0 }
@@ -94,13 +89,18 @@ impl Spaces {
 
     /// What gs must show the processor as it is now.
     pub fn view(&self, cpu: &Cpu) -> View {
-        if cpu.cpl == 3 {
-            View::User(self.current)
-        } else if cpu.cr4 & cr4::SMAP != 0 && cpu.rflags & flags::AC != 0 {
-            View::KernelAndUser(self.current)
-        } else {
-            View::Kernel
+        let (with_user, without) = self.kernel_views(cpu);
+        match (cpu.cpl, cpu.rflags & flags::AC) {
+            (3, _) => View::User(self.current),
+            (_, 0) => without,
+            _ => with_user,
         }
+    }
+
+    /// The supervisor's views with the AC flag set and clear. Without SMAP the flag makes no difference.
+    pub fn kernel_views(&self, cpu: &Cpu) -> (View, View) {
+        let smap = cpu.cr4 & cr4::SMAP != 0;
+        (if smap { View::KernelAndUser(self.current) } else { View::Kernel }, View::Kernel)
     }
 
     /// The half that generated code looks `address` up in.

@@ -11,7 +11,7 @@ use crate::SetupError;
 use crate::cache::Cache;
 use crate::frame::{Fault, Frame};
 use crate::unit::UnitIndex;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -58,7 +58,8 @@ const FAULTS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGIL
 /// Bytes of a thread's signal stack: a frame with AVX-512 state takes three kilobytes.
 const SIGNAL_STACK: usize = 64 << 10;
 
-static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] = [const { std::mem::MaybeUninit::uninit() }; 4];
+static mut PREVIOUS: [std::mem::MaybeUninit<libc::sigaction>; 4] =
+    [const { std::mem::MaybeUninit::uninit() }; 4];
 
 /// Installs the handlers, once for the process.
 pub fn install() -> Result<(), SetupError> {
@@ -91,33 +92,59 @@ fn handle(signal: i32, handler: usize, previous: Option<usize>) -> bool {
     unsafe { libc::sigaction(signal, &action, old) == 0 }
 }
 
-/// A signal stack for the current thread; while the Guest runs, `rsp` points at the frame, where none may be pushed.
-pub struct SignalStack {
+/// A thread's signal stack; while the Guest runs, `rsp` points at the frame, where none may be pushed.
+struct SignalStack {
     memory: Vec<u8>,
-    previous: libc::stack_t,
+}
+
+thread_local! {
+    /// Made once a thread, for every exit to the board comes through [`signal_stack`].
+    static STACK: OnceCell<SignalStack> = const { OnceCell::new() };
+    /// The kernel's number of this thread; 0 until asked for.
+    static THREAD: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Makes the thread's handlers run on a stack of their own, from now to the thread's end.
+pub fn signal_stack() -> Result<(), SetupError> {
+    STACK.with(|stack| {
+        if stack.get().is_none() {
+            let _ = stack.set(SignalStack::new()?);
+        }
+        Ok(())
+    })
 }
 
 impl SignalStack {
-    /// Makes the thread's handlers run on a stack of their own.
-    pub fn new() -> Result<SignalStack, SetupError> {
+    fn new() -> Result<SignalStack, SetupError> {
         let mut memory = vec![0; SIGNAL_STACK];
         let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIGNAL_STACK };
-        // SAFETY: an all-zero stack_t is a valid one.
-        let mut previous: libc::stack_t = unsafe { std::mem::zeroed() };
-        // SAFETY: the memory lives until the previous stack is put back in `drop`.
-        if unsafe { libc::sigaltstack(&stack, &mut previous) } != 0 {
+        // SAFETY: the memory lives until the stack is given up in `drop`.
+        if unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) } != 0 {
             return Err(SetupError::host("cannot set a signal stack"));
         }
-        Ok(SignalStack { memory, previous })
+        Ok(SignalStack { memory })
     }
 }
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
-        debug_assert_eq!(self.memory.len(), SIGNAL_STACK);
-        // SAFETY: puts back what was there.
-        unsafe { libc::sigaltstack(&self.previous, std::ptr::null_mut()) };
+        // What was there before may be gone by now: the thread ends.
+        let none = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: self.memory.len(),
+        };
+        // SAFETY: no handler runs on the stack, for this thread runs `drop`.
+        unsafe { libc::sigaltstack(&none, std::ptr::null_mut()) };
     }
+}
+
+fn this_thread() -> i32 {
+    if THREAD.get() == 0 {
+        // SAFETY: takes nothing, touches nothing.
+        THREAD.set(unsafe { libc::gettid() });
+    }
+    THREAD.get()
 }
 
 extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -134,9 +161,10 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
             // SAFETY: as above.
             let frame = unsafe { &mut *running.frame };
             // SAFETY: the kernel hands a handler valid structures.
-            let address = unsafe { (*info).si_addr() } as u64;
-            // SAFETY: as above.
-            let code = unsafe { (*info).si_code };
+            let info = unsafe { &*info };
+            // SAFETY: the fields that `si_addr` reads are those of the signals in `FAULTS`.
+            let address = unsafe { info.si_addr() } as u64;
+            let code = info.si_code;
             frame.fault = Fault { rip, address, signal, code };
             context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.fault as i64;
             return;
@@ -170,7 +198,9 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         // The way in ends with a jump through the frame.
         // SAFETY: as above.
         unsafe { (*running.frame).target = cache.thunks.kicked };
-    } else if running.closed.is_none() && let Some(unit) = cache.unit_at(rip) {
+    } else if running.closed.is_none()
+        && let Some(unit) = cache.unit_at(rip)
+    {
         cache.close(unit);
         running.closed = Some(unit);
     }
@@ -202,8 +232,7 @@ impl Kick {
 
     /// The current thread runs the Guest now.
     pub fn start(&self) {
-        // SAFETY: takes nothing, touches nothing.
-        self.thread.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+        self.thread.store(this_thread(), Ordering::SeqCst);
     }
 
     /// No thread does.
@@ -221,12 +250,11 @@ impl Kicker {
     pub fn kick(&self) {
         self.0.asked.store(true, Ordering::SeqCst);
         let thread = self.0.thread.load(Ordering::SeqCst);
-        // SAFETY: takes nothing, touches nothing.
-        let own = unsafe { libc::gettid() };
-        if thread != 0 && thread != own {
+        if thread != 0 && thread != this_thread() {
+            let process = std::process::id();
             // SAFETY: sends a signal whose handler this crate installed to a thread of this process; a thread that
             // ended in between makes the call fail, which is fine.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, kick_signal()) };
         }
     }
 }

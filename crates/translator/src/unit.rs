@@ -11,6 +11,8 @@ pub struct Mode {
     pub ragged_stack: bool,
     /// CR0.TS or CR0.EM: vector and x87 instructions fault.
     pub vectors_off: bool,
+    /// CR4.TSD: user code may not read the time-stamp counter. (Only ever set together with `user`.)
+    pub clock_hidden: bool,
     /// One instruction, then back to Rust: for the instruction after `sti`.
     pub one_step: bool,
 }
@@ -43,10 +45,27 @@ pub struct Mark {
     pub host: u32,
     /// Bytes from the unit's first Guest instruction.
     pub guest: u16,
-    /// Number of the Guest register that is in [`crate::frame::Frame::borrowed`] while the instruction itself runs.
-    pub borrowed: Option<u8>,
+    /// What is not in its place while the instruction itself runs.
+    pub lent: Lent,
     /// The Guest's flags are in [`crate::frame::Frame::saved_flags`] while the instruction itself runs.
     pub flags_aside: bool,
+}
+
+/// Guest state that a fault's handler has to put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lent {
+    /// Nothing.
+    Nothing,
+    /// The register of this number is in [`crate::frame::Frame::borrowed`].
+    Register(u8),
+    /// From this offset of host code on, rdi, and rsi if there is a `source`, are host addresses: the frame's
+    /// `borrowed` and `kept` are what was added.
+    Strings {
+        /// rsi too.
+        source: bool,
+        /// Bytes from the unit's host start.
+        from: u32,
+    },
 }
 
 /// A way out of a unit.
@@ -76,11 +95,11 @@ pub enum Exit {
 #[derive(Debug, Clone)]
 pub enum Site {
     /// No usable entry for the address in the scratch register: fill the table or play the instruction by hand.
-    Memory { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, flags_aside: bool, part: Part },
+    Memory { unit: UnitIndex, mark: u32, flags_aside: bool, part: Part },
     /// A direct exit that is not linked yet.
     Link { unit: UnitIndex, exit: u32 },
     /// An instruction that Rust carries out.
-    System { unit: UnitIndex, mark: u32, instruction: Box<Instruction>, resumes: bool },
+    System { unit: UnitIndex, instruction: Box<Instruction>, resumes: bool },
 }
 
 /// Which access of an instruction misses: most have one; a call through memory has its operand and its push.
@@ -99,8 +118,6 @@ pub enum Part {
 pub struct Unit {
     /// Its name.
     pub key: Key,
-    /// Guest bytes it covers.
-    pub length: u16,
     /// The second page of the memory file it read, when its last instruction crosses a page.
     pub second_page: Option<u32>,
     /// Offset of the host code in the arena; computed jumps enter here and are checked.

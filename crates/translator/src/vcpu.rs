@@ -126,8 +126,6 @@ pub struct Vcpu {
     /// Host address to go on at, when that is not the entry of a unit.
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
-    /// What gs was last set to on the thread that runs.
-    pub(crate) view: u64,
     pub(crate) bounce: crate::play::Bounce,
     pub(crate) statistics: Statistics,
 }
@@ -146,8 +144,10 @@ impl Vcpu {
         let mut spaces = Spaces::new()?;
         spaces.forget_all_code(&frames, cache.thunks.lookup);
         let frame = frames.frame();
-        // SAFETY: the mapping is fresh, large enough and aligned; nobody else knows it yet.
-        unsafe { (&raw mut (*frame).cpu).write(Cpu::at_power_on(cpuid.xcr0())) };
+        // SAFETY: only an address is computed, inside a mapping that is large enough.
+        let cpu = unsafe { &raw mut (*frame).cpu };
+        // SAFETY: the mapping is fresh and aligned; nobody else knows it yet.
+        unsafe { cpu.write(Cpu::at_power_on(cpuid.xcr0())) };
         let mut running = Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None });
         let mut cache = cache;
         running.cache = &raw mut *cache;
@@ -163,7 +163,6 @@ impl Vcpu {
             pending: None,
             resume: None,
             window: false,
-            view: 0,
             bounce: crate::play::Bounce::new(),
             statistics: Statistics::default(),
         };
@@ -179,7 +178,11 @@ impl Vcpu {
     /// Puts the processor where a 64-bit boot loader leaves it.
     pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
         self.cpu_mut().enter_long_mode(&entry);
-        let effect = crate::cpu::control::Effect { flush_all: true, address_space_changed: true, ..Default::default() };
+        let effect = crate::cpu::control::Effect {
+            flush_all: true,
+            address_space_changed: true,
+            ..Default::default()
+        };
         self.apply(effect);
     }
 
@@ -211,6 +214,7 @@ impl Vcpu {
     /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest is interruptible.
     pub fn request_interrupt_window(&mut self, on: bool) {
         self.window = on;
+        self.frame().window = on.into();
     }
 
     /// The handle other threads wake this vCPU with.
@@ -251,6 +255,7 @@ impl Vcpu {
 
     /// ymm0 to ymm15 between runs, for tests.
     pub fn vectors(&mut self) -> &mut [[u8; 32]; 16] {
+        self.frame().wide = 1;
         &mut self.frame().vectors
     }
 
@@ -293,6 +298,14 @@ impl Vcpu {
         let cpu = unsafe { &(*self.frames.frame()).cpu };
         let mut reach = Reach { cpu, ram: &self.ram, cache: &mut self.cache, jumps: &self.frames };
         act(&mut self.spaces, &mut reach)
+    }
+
+    /// Tells generated code which views `stac` and `clac` choose between.
+    pub(crate) fn refresh_views(&mut self) {
+        let (with, without) = self.spaces.kernel_views(self.cpu());
+        let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
+        let frame = self.frame();
+        (frame.view_with_user, frame.view_without_user) = (with, without);
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.

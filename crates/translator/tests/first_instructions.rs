@@ -14,7 +14,8 @@ fn guest(code: &[u8]) -> Vcpu {
     // SAFETY: the name is a constant C string; the descriptor is fresh.
     let file = unsafe { File::from_raw_fd(libc::memfd_create(c"test".as_ptr(), 0)) };
     file.set_len(MEMORY).unwrap();
-    let ram = Arc::new(Ram::new(&file, MEMORY, vec![RamRegion { start: 0, length: MEMORY, offset: 0 }]).unwrap());
+    let ram =
+        Arc::new(Ram::new(&file, MEMORY, vec![RamRegion { start: 0, length: MEMORY, offset: 0 }]).unwrap());
     // PML4 at 0x1000, PDPT at 0x2000, one 2 MiB-page directory at 0x3000: identity.
     ram.write(0x1000, &0x2003u64.to_le_bytes());
     ram.write(0x2000, &0x3003u64.to_le_bytes());
@@ -25,7 +26,8 @@ fn guest(code: &[u8]) -> Vcpu {
     ram.write(0x4018, &0x00cf_9300_0000_ffffu64.to_le_bytes());
     ram.write(CODE, code);
     let mut vcpu = Vcpu::new(ram, Options { index: 0, count: 1, cpuid: Vec::new() }).unwrap();
-    let entry = LongModeEntry { rip: CODE, rsp: 0x9000, rsi: 0x7777, cr3: 0x1000, gdt: 0x4000, gdt_limit: 31 };
+    let entry =
+        LongModeEntry { rip: CODE, rsp: 0x9000, rsi: 0x7777, cr3: 0x1000, gdt: 0x4000, gdt_limit: 31 };
     vcpu.enter_long_mode(entry);
     vcpu
 }
@@ -41,8 +43,8 @@ fn a_halt_is_an_exit() {
 fn registers_and_memory_keep_what_they_are_given() {
     // mov rax, rsi; mov r9, rax; push r9; pop r10; add r10, 1; mov [0x8000], r10; mov rbx, [0x8000]; hlt
     let mut vcpu = guest(&[
-        0x48, 0x89, 0xf0, 0x49, 0x89, 0xc1, 0x41, 0x51, 0x41, 0x5a, 0x49, 0x83, 0xc2, 0x01, 0x4c, 0x89, 0x14, 0x25, 0x00,
-        0x80, 0x00, 0x00, 0x48, 0x8b, 0x1c, 0x25, 0x00, 0x80, 0x00, 0x00, 0xf4,
+        0x48, 0x89, 0xf0, 0x49, 0x89, 0xc1, 0x41, 0x51, 0x41, 0x5a, 0x49, 0x83, 0xc2, 0x01, 0x4c, 0x89, 0x14,
+        0x25, 0x00, 0x80, 0x00, 0x00, 0x48, 0x8b, 0x1c, 0x25, 0x00, 0x80, 0x00, 0x00, 0xf4,
     ]);
     assert_eq!(vcpu.run(), Exit::Halt);
     assert_eq!(vcpu.gpr(3), 0x7778);
@@ -53,8 +55,8 @@ fn registers_and_memory_keep_what_they_are_given() {
 fn a_loop_with_a_call_counts() {
     // mov ecx, 1000000; xor eax, eax; l: call f; dec ecx; jnz l; hlt; f: add rax, rcx; ret
     let mut vcpu = guest(&[
-        0xb9, 0x40, 0x42, 0x0f, 0x00, 0x31, 0xc0, 0xe8, 0x05, 0x00, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xf7, 0xf4, 0x48, 0x01,
-        0xc8, 0xc3,
+        0xb9, 0x40, 0x42, 0x0f, 0x00, 0x31, 0xc0, 0xe8, 0x05, 0x00, 0x00, 0x00, 0xff, 0xc9, 0x75, 0xf7, 0xf4,
+        0x48, 0x01, 0xc8, 0xc3,
     ]);
     assert_eq!(vcpu.run(), Exit::Halt);
     assert_eq!(vcpu.gpr(0), 1_000_000 * 1_000_001 / 2);

@@ -4,6 +4,7 @@
 //! reading). So bytes go into a small buffer, a thread writes them out in one piece, and when the buffer is full
 //! the vCPU waits. Input is the other way round: the sender waits until the port has room.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,8 +19,16 @@ const BUFFER_SIZE: usize = 64 << 10;
 const GATHER: Duration = Duration::from_millis(1);
 /// A buffer this full is written at once.
 const ENOUGH: usize = 4 << 10;
-/// How long the end of a machine waits for a terminal that does not read.
+/// How long the end of a stopped machine waits for a terminal that does not read.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Bytes that the vCPU finds waiting when its receiver is empty: waking the sender for each sixteen would cost more
+/// than the bytes. Linux takes no more than this many in one go (serial8250_rx_chars).
+const AHEAD: usize = 256;
+/// Input sent without a break. A Guest's driver takes bytes in its interrupt handler and keeps them for a thread of
+/// its kernel, Linux up to 64 KiB; what comes beyond is lost without a word.
+const STRETCH: usize = 4 << 10;
+/// The break, in which that thread runs and lowers RTS if it has too much.
+const BREATH: Duration = Duration::from_millis(1);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,6 +45,8 @@ struct Buffered {
     vcpu_waits: bool,
     /// Nobody reads any more. Bytes are dropped.
     broken: bool,
+    /// The machine was stopped: do not wait for a reader.
+    abandoned: bool,
     finished: bool,
 }
 
@@ -63,19 +74,23 @@ impl OutputPump {
         Ok(pump)
     }
 
-    /// Waits until everything is written, but not for ever.
+    /// Waits until everything is written: as long as the reader wants, or, after [`Self::abandon`], not for long.
     pub fn finish(&self) {
         let mut buffered = lock(&self.channel.buffered);
         buffered.closed = true;
         self.channel.changed.notify_all();
+        while !buffered.finished && !buffered.abandoned {
+            buffered = self.channel.changed.wait(buffered).unwrap_or_else(PoisonError::into_inner);
+        }
         let unfinished = |buffered: &mut Buffered| !buffered.finished;
         drop(self.channel.changed.wait_timeout_while(buffered, LAST_WORDS, unfinished));
     }
 
-    /// Lets a vCPU that waits for room go on; what does not fit is lost. For the end of a machine.
+    /// Lets a vCPU that waits for room go on; what does not fit is lost. For a machine that is stopped.
     pub fn abandon(&self) {
         let mut buffered = lock(&self.channel.buffered);
         buffered.closed = true;
+        buffered.abandoned = true;
         self.channel.changed.notify_all();
     }
 }
@@ -144,6 +159,8 @@ fn gather(channel: &Channel) -> Option<MutexGuard<'_, Buffered>> {
 /// A serial port on the bus that tells a waiting sender when it has room again.
 pub struct ConsolePort<L> {
     serial: Serial<L, OutputPump>,
+    /// What the receiver gets next, at most [`AHEAD`] bytes.
+    ahead: VecDeque<u8>,
     room: Arc<Condvar>,
     sender_waits: bool,
     closed: bool,
@@ -154,6 +171,7 @@ impl<L: InterruptLine> ConsolePort<L> {
     pub fn new(line: L, output: OutputPump) -> Self {
         ConsolePort {
             serial: Serial::new(line, output),
+            ahead: VecDeque::with_capacity(AHEAD),
             room: Arc::default(),
             sender_waits: false,
             closed: false,
@@ -166,8 +184,13 @@ impl<L: InterruptLine> ConsolePort<L> {
         self.room.notify_all();
     }
 
-    fn tell_sender(&mut self) {
-        if self.sender_waits && self.serial.has_room() {
+    /// Fills the receiver as soon as the Guest has emptied it, and wakes the sender for more.
+    fn refill(&mut self) {
+        if !self.ahead.is_empty() && self.serial.is_hungry() {
+            let taken = self.serial.receive(self.ahead.make_contiguous());
+            self.ahead.drain(..taken);
+        }
+        if self.sender_waits && self.ahead.is_empty() {
             self.sender_waits = false;
             self.room.notify_all();
         }
@@ -177,12 +200,12 @@ impl<L: InterruptLine> ConsolePort<L> {
 impl<L: InterruptLine> Device for ConsolePort<L> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         self.serial.read(offset, data);
-        self.tell_sender();
+        self.refill();
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         self.serial.write(offset, data);
-        self.tell_sender();
+        self.refill();
     }
 }
 
@@ -208,21 +231,37 @@ impl<L: InterruptLine> ConsoleInput<L> {
         ConsoleInput { port }
     }
 
-    /// Sends bytes to the Guest. Waits while the port's receiver is full or nobody in the Guest listens.
+    /// Sends bytes to the Guest. Waits while the port's receiver is full or nobody in the Guest listens; the last
+    /// [`AHEAD`] bytes may still wait when this returns.
     ///
     /// # Errors
     /// [`MachineGone`] when the machine ended; some bytes may have been taken.
     pub fn send(&self, bytes: &[u8]) -> Result<(), MachineGone> {
+        for stretch in bytes.chunks(STRETCH) {
+            self.send_stretch(stretch)?;
+            // What comes after a full stretch is a paste or a file, and nobody waits for its echo.
+            if stretch.len() == STRETCH {
+                std::thread::sleep(BREATH);
+            }
+        }
+        Ok(())
+    }
+
+    fn send_stretch(&self, mut bytes: &[u8]) -> Result<(), MachineGone> {
         let mut port = lock(&self.port);
-        for &byte in bytes {
-            while !port.closed && !port.serial.has_room() {
+        while !bytes.is_empty() {
+            while !port.closed && !port.ahead.is_empty() {
                 port.sender_waits = true;
                 let room = port.room.clone();
                 port = room.wait(port).unwrap_or_else(PoisonError::into_inner);
             }
-            if port.closed || port.serial.receive(byte).is_err() {
+            if port.closed {
                 return Err(MachineGone);
             }
+            let (now, later) = bytes.split_at(bytes.len().min(AHEAD));
+            port.ahead.extend(now);
+            port.refill();
+            bytes = later;
         }
         Ok(())
     }

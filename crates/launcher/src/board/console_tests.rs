@@ -86,6 +86,22 @@ fn a_terminal_that_went_away_does_not_stop_the_vcpu() {
 }
 
 #[test]
+fn a_slow_reader_gets_the_last_words_too() {
+    let (wake, stuck) = mpsc::channel();
+    let mut pump = OutputPump::start(Box::new(Stuck(stuck))).unwrap();
+    b"bye".iter().for_each(|byte| pump.put(*byte));
+    let ending = std::thread::spawn({
+        let pump = pump.clone();
+        move || pump.finish()
+    });
+    std::thread::sleep(LAST_WORDS + Duration::from_millis(100));
+    assert!(!ending.is_finished(), "it waits for the reader");
+    wake.send(()).unwrap();
+    ending.join().unwrap();
+    assert!(lock(&pump.channel.buffered).finished);
+}
+
+#[test]
 fn input_waits_for_the_guest_and_fails_when_the_machine_is_gone() {
     let pump = OutputPump::start(Box::new(Sink::default())).unwrap();
     let port = Arc::new(Mutex::new(ConsolePort::new(NoLine, pump)));

@@ -6,7 +6,8 @@
 #   COLUMNS, ROWS, TERM   the person's terminal
 #   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
-# "ready" when input may come, and "status N" when the session has ended.
+# "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
+# line when it has seen the end of the output.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -25,7 +26,7 @@ export TERM
 
 # Writes the mark "b" before the session's output or "e" after it.
 mark() {
-    [ -z "$WORD" ] || printf '\036%s%s' "$WORD" "$1" >/dev/ttyS0
+    [ -z "$WORD" ] || printf '\036%s%s' "$WORD" "$1"
 }
 
 control=/dev/ttyS1
@@ -45,7 +46,7 @@ if [ "$MODE" = pipes ]; then
         intr undef quit undef erase undef kill undef start undef stop undef susp undef \
         werase undef rprnt undef eol undef eof ^D lnext ^V </dev/ttyS0
     mkfifo /lguest/input /lguest/output
-    mark b
+    mark b >/dev/ttyS0
     # Opened for both directions first, so that no opening waits for the other side.
     exec 8<>/lguest/output
     cat /lguest/output >/dev/ttyS0 8>&- &
@@ -54,18 +55,25 @@ if [ "$MODE" = pipes ]; then
     echo ready >$control
     $program </lguest/input >/lguest/output 2>&1 8>&-
     status=$?
-    exec 8>&-
-    # A process left behind may hold the output open for ever; what was written by now needs far less than this.
-    (sleep 2; kill $writer) 2>/dev/null &
-    wait $writer 2>/dev/null
+    if [ -n "$WORD" ]; then
+        # The mark goes the way of the output, behind all that was written, and the Launcher answers when it came
+        # out. A process left behind may hold the output open for ever, and a reader may take its time.
+        mark e >&8
+        read -r answer <$control
+    else
+        exec 8>&-
+        (sleep 2; kill $writer) 2>/dev/null &
+        wait $writer 2>/dev/null
+    fi
 else
-    stty sane rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
+    # With RTS, a paste that is larger than the tty's buffers waits instead of losing its end.
+    stty sane crtscts rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
     echo ready >$control
     PS1='\h:\w\$ ' setsid -c $program </dev/ttyS0 >/dev/ttyS0 2>&1
     status=$?
+    mark e >/dev/ttyS0
 fi
 
-mark e
 # Setting a mode waits until what was written has left the port (tcsetattr with TCSADRAIN).
 stty sane </dev/ttyS0
 echo "status $status" >$control

@@ -80,12 +80,15 @@ struct Node {
 pub struct Initramfs {
     nodes: BTreeMap<String, Node>,
     total: u64,
+    /// The first process is the one that knows sessions.
+    takes_sessions: bool,
 }
 
 impl Initramfs {
     /// The root described above, around this busybox.
     pub fn new(busybox: &[u8]) -> Initramfs {
-        let mut root = Initramfs { nodes: BTreeMap::new(), total: busybox.len() as u64 };
+        let mut root =
+            Initramfs { nodes: BTreeMap::new(), total: busybox.len() as u64, takes_sessions: true };
         for directory in ["bin", "dev", "etc", "proc", "root", "run", "sys", "usr"] {
             root.put(directory, FileKind::Directory, 0o755, b"");
         }
@@ -103,12 +106,13 @@ impl Initramfs {
         }
         root.put("bin/sh", FileKind::Link, 0o777, b"busybox");
         root.put("bin/busybox", FileKind::Regular, 0o755, busybox);
-        root.set_init(INIT.as_bytes());
+        root.put("init", FileKind::Regular, 0o755, INIT.as_bytes());
         root
     }
 
-    /// Replaces the first process by this script or program.
+    /// Replaces the first process by this script or program; the result is a Guest like any other, not a session's.
     pub fn set_init(&mut self, init: &[u8]) {
+        self.takes_sessions = false;
         self.put("init", FileKind::Regular, 0o755, init);
     }
 
@@ -178,7 +182,9 @@ impl Initramfs {
     /// The archive, ready to be an initrd.
     pub fn finish(self) -> Vec<u8> {
         let mut archive = Archive::new();
-        archive.entry(MARK, FileKind::Directory, 0o755, b"");
+        if self.takes_sessions {
+            archive.entry(MARK, FileKind::Directory, 0o755, b"");
+        }
         for (path, node) in &self.nodes {
             archive.entry(path, node.kind, node.permissions, &node.data);
         }

@@ -93,3 +93,10 @@ fn a_device_is_no_file() {
     let error = Initramfs::new(BUSYBOX).add(Path::new("/dev/null"), "/x").unwrap_err();
     assert!(matches!(error, InitramfsError::OddFile { .. }));
 }
+
+#[test]
+fn a_first_process_of_the_users_takes_no_session() {
+    let mut root = Initramfs::new(BUSYBOX);
+    root.set_init(b"#!/bin/sh\n");
+    assert!(!is_ours(&root.finish()));
+}

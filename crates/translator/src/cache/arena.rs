@@ -75,7 +75,9 @@ impl Arena {
     pub fn write(&mut self, offset: usize, code: &[u8]) {
         assert!(offset + code.len() <= SIZE);
         // SAFETY: the range was just checked to lie in the mapping, which no reference points into.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.wrapping_add(offset), code.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.wrapping_add(offset), code.len())
+        };
     }
 
     /// Reads a little-endian word.
@@ -88,7 +90,8 @@ impl Arena {
 
 fn map(file: &OwnedFd, protection: i32) -> Result<*mut u8, SetupError> {
     // SAFETY: a fresh shared mapping where the kernel likes.
-    let address = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    let address =
+        unsafe { libc::mmap(std::ptr::null_mut(), SIZE, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED {
         return Err(SetupError::host("cannot map memory for code"));
     }

@@ -40,7 +40,7 @@ const fn one(index: u32, reset: u64, writable: u64, strict: Strictness) -> Inert
     Inert { first: index, count: 1, reset, writable, strict }
 }
 
-const TABLE: [Inert; 33] = [
+const TABLE: [Inert; 34] = [
     // Platform identity and microcode: zero, and the update trigger does nothing.
     one(0x17, 0, 0, Faults),
     one(0x79, 0, u64::MAX, Ignores),
@@ -74,6 +74,8 @@ const TABLE: [Inert; 33] = [
     one(0xc001_001d, 0, 0, Ignores),
     // AMD: HWCR, with the bit that says the TSC counts at a constant rate.
     one(0xc001_0015, 1 << 24, 0xffff_ffff & !(1 << 24), Ignores),
+    // AMD: NB_CFG, in which Linux turns extended configuration cycles on for every processor it brings up.
+    one(0xc001_001f, 0, u64::MAX, Ignores),
     // AMD: patch loader; power-management interrupt; node identity.
     one(0xc001_0020, 0, 0, Ignores),
     one(0xc001_0055, 0, 0, Ignores),

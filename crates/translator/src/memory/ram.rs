@@ -22,7 +22,12 @@ pub struct RamRegion {
 pub enum RamError {
     /// The host refused a mapping.
     #[error("cannot map {length} bytes of Guest memory: {source}")]
-    Map { length: u64, source: std::io::Error },
+    Map {
+        /// How many.
+        length: u64,
+        /// Its answer.
+        source: std::io::Error,
+    },
 }
 
 /// The Guest's RAM. Everything is copied in and out; no Rust reference to Guest memory ever exists.

@@ -232,15 +232,17 @@ impl Tables {
     }
 
     fn note_writer(&mut self, page: u32, half: u8, number: u64) {
-        let mut list = self.writers.remove(&page).unwrap_or_default();
-        if list.len() >= WRITERS_LIMIT {
-            list.retain(|&(h, n)| self.get(h.into(), n) != 0);
-            list.dedup();
-        }
+        let list = self.writers.entry(page).or_default();
         if list.last() != Some(&(half, number)) {
             list.push((half, number));
         }
-        self.writers.insert(page, list);
+        if list.len() > WRITERS_LIMIT {
+            let mut list = std::mem::take(list);
+            list.sort_unstable();
+            list.dedup();
+            list.retain(|&(h, n)| self.get(h.into(), n) != 0);
+            self.writers.insert(page, list);
+        }
     }
 
     /// Takes away every entry that lets the Guest write a page of the memory file.

@@ -26,7 +26,7 @@ impl Rewriter<'_> {
                 self.leave_computed();
             }
             FlowControl::Call => {
-                self.push(instruction, Pushed::Constant(instruction.next_ip()));
+                self.push(Pushed::Constant(instruction.next_ip()));
                 self.leave_to(instruction.near_branch_target());
             }
             FlowControl::IndirectCall => self.call_computed(instruction),
@@ -141,7 +141,7 @@ impl Rewriter<'_> {
         let kept = Mem::frame(offset_of!(Frame, kept));
         self.target(instruction);
         self.code.store(kept, S0);
-        self.push(instruction, Pushed::Constant(instruction.next_ip()));
+        self.push(Pushed::Constant(instruction.next_ip()));
         self.code.load(S0, kept);
         self.leave_computed();
     }
@@ -152,7 +152,7 @@ impl Rewriter<'_> {
         if dropped & 7 != 0 && !self.key.mode.ragged_stack {
             return self.system(instruction);
         }
-        let place = self.stack_place(instruction, Mem::at(GUEST_RSP, 0), Part::Pop);
+        let place = self.stack_place(Mem::at(GUEST_RSP, 0), Part::Pop);
         self.code.load(S0, place);
         self.code.lea(true, GUEST_RSP, Mem::at(GUEST_RSP, 8 + dropped));
         self.leave_computed();
@@ -161,8 +161,5 @@ impl Rewriter<'_> {
 
 fn counts_in_32_bits(instruction: &Instruction) -> bool {
     use iced_x86::Code as C;
-    matches!(
-        instruction.code(),
-        C::Loop_rel8_64_ECX | C::Loope_rel8_64_ECX | C::Loopne_rel8_64_ECX
-    )
+    matches!(instruction.code(), C::Loop_rel8_64_ECX | C::Loope_rel8_64_ECX | C::Loopne_rel8_64_ECX)
 }

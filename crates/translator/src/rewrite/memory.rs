@@ -53,11 +53,15 @@ impl Rewriter<'_> {
     pub(super) fn operand_place(&mut self, instruction: &Instruction, size: usize, write: bool) -> Mem {
         self.set_flags_aside();
         let address = self.effective_address(instruction);
-        self.translate(instruction, address, size, write)
+        self.translate(address, size, write)
     }
 
     /// `bt [mem], reg` and its family: the register's upper bits choose the word (SDM vol. 2, BT).
+    /// With a 32-bit address the sum wraps there; compilers do not write that, so Rust does it.
     pub(super) fn bit_string(&mut self, instruction: &Instruction) {
+        if !address_is_wide(instruction) {
+            return self.system(instruction);
+        }
         let size = operand_size(instruction);
         let write = self.writes_memory(instruction);
         self.set_flags_aside();
@@ -73,7 +77,7 @@ impl Rewriter<'_> {
         self.code.raw(&[0x49, 0xc1, 0xfb, bits]); // sar r11, bits: the word's number
         let words = Mem { base: Some(S0), index: Some((S1, size as u8)), disp: 0 };
         self.code.lea(true, S0, words);
-        let place = self.translate(instruction, Address::Computed, size, write);
+        let place = self.translate(Address::Computed, size, write);
         self.code.lea(true, S0, place);
         self.settle_flags();
         self.bit_string_operation(instruction, Mem::at(S0, 0));
@@ -108,7 +112,7 @@ impl Rewriter<'_> {
     }
 
     /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
-    fn translate(&mut self, instruction: &Instruction, address: Address, size: usize, write: bool) -> Mem {
+    fn translate(&mut self, address: Address, size: usize, write: bool) -> Mem {
         let mut jumps = Vec::with_capacity(2);
         let place = match address {
             Address::Constant(constant) => {
@@ -125,7 +129,8 @@ impl Rewriter<'_> {
                 } else {
                     self.code.lea(true, S0, Mem::at(base, disp));
                 }
-                let safe = base == GUEST_RSP && !self.key.mode.ragged_stack && (disp & 7) as usize + size <= 8;
+                let safe =
+                    base == GUEST_RSP && !self.key.mode.ragged_stack && (disp & 7) as usize + size <= 8;
                 if !safe {
                     jumps.extend(self.check_crossing(size));
                 }
@@ -141,7 +146,7 @@ impl Rewriter<'_> {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(instruction, Part::Operand { size: size as u16, write });
+        let ask = self.memory_site(Part::Operand { size: size as u16, write });
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
         place
     }
@@ -227,14 +232,17 @@ impl Rewriter<'_> {
 /// Offset of a segment's base in the frame.
 pub fn segment_base(segment: usize) -> usize {
     use crate::cpu::{Cpu, segments::Segment};
-    offset_of!(Frame, cpu) + offset_of!(Cpu, segments) + segment * size_of::<Segment>() + offset_of!(Segment, base)
+    offset_of!(Frame, cpu)
+        + offset_of!(Cpu, segments)
+        + segment * size_of::<Segment>()
+        + offset_of!(Segment, base)
 }
 
-pub(super) fn address_is_wide(instruction: &Instruction) -> bool {
-    let narrow = |r: Register| r.size() == 4;
-    !(narrow(instruction.memory_base()) || narrow(instruction.memory_index()))
-        && !(instruction.memory_base() == Register::None && instruction.memory_index() == Register::None
-            && instruction.memory_displ_size() == 4)
+pub fn address_is_wide(instruction: &Instruction) -> bool {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let bare = base == Register::None && index == Register::None;
+    let narrow = base.size() == 4 || index.size() == 4 || bare && instruction.memory_displ_size() == 4;
+    !narrow
 }
 
 /// Bytes the memory operand covers; 0 when that depends on state.

@@ -15,6 +15,8 @@ mod operands;
 mod memory;
 mod stack;
 mod flow;
+mod inline;
+mod strings;
 
 use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
@@ -22,9 +24,9 @@ use crate::cache::thunks::Thunks;
 use crate::classify::{Class, uses_vector_state};
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
-use crate::unit::{Exit, Key, Mark, Part, Site, UnitIndex};
-pub use memory::operand_size;
+use crate::unit::{Exit, Key, Lent, Mark, Part, Site, UnitIndex};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
+pub use memory::{address_is_wide, operand_size};
 use std::mem::offset_of;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
@@ -81,11 +83,22 @@ enum Restore {
     Counter,
     /// The address is computed anew.
     Address(Mem),
+    /// The flags are brought back.
+    Flags,
 }
 
 /// Whom a stub calls.
 enum Ask {
-    Site { thunk: u64, site: Site },
+    Site {
+        thunk: u64,
+        site: Site,
+    },
+    /// As `Site`, and goes on at an offset of the hot path.
+    SiteAndBack {
+        thunk: u64,
+        site: Site,
+        back: usize,
+    },
     /// Goes to the Guest address that follows a checked instruction.
     Resync(u64),
     /// An exit to the side whose target must go through the jump table.
@@ -115,12 +128,22 @@ struct Rewriter<'a> {
     live_after: bool,
     /// The Guest's flags stand in the frame's `saved_flags`; the host's are free to use.
     aside: bool,
+    /// The current instruction is the unit's last.
+    last: bool,
     /// The current instruction could not be encoded with its registers renamed.
     failed: bool,
 }
 
 /// Rewrites a block. `live` is what [`crate::liveness::live_before`] says of it; `bytes` its Guest bytes.
-pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &Block, live: &[u32], bytes: &[u8]) -> Rewritten {
+pub fn unit(
+    tools: &mut Tools,
+    thunks: &Thunks,
+    key: Key,
+    place: Place,
+    block: &Block,
+    live: &[u32],
+    bytes: &[u8],
+) -> Rewritten {
     let mut rewriter = Rewriter {
         code: Code { bytes: Vec::with_capacity(1024) },
         colds: Vec::new(),
@@ -136,11 +159,13 @@ pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &
         live: true,
         live_after: true,
         aside: false,
+        last: false,
         failed: false,
     };
     rewriter.check_target();
     let entry = rewriter.code.here() as u32;
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
+        rewriter.last = n + 1 == block.instructions.len();
         rewriter.live = live[n] != 0;
         rewriter.live_after = live.get(n + 1).is_none_or(|&f| f != 0);
         rewriter.instruction(instruction, *class);
@@ -161,7 +186,13 @@ pub fn unit(tools: &mut Tools, thunks: &Thunks, key: Key, place: Place, block: &
 
 /// Rewrites one instruction so that its memory operand is wherever the first scratch register points: how Rust
 /// plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
-pub fn snippet(tools: &mut Tools, thunks: &Thunks, instruction: &Instruction, class: Class, address: u64) -> Option<Vec<u8>> {
+pub fn snippet(
+    tools: &mut Tools,
+    thunks: &Thunks,
+    instruction: &Instruction,
+    class: Class,
+    address: u64,
+) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
     let place = Place { address, unit: 0, first_site: 0 };
     let mut rewriter = Rewriter {
@@ -179,6 +210,7 @@ pub fn snippet(tools: &mut Tools, thunks: &Thunks, instruction: &Instruction, cl
         live: true,
         live_after: true,
         aside: false,
+        last: false,
         failed: false,
     };
     match class {
@@ -195,7 +227,7 @@ impl Rewriter<'_> {
         self.marks.push(Mark {
             host: self.code.here() as u32,
             guest: (instruction.ip() - self.key.pc) as u16,
-            borrowed: None,
+            lent: Lent::Nothing,
             flags_aside: false,
         });
         if !self.live {
@@ -213,6 +245,7 @@ impl Rewriter<'_> {
             Class::BitString => self.bit_string(instruction),
             Class::Stack => self.stack(instruction),
             Class::Flow => self.flow(instruction),
+            Class::System if self.inline(instruction) || self.repeated(instruction) => {}
             Class::System | Class::Undefined => self.system(instruction),
         }
         if self.failed {
@@ -253,9 +286,8 @@ impl Rewriter<'_> {
     /// An instruction that Rust carries out.
     fn system(&mut self, instruction: &Instruction) {
         self.settle_flags();
-        let mark = self.marks.len() as u32 - 1;
         let resumes = resumes(instruction) && !self.key.mode.single();
-        let site = Site::System { unit: self.place.unit, mark, instruction: Box::new(*instruction), resumes };
+        let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes };
         self.call_site(self.thunks.system, site);
     }
 
@@ -316,10 +348,9 @@ impl Rewriter<'_> {
         }
     }
 
-    fn memory_site(&self, instruction: &Instruction, part: Part) -> Ask {
+    fn memory_site(&self, part: Part) -> Ask {
         let mark = self.marks.len() as u32 - 1;
-        let instruction = Box::new(*instruction);
-        let site = Site::Memory { unit: self.place.unit, mark, instruction, flags_aside: self.aside, part };
+        let site = Site::Memory { unit: self.place.unit, mark, flags_aside: self.aside, part };
         Ask::Site { thunk: self.thunks.slow, site }
     }
 
@@ -332,6 +363,10 @@ impl Rewriter<'_> {
             match cold.restore {
                 Restore::Nothing => {}
                 Restore::Counter => self.code.mov(RCX, S1),
+                Restore::Flags => {
+                    self.aside = true;
+                    self.settle_flags();
+                }
                 Restore::Address(address) => self.code.lea(true, S0, address),
                 Restore::CounterAndAddress(address) => {
                     self.code.mov(RCX, S0);
@@ -340,6 +375,11 @@ impl Rewriter<'_> {
             }
             match cold.ask {
                 Ask::Site { thunk, site } => self.call_site(thunk, site),
+                Ask::SiteAndBack { thunk, site, back } => {
+                    self.call_site(thunk, site);
+                    let jump = self.code.jump();
+                    self.code.bind(jump, back);
+                }
                 Ask::Resync(next) => self.resync(next),
                 Ask::Leave(target) => self.leave_by_table(target),
                 Ask::Link(number) => {
@@ -426,7 +466,7 @@ impl Rewriter<'_> {
                 if home.is_none() {
                     self.code.load(S1, Mem::frame(Frame::gpr(number.into())));
                 }
-                self.code.raw(&[0x66, 0x44 | to.0 >> 3, 0x89, 0xc0 | (S0.0 & 7) << 3 | to.0 & 7]);
+                self.code.mov16(to, S0);
                 if home.is_none() {
                     self.code.store(Mem::frame(Frame::gpr(number.into())), S1);
                 }
@@ -444,7 +484,6 @@ impl Rewriter<'_> {
         !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
             && operands::writes_memory(self.tools, instruction)
     }
-
 }
 
 /// True when an instruction reads flags or changes some of them.

@@ -6,6 +6,7 @@ use crate::assemble::{Mem, Reg};
 use crate::classify::renumber;
 use crate::cpu::RSP;
 use crate::frame::Frame;
+use crate::unit::Lent;
 use iced_x86::{Instruction, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
 
@@ -20,7 +21,9 @@ pub fn home(guest: u8) -> Option<Reg> {
 
 /// True when a register operand is not where the Guest's encoding says.
 fn moved(register: Register) -> bool {
-    register.is_gpr() && !is_high_byte(register) && matches!(register.full_register().number(), 4 | 9 | 10 | 11)
+    register.is_gpr()
+        && !is_high_byte(register)
+        && matches!(register.full_register().number(), 4 | 9 | 10 | 11)
 }
 
 fn is_high_byte(register: Register) -> bool {
@@ -49,7 +52,11 @@ pub fn may_misalign_stack(tools: &mut Tools, instruction: &Instruction) -> bool 
             instruction.immediate(1) & 7 != 0
         }
         Mnemonic::And if whole && operand == 0 && has_immediate(instruction) => false,
-        Mnemonic::Lea if whole && instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None => {
+        Mnemonic::Lea
+            if whole
+                && instruction.memory_base() == Register::RSP
+                && instruction.memory_index() == Register::None =>
+        {
             instruction.memory_displacement64() & 7 != 0
         }
         _ => {
@@ -87,6 +94,9 @@ impl Rewriter<'_> {
     /// registers. Registers of the frame are brought into scratch registers, or into a borrowed one when the scratch
     /// registers do not suffice.
     pub(super) fn operation(&mut self, instruction: &Instruction, memory: Option<Mem>) {
+        if memory.is_none() && uses_high_byte(instruction) && names(instruction, RSP) {
+            return self.operation_on_low_stack_pointer(instruction);
+        }
         let mut changed = *instruction;
         let mut memory = memory;
         let mut free = vec![S1, S0];
@@ -94,7 +104,10 @@ impl Rewriter<'_> {
             free.retain(|&r| place.base != Some(r) && place.index.is_none_or(|(i, _)| i != r));
         }
         let guests = frame_registers(instruction);
-        if guests.len() > free.len() && let Some(place) = memory && place.index.is_some() {
+        if guests.len() > free.len()
+            && let Some(place) = memory
+            && place.index.is_some()
+        {
             // Fold the sum into one scratch register, which frees the other.
             self.code.lea(true, S0, place);
             memory = Some(Mem::at(S0, 0));
@@ -107,7 +120,9 @@ impl Rewriter<'_> {
             lent.push(borrowed);
             free.push(borrowed);
         }
-        if let Some(place) = memory && uses_high_byte(instruction) {
+        if let Some(place) = memory
+            && uses_high_byte(instruction)
+        {
             // ah..bh cannot be encoded beside r8..r15: the address moves to a borrowed low register.
             let low = borrowable_low(instruction);
             self.lend(low);
@@ -132,11 +147,24 @@ impl Rewriter<'_> {
         }
     }
 
+    /// ah..bh into the stack pointer (`movsx esp, dh`): its home needs a prefix that ah..bh forbid, so a low register
+    /// plays its part.
+    fn operation_on_low_stack_pointer(&mut self, instruction: &Instruction) {
+        let low = borrowable_low(instruction);
+        self.lend(low);
+        self.code.mov(low, GUEST_RSP);
+        let mut changed = *instruction;
+        rename(&mut changed, &[StandIn { guest: RSP as u8, host: low, written: true }]);
+        self.encode(&changed);
+        self.code.mov(GUEST_RSP, low);
+        self.code.load(low, Mem::frame(offset_of!(Frame, borrowed)));
+    }
+
     /// Keeps a Guest register in the frame while the instruction runs; a fault's handler finds it there.
     fn lend(&mut self, register: Reg) {
         self.code.store(Mem::frame(offset_of!(Frame, borrowed)), register);
         if let Some(mark) = self.marks.last_mut() {
-            mark.borrowed = Some(register.0);
+            mark.lent = Lent::Register(register.0);
         }
     }
 
@@ -151,7 +179,10 @@ impl Rewriter<'_> {
             let (mut read, mut written) = (false, false);
             for n in 0..instruction.op_count() {
                 let register = instruction.op_register(n);
-                if instruction.op_kind(n) != OpKind::Register || !register.is_gpr() || register.full_register().number() != guest.into() {
+                if instruction.op_kind(n) != OpKind::Register
+                    || !register.is_gpr()
+                    || register.full_register().number() != guest.into()
+                {
                     continue;
                 }
                 let access = info.op_access(n);
@@ -193,7 +224,8 @@ fn frame_registers(instruction: &Instruction) -> Vec<u8> {
 }
 
 fn uses_high_byte(instruction: &Instruction) -> bool {
-    (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Register && is_high_byte(instruction.op_register(n)))
+    (0..instruction.op_count())
+        .any(|n| instruction.op_kind(n) == OpKind::Register && is_high_byte(instruction.op_register(n)))
 }
 
 fn names(instruction: &Instruction, number: usize) -> bool {
@@ -206,12 +238,19 @@ fn names(instruction: &Instruction, number: usize) -> bool {
 
 /// A register that the instruction neither names nor uses without naming it: no instruction uses r12 to r15 so.
 fn borrowable(instruction: &Instruction) -> Reg {
-    (12..16).map(Reg).find(|r| !names(instruction, r.0.into())).expect("three operands leave one of four registers")
+    (12..16)
+        .map(Reg)
+        .find(|r| !names(instruction, r.0.into()))
+        .expect("three operands leave one of four registers")
 }
 
 /// The same among registers that need no prefix. rbp, rsi and rdi are implicit only in string and frame instructions.
 fn borrowable_low(instruction: &Instruction) -> Reg {
-    [7, 6, 5].map(Reg).into_iter().find(|r| !names(instruction, r.0.into())).expect("one operand is a high byte")
+    [7, 6, 5]
+        .map(Reg)
+        .into_iter()
+        .find(|r| !names(instruction, r.0.into()))
+        .expect("one operand is a high byte")
 }
 
 /// Renames register operands to where their values are.
@@ -254,5 +293,11 @@ pub(super) fn point_at(changed: &mut Instruction, place: Mem) {
     changed.set_memory_index_scale(place.index.map_or(1, |(_, s)| s.into()));
     changed.set_memory_displacement64(place.disp as i64 as u64);
     let short = i8::try_from(place.disp).is_ok();
-    changed.set_memory_displ_size(if place.disp == 0 { 0 } else if short { 1 } else { 8 });
+    changed.set_memory_displ_size(if place.disp == 0 {
+        0
+    } else if short {
+        1
+    } else {
+        8
+    });
 }

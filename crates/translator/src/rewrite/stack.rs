@@ -36,7 +36,7 @@ impl Rewriter<'_> {
         match instruction.mnemonic() {
             Mnemonic::Push => {
                 let value = self.push_source(instruction);
-                self.push(instruction, value);
+                self.push(value);
                 self.end_islands(true);
             }
             Mnemonic::Pop => self.pop(instruction),
@@ -70,8 +70,8 @@ impl Rewriter<'_> {
     }
 
     /// Writes eight bytes below the stack pointer and moves it.
-    pub(super) fn push(&mut self, instruction: &Instruction, value: Pushed) {
-        let place = self.stack_place(instruction, Mem::at(GUEST_RSP, -8), Part::Push);
+    pub(super) fn push(&mut self, value: Pushed) {
+        let place = self.stack_place(Mem::at(GUEST_RSP, -8), Part::Push);
         match value {
             Pushed::Register(register) => self.code.store(place, register),
             Pushed::Constant(constant) => match i32::try_from(constant as i64) {
@@ -101,7 +101,7 @@ impl Rewriter<'_> {
     }
 
     fn pop(&mut self, instruction: &Instruction) {
-        let place = self.stack_place(instruction, Mem::at(GUEST_RSP, 0), Part::Pop);
+        let place = self.stack_place(Mem::at(GUEST_RSP, 0), Part::Pop);
         let number = instruction.op0_register().number();
         match home(number as u8) {
             // `pop rsp` ends with what it read.
@@ -123,7 +123,7 @@ impl Rewriter<'_> {
     /// `leave`: the frame pointer's word, and the stack above it. The frame pointer may be anything.
     fn leave_frame(&mut self, instruction: &Instruction) {
         const RBP: Reg = Reg(5);
-        let place = self.checked_place(instruction, Mem::at(RBP, 0), Part::Pop);
+        let place = self.checked_place(Mem::at(RBP, 0), Part::Pop);
         self.code.load(S1, place);
         self.code.lea(true, GUEST_RSP, Mem::at(RBP, 8));
         self.code.mov(RBP, S1);
@@ -131,9 +131,9 @@ impl Rewriter<'_> {
     }
 
     /// The host bytes of an aligned stack word. Live flags are untouched; scratch registers are spoilt.
-    pub(super) fn stack_place(&mut self, instruction: &Instruction, at: Mem, part: Part) -> Mem {
+    pub(super) fn stack_place(&mut self, at: Mem, part: Part) -> Mem {
         if self.key.mode.ragged_stack {
-            return self.checked_place(instruction, at, part);
+            return self.checked_place(at, part);
         }
         self.note_flags();
         let mask = Mem::frame(offset_of!(Frame, page_mask));
@@ -150,20 +150,21 @@ impl Rewriter<'_> {
             let missing = self.code.jrcxz();
             self.code.mov(S1, RCX);
             self.code.mov(RCX, S0);
-            let ask = self.memory_site(instruction, part);
-            self.islands.push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
+            let ask = self.memory_site(part);
+            self.islands
+                .push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
         } else {
             self.code.load_table(S1, S1);
             self.code.test(S1);
             let missing = self.code.jump_if(cond::Z);
-            let ask = self.memory_site(instruction, part);
+            let ask = self.memory_site(part);
             self.colds.push(Cold { jumps: vec![missing], restore: Restore::Address(at), ask });
         }
         place
     }
 
     /// The host bytes of a word that may lie anywhere. Live flags are set aside.
-    fn checked_place(&mut self, instruction: &Instruction, at: Mem, part: Part) -> Mem {
+    fn checked_place(&mut self, at: Mem, part: Part) -> Mem {
         self.set_flags_aside();
         self.note_flags();
         self.code.lea(true, S0, at);
@@ -172,7 +173,7 @@ impl Rewriter<'_> {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(instruction, part);
+        let ask = self.memory_site(part);
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
         Mem::sum(S0, S1, 0)
     }

@@ -1,5 +1,6 @@
 //! Control and debug registers, flags, and what drops translations.
 
+use super::segments::on_stack;
 use super::{Done, Then};
 use crate::cpu::control::{self, ControlRead, ControlWrite};
 use crate::cpu::descriptors::privileged;
@@ -67,10 +68,14 @@ impl Vcpu {
             if push {
                 let below = rsp.wrapping_sub(size as u64);
                 let value = privilege::pushf(cpu);
-                memory.write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))?;
+                memory
+                    .write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))
+                    .map_err(on_stack)?;
                 cpu.gpr[RSP] = below;
             } else {
-                let value = memory.read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read))?;
+                let value = memory
+                    .read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read))
+                    .map_err(on_stack)?;
                 cpu.gpr[RSP] = rsp.wrapping_add(size as u64);
                 privilege::popf(cpu, value, size);
             }

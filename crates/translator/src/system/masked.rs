@@ -1,15 +1,16 @@
-//! Accesses that a mask thins out: gathers, and stores of single bytes. Each element is an access of its own.
+//! Accesses that a mask thins out: gathers, masked moves, and stores of single bytes. Each element is an access of its own.
 
-use super::{Done, Then};
+use super::{Done, Stop, Then};
 use crate::cpu::RDI;
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
 use crate::vcpu::Vcpu;
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic as M, OpKind, Register};
 
 impl Vcpu {
     /// AVX2's gathers: elements whose mask has its top bit set are loaded, and their mask cleared, in order.
     pub(super) fn gather(&mut self, instruction: &Instruction) -> Done {
+        self.frame().wide = 1;
         let (to, mask) = (instruction.op0_register(), instruction.op2_register());
         let size = instruction.memory_size().size();
         let index_size = match instruction.mnemonic() {
@@ -50,13 +51,16 @@ impl Vcpu {
             _ => 0,
         };
         let scale = u64::from(instruction.memory_index_scale());
-        let sum = base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
+        let sum =
+            base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
         let narrow = instruction.memory_base().size() == 4;
         segment.wrapping_add(if narrow { sum & 0xffff_ffff } else { sum })
     }
 
     fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
-        self.with_memory(|cpu, memory| memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read)))
+        self.with_memory(|cpu, memory| {
+            memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
+        })
     }
 
     fn element_of(&self, register: Register, n: usize, size: usize) -> u64 {
@@ -72,24 +76,77 @@ impl Vcpu {
 
     /// `maskmovdqu`: bytes of the first register whose mask byte has its top bit set go to [rdi].
     pub(super) fn masked_bytes(&mut self, instruction: &Instruction) -> Done {
-        if instruction.mnemonic() == M::Maskmovq {
-            // The MMX form is as good as extinct.
-            return Err(crate::events::exception::Exception::ud().into());
-        }
         let registers = (0..instruction.op_count()).filter(|&n| instruction.op_kind(n) == OpKind::Register);
         let registers: Vec<Register> = registers.map(|n| instruction.op_register(n)).collect();
-        let (data, mask) = (*self.vector(registers[0].number()), *self.vector(registers[1].number()));
+        let half = instruction.mnemonic() == M::Maskmovq;
         let segment = match instruction.memory_segment() {
             Register::FS => self.cpu().segments[crate::cpu::segments::FS].base,
             Register::GS => self.cpu().segments[crate::cpu::segments::GS].base,
             _ => 0,
         };
         let start = self.cpu().gpr[RDI].wrapping_add(segment);
-        for n in (0..16).filter(|&n| mask[n] & 0x80 != 0) {
+        let (data, mask) = if half {
+            (self.mmx(registers[0])?, self.mmx(registers[1])?)
+        } else {
+            (*self.vector(registers[0].number()), *self.vector(registers[1].number()))
+        };
+        for n in (0..if half { 8 } else { 16 }).filter(|&n| mask[n] & 0x80 != 0) {
             let address = start.wrapping_add(n as u64);
             self.with_memory(|cpu, memory| {
                 memory.write_number(cpu, address, 1, data[n].into(), Access::by_operand(cpu, Intent::Write))
             })?;
+        }
+        Ok(Then::Next)
+    }
+
+    /// An MMX register, in the low bytes.
+    fn mmx(&mut self, register: Register) -> Result<[u8; 32], Stop> {
+        let place = MemoryOperand::with_base(Register::RAX);
+        let Ok(store) = Instruction::with2(Code::Movq_mmm64_mm, place, register) else {
+            unreachable!("the form exists")
+        };
+        self.run_snippet(&store, 0)??;
+        let mut bytes = [0; 32];
+        self.bounce.read(0, &mut bytes[..8]);
+        Ok(bytes)
+    }
+
+    /// `vmaskmov` and `vpmaskmov`, lane by lane: only lanes whose mask has its top bit set are accesses.
+    pub(super) fn masked_move(&mut self, instruction: &Instruction) -> Done {
+        self.frame().wide = 1;
+        let wide = matches!(instruction.mnemonic(), M::Vmaskmovpd | M::Vpmaskmovq);
+        let size = if wide { 8 } else { 4 };
+        let lanes = instruction.memory_size().size() / size;
+        let load = instruction.op0_kind() == OpKind::Register;
+        let mask = *self.vector(instruction.op1_register().number());
+        let chosen = |n: usize| mask[(n + 1) * size - 1] & 0x80 != 0;
+        let base = self.operand_address(instruction).unwrap_or(0);
+        let address = |n: usize| base.wrapping_add((n * size) as u64);
+        if load {
+            let mut result = [0; 32];
+            for n in (0..lanes).filter(|&n| chosen(n)) {
+                let value = self.read_element(address(n), size)?;
+                result[n * size..(n + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            self.frame().vectors[instruction.op0_register().number()] = result;
+            return Ok(Then::Next);
+        }
+        let data = instruction.op2_register();
+        let write = |vcpu: &mut Vcpu, n: usize, value: Option<u64>| {
+            vcpu.with_memory(|cpu, memory| {
+                let access = Access::by_operand(cpu, Intent::Write);
+                match value {
+                    Some(value) => memory.write_number(cpu, address(n), size, value, access),
+                    None => memory.probe(cpu, address(n), size, access),
+                }
+            })
+        };
+        for n in (0..lanes).filter(|&n| chosen(n)) {
+            write(self, n, None)?;
+        }
+        for n in (0..lanes).filter(|&n| chosen(n)) {
+            let value = self.element_of(data, n, size);
+            write(self, n, Some(value))?;
         }
         Ok(Then::Next)
     }

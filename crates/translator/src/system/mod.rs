@@ -16,6 +16,7 @@ use crate::cpu::{cr0, flags};
 use crate::events::exception::{Exception, Refusal};
 use crate::exit::Exit;
 use crate::memory::access::Fault;
+use crate::mend::is_masked_move;
 use crate::unit::Site;
 use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M};
@@ -74,7 +75,7 @@ impl Vcpu {
     pub(crate) fn system_site(&mut self) -> Result<(), Exit> {
         self.statistics.system += 1;
         let after_call = self.frame().site;
-        let Site::System { ref instruction, resumes, .. } = *self.site() else {
+        let Site::System { unit, ref instruction, resumes } = *self.site() else {
             unreachable!("system calls come from system sites")
         };
         let instruction = **instruction;
@@ -82,30 +83,31 @@ impl Vcpu {
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;
         let resets = self.cache.resets;
-        match self.execute(&instruction) {
-            Ok(Then::Next) => {
-                self.cpu_mut().rip = instruction.next_ip();
-                let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
-                if resumes && !ragged && resets == self.cache.resets && !self.written_over(after_call) {
-                    // The site's number is four bytes long; the code goes on behind it.
-                    self.resume = Some(after_call + 4);
-                }
-                Ok(())
-            }
-            Ok(Then::Moved) => Ok(()),
-            Err(Stop::Exception(exception)) => self.raise(exception),
-            Err(Stop::Exit(exit)) => Err(exit),
+        self.carry_out(&instruction)?;
+        let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
+        let on = self.cpu().rip == instruction.next_ip();
+        if on && resumes && !ragged && resets == self.cache.resets && self.cache.unit(unit).alive {
+            // The site's number is four bytes long; the code goes on behind it.
+            self.resume = Some(after_call + 4);
         }
+        Ok(())
     }
 
-    /// True when the unit that holds a host address is no longer what the Guest's bytes say.
-    fn written_over(&self, host: u64) -> bool {
-        self.cache.unit_at(host).is_none_or(|unit| !self.cache.unit(unit).alive)
+    /// Carries the current instruction out, or delivers the exception it raises.
+    pub(crate) fn carry_out(&mut self, instruction: &Instruction) -> Result<(), Exit> {
+        match self.execute(instruction) {
+            Ok(Then::Next) => self.cpu_mut().rip = instruction.next_ip(),
+            Ok(Then::Moved) => {}
+            Err(Stop::Exception(exception)) => self.raise(exception)?,
+            Err(Stop::Exit(exit)) => return Err(exit),
+        }
+        Ok(())
     }
 
     /// Does what a change of control state left to do.
     pub(crate) fn apply(&mut self, effect: Effect) {
         self.with_reach(|spaces, reach| spaces.apply(reach, effect));
+        self.refresh_views();
     }
 
     /// Carries one instruction out.
@@ -116,21 +118,96 @@ impl Vcpu {
         }
         match instruction.mnemonic() {
             _ if classify(instruction) == Class::Undefined => Err(Exception::ud().into()),
-            M::Cpuid | M::Rdtsc | M::Rdtscp | M::Rdpid | M::Rdpmc | M::Xgetbv | M::Xsetbv | M::Rdmsr | M::Wrmsr
-            | M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase | M::In | M::Out | M::Hlt | M::Vmcall | M::Vmmcall => {
-                self.outward(instruction)
+            M::Cpuid
+            | M::Rdtsc
+            | M::Rdtscp
+            | M::Rdpid
+            | M::Rdpmc
+            | M::Xgetbv
+            | M::Xsetbv
+            | M::Rdmsr
+            | M::Wrmsr
+            | M::Rdfsbase
+            | M::Rdgsbase
+            | M::Wrfsbase
+            | M::Wrgsbase
+            | M::In
+            | M::Out
+            | M::Hlt
+            | M::Vmcall
+            | M::Vmmcall => self.outward(instruction),
+            M::Cli
+            | M::Sti
+            | M::Cld
+            | M::Std
+            | M::Stac
+            | M::Clac
+            | M::Clts
+            | M::Lmsw
+            | M::Smsw
+            | M::Invlpg
+            | M::Invpcid
+            | M::Wbinvd
+            | M::Invd
+            | M::Pushfq
+            | M::Pushf
+            | M::Popfq
+            | M::Popf => self.control(instruction),
+            M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => {
+                self.control(instruction)
             }
-            M::Cli | M::Sti | M::Cld | M::Std | M::Stac | M::Clac | M::Clts | M::Lmsw | M::Smsw | M::Invlpg | M::Invpcid
-            | M::Wbinvd | M::Invd | M::Pushfq | M::Pushf | M::Popfq | M::Popf => self.control(instruction),
-            M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => self.control(instruction),
-            M::Mov if instruction.op0_register().is_dr() || instruction.op1_register().is_dr() => self.control(instruction),
-            M::Swapgs | M::Syscall | M::Sysret | M::Sysretq | M::Iret | M::Iretd | M::Iretq | M::Int | M::Int3 | M::Int1
-            | M::Retf | M::Jmp | M::Call | M::Mov | M::Push | M::Pop | M::Lss | M::Lfs | M::Lgs | M::Lgdt | M::Lidt | M::Sgdt
-            | M::Sidt | M::Lldt | M::Ltr | M::Sldt | M::Str | M::Lar | M::Lsl | M::Verr | M::Verw | M::Enter | M::Leave
-            | M::Ret | M::Xlatb => self.segment_or_transfer(instruction),
-            M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 | M::Fxsave
-            | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.vector_area(instruction),
+            M::Mov if instruction.op0_register().is_dr() || instruction.op1_register().is_dr() => {
+                self.control(instruction)
+            }
+            M::Swapgs
+            | M::Syscall
+            | M::Sysret
+            | M::Sysretq
+            | M::Iret
+            | M::Iretd
+            | M::Iretq
+            | M::Int
+            | M::Int3
+            | M::Int1
+            | M::Retf
+            | M::Jmp
+            | M::Call
+            | M::Mov
+            | M::Push
+            | M::Pop
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
+            | M::Lgdt
+            | M::Lidt
+            | M::Sgdt
+            | M::Sidt
+            | M::Lldt
+            | M::Ltr
+            | M::Sldt
+            | M::Str
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Enter
+            | M::Leave
+            | M::Ret
+            | M::Xlatb => self.segment_or_transfer(instruction),
+            M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xrstor
+            | M::Xrstor64
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64 => self.vector_area(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
+            _ if is_masked_move(instruction) => self.masked_move(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),
             _ if instruction.is_string_instruction() => self.string(instruction),
             // What could not be encoded anew comes here too.

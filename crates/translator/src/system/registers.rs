@@ -38,7 +38,9 @@ impl Vcpu {
     pub(crate) fn set_register(&mut self, register: Register, value: u64) {
         let whole = &mut self.cpu_mut().gpr[register.full_register().number()];
         *whole = match register {
-            Register::AH | Register::CH | Register::DH | Register::BH => *whole & !0xff00 | (value & 0xff) << 8,
+            Register::AH | Register::CH | Register::DH | Register::BH => {
+                *whole & !0xff00 | (value & 0xff) << 8
+            }
             _ if register.size() < 4 => *whole & !mask(register.size()) | value & mask(register.size()),
             _ => value & mask(register.size()),
         };
@@ -59,7 +61,13 @@ impl Vcpu {
     }
 
     /// Sets an operand, `size` bytes of it if it is in memory.
-    pub(crate) fn set_operand(&mut self, instruction: &Instruction, n: u32, size: usize, value: u64) -> Result<(), Fault> {
+    pub(crate) fn set_operand(
+        &mut self,
+        instruction: &Instruction,
+        n: u32,
+        size: usize,
+        value: u64,
+    ) -> Result<(), Fault> {
         if instruction.op_kind(n) == OpKind::Register {
             self.set_register(instruction.op_register(n), value);
             return Ok(());

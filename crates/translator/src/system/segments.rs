@@ -111,7 +111,10 @@ impl Vcpu {
                 let (offset, selector) = self.with_memory(|cpu, memory| -> Result<(u64, u16), Fault> {
                     let access = Access::by_operand(cpu, Intent::Read);
                     let offset = memory.read_number(cpu, address, size, access)?;
-                    Ok((offset, memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)? as u16))
+                    Ok((
+                        offset,
+                        memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)? as u16,
+                    ))
                 })?;
                 let segment = match instruction.mnemonic() {
                     M::Lss => Register::SS,
@@ -144,15 +147,14 @@ impl Vcpu {
             }
             _ => self.operand(instruction, 0, size)?,
         };
-        self.with_memory(|cpu, memory| write_below(cpu, memory, size, value))?;
+        self.with_memory(|cpu, memory| write_below(cpu, memory, size, value)).map_err(on_stack)?;
         Ok(Then::Next)
     }
 
     fn pop_narrow(&mut self, instruction: &Instruction) -> Done {
         let size = instruction.stack_pointer_increment().unsigned_abs() as usize;
         let rsp = self.cpu().gpr[RSP];
-        let value = self
-            .with_memory(|cpu, memory| memory.read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read)))?;
+        let value = self.stack_number(rsp, size)?;
         let register = instruction.op0_register();
         // An operand relative to rsp counts after the pop (SDM vol. 2, POP).
         self.cpu_mut().gpr[RSP] = rsp.wrapping_add(size as u64);
@@ -168,13 +170,18 @@ impl Vcpu {
         Ok(Then::Next)
     }
 
+    /// Reads `size` bytes of the stack.
+    fn stack_number(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
+        let access = Access::by_operand(self.cpu(), Intent::Read);
+        self.with_memory(|cpu, memory| memory.read_number(cpu, address, size, access)).map_err(on_stack)
+    }
+
     /// `enter`, and `leave` with an operand-size prefix.
     fn frames_on_stack(&mut self, instruction: &Instruction) -> Done {
         const RBP: usize = 5;
         if instruction.mnemonic() == M::Leave {
             let frame = self.cpu().gpr[RBP];
-            let value = self
-                .with_memory(|cpu, memory| memory.read_number(cpu, frame, 2, Access::by_operand(cpu, Intent::Read)))?;
+            let value = self.stack_number(frame, 2)?;
             self.cpu_mut().gpr[RSP] = frame.wrapping_add(2);
             self.set_register(Register::BP, value);
             return Ok(Then::Next);
@@ -193,14 +200,17 @@ impl Vcpu {
             if level > 0 {
                 write_below(cpu, memory, size, frame)?;
             }
+            // The new stack's end must be there to be written (SDM vol. 2, ENTER).
+            let end = cpu.gpr[RSP].wrapping_sub(room);
+            memory.probe(cpu, end, size, Access::by_operand(cpu, Intent::Write))?;
             let mask = if size == 2 { 0xffff } else { u64::MAX };
             cpu.gpr[RBP] = before.1 & !mask | frame & mask;
-            cpu.gpr[RSP] = cpu.gpr[RSP].wrapping_sub(room);
+            cpu.gpr[RSP] = end;
             Ok(())
         });
         if let Err(fault) = done {
             self.cpu_mut().gpr[RSP] = before.0;
-            return Err(fault.into());
+            return Err(on_stack(fault).into());
         }
         Ok(Then::Next)
     }
@@ -226,7 +236,11 @@ impl Vcpu {
                 return Err(Exception::gp(0).into());
             }
             let table = TableRegister { base, limit };
-            if global { cpu.gdtr = table } else { cpu.idtr = table }
+            if global {
+                cpu.gdtr = table
+            } else {
+                cpu.idtr = table
+            }
             Ok(())
         })
     }
@@ -235,7 +249,8 @@ impl Vcpu {
         match instruction.mnemonic() {
             M::Sldt | M::Str => {
                 let cpu = self.cpu();
-                let selector = if instruction.mnemonic() == M::Sldt { cpu.ldtr.selector } else { cpu.tr.selector };
+                let selector =
+                    if instruction.mnemonic() == M::Sldt { cpu.ldtr.selector } else { cpu.tr.selector };
                 self.set_operand(instruction, 0, 2, selector.into())?;
             }
             M::Lldt | M::Ltr => {
@@ -243,14 +258,22 @@ impl Vcpu {
                 let selector = self.operand(instruction, 0, 2)? as u16;
                 let local = instruction.mnemonic() == M::Lldt;
                 self.with_memory(|cpu, memory| {
-                    if local { descriptors::lldt(cpu, memory, selector) } else { descriptors::ltr(cpu, memory, selector) }
+                    if local {
+                        descriptors::lldt(cpu, memory, selector)
+                    } else {
+                        descriptors::ltr(cpu, memory, selector)
+                    }
                 })?;
             }
             M::Lar | M::Lsl => {
                 let selector = self.operand(instruction, 1, 2)? as u16;
                 let rights = instruction.mnemonic() == M::Lar;
                 let found = self.with_memory(|cpu, memory| {
-                    if rights { descriptors::lar(cpu, memory, selector) } else { descriptors::lsl(cpu, memory, selector) }
+                    if rights {
+                        descriptors::lar(cpu, memory, selector)
+                    } else {
+                        descriptors::lsl(cpu, memory, selector)
+                    }
                 })?;
                 if let Some(value) = found {
                     self.set_register(instruction.op0_register(), value.into());
@@ -261,7 +284,11 @@ impl Vcpu {
                 let selector = self.operand(instruction, 0, 2)? as u16;
                 let read = instruction.mnemonic() == M::Verr;
                 let yes = self.with_memory(|cpu, memory| {
-                    if read { descriptors::verr(cpu, memory, selector) } else { descriptors::verw(cpu, memory, selector) }
+                    if read {
+                        descriptors::verr(cpu, memory, selector)
+                    } else {
+                        descriptors::verw(cpu, memory, selector)
+                    }
                 })?;
                 self.set_flags(flags::ZF, yes);
             }
@@ -281,9 +308,22 @@ fn far_return_size(instruction: &Instruction) -> usize {
 }
 
 /// Pushes `size` bytes.
-fn write_below(cpu: &mut crate::cpu::Cpu, memory: &mut GuestMemory, size: usize, value: u64) -> Result<(), Fault> {
+fn write_below(
+    cpu: &mut crate::cpu::Cpu,
+    memory: &mut GuestMemory,
+    size: usize,
+    value: u64,
+) -> Result<(), Fault> {
     let below = cpu.gpr[RSP].wrapping_sub(size as u64);
     memory.write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))?;
     cpu.gpr[RSP] = below;
     Ok(())
+}
+
+/// An address that is not canonical is the stack segment's fault.
+pub(super) fn on_stack(fault: Fault) -> Fault {
+    match fault {
+        Fault::Exception(exception) if exception == Exception::gp(0) => Fault::Exception(Exception::ss(0)),
+        other => other,
+    }
 }

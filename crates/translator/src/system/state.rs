@@ -32,7 +32,11 @@ impl Vcpu {
         }
         if legacy {
             let save = matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64);
-            return if save { self.save(instruction, address, LEGACY) } else { self.load_area(instruction, address, LEGACY) };
+            return if save {
+                self.save(instruction, address, LEGACY)
+            } else {
+                self.load_area(instruction, address, LEGACY)
+            };
         }
         if self.cpu().cr4 & cr4::OSXSAVE == 0 {
             return Err(Exception::ud().into());

@@ -5,9 +5,9 @@
 #![allow(unsafe_code)] // The host's string instructions, on Guest memory.
 
 use super::{Done, Then};
-use crate::cpu::{RAX, RCX, RDX, RSI, RDI, flags};
-use crate::exit::{Death, Exit};
+use crate::cpu::{RAX, RCX, RDI, RDX, RSI, flags};
 use crate::events::exception::Exception;
+use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent, Paging, walk};
 use crate::play::Pending;
@@ -45,7 +45,11 @@ impl Vcpu {
                     Err(Fault::Exception(exception)) => return Err(exception.into()),
                     Err(Fault::NotRam { .. }) => {
                         let what = "a string instruction on a device's registers";
-                        return Err(Exit::Dead(Death::UnsupportedInstruction { what, rip: instruction.ip() }).into());
+                        return Err(Exit::Dead(Death::UnsupportedInstruction {
+                            what,
+                            rip: instruction.ip(),
+                        })
+                        .into());
                     }
                 },
                 done => done,
@@ -67,9 +71,8 @@ impl Vcpu {
     }
 
     fn shape(&self, instruction: &Instruction) -> Shape {
-        let narrow = (0..instruction.op_count()).any(|n| {
-            matches!(instruction.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI)
-        });
+        let narrow = (0..instruction.op_count())
+            .any(|n| matches!(instruction.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
         let source_base = match instruction.segment_prefix() {
             Register::FS => self.cpu().segments[crate::cpu::segments::FS].base,
             Register::GS => self.cpu().segments[crate::cpu::segments::GS].base,
@@ -168,7 +171,9 @@ impl Vcpu {
         let (source, destination) = (self.source(shape), self.index(RDI, shape));
         let kind = instruction.mnemonic();
         let read = |vcpu: &mut Vcpu, address| {
-            vcpu.with_memory(|cpu, memory| memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read)))
+            vcpu.with_memory(|cpu, memory| {
+                memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
+            })
         };
         let write = |vcpu: &mut Vcpu, value| {
             vcpu.with_memory(|cpu, memory| {
@@ -188,7 +193,8 @@ impl Vcpu {
             }
             M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
                 let value = read(self, source)?;
-                let register = [Register::AL, Register::AX, Register::EAX, Register::RAX][size.ilog2() as usize];
+                let register =
+                    [Register::AL, Register::AX, Register::EAX, Register::RAX][size.ilog2() as usize];
                 self.set_register(register, value);
                 self.advance(shape, 1, true, false);
             }
@@ -213,7 +219,7 @@ impl Vcpu {
         let mut set = 0;
         let mut when = |condition: bool, flag: u64| set |= if condition { flag } else { 0 };
         when(first < second, flags::CF);
-        when((result as u8).count_ones() % 2 == 0, flags::PF);
+        when((result as u8).count_ones().is_multiple_of(2), flags::PF);
         when((first ^ second ^ result) & 16 != 0, flags::AF);
         when(result == 0, flags::ZF);
         when(result & sign != 0, flags::SF);
@@ -224,11 +230,11 @@ impl Vcpu {
 
     /// `ins` and `outs`: each element is an exit.
     fn port_string(&mut self, instruction: &Instruction, shape: Shape) -> Done {
+        let (port, size) = (self.cpu().gpr[RDX] as u16, shape.size as u8);
+        self.check_port(port, size)?;
         if shape.repeat && self.count(shape) == 0 {
             return Ok(Then::Next);
         }
-        let (port, size) = (self.cpu().gpr[RDX] as u16, shape.size as u8);
-        self.check_port(port, size)?;
         if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd) {
             let destination = self.index(RDI, shape);
             self.with_memory(|cpu, memory| {
@@ -251,7 +257,13 @@ impl Vcpu {
         let shape = self.shape(instruction);
         let destination = self.index(RDI, shape);
         let written = self.with_memory(|cpu, memory| {
-            memory.write_number(cpu, destination, shape.size as usize, value, Access::by_operand(cpu, Intent::Write))
+            memory.write_number(
+                cpu,
+                destination,
+                shape.size as usize,
+                value,
+                Access::by_operand(cpu, Intent::Write),
+            )
         });
         if let Err(Fault::Exception(exception)) = written {
             return self.raise(exception);

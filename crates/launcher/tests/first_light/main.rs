@@ -1,0 +1,12 @@
+//! First light, from outside: the built `lguest` command as a person or a script meets it.
+//!
+//! `bad_input.rs` and `bare.rs` need nothing but the command. `session.rs` and `prompt.rs` boot Debian's kernel; it is
+//! taken from the command's cache, or fetched once. Where neither is possible those tests say SKIPPED, loudly and
+//! past the harness' capture, and `.ci/run` counts them.
+
+mod command;
+mod terminal;
+mod bare;
+mod bad_input;
+mod session;
+mod prompt;

@@ -1,0 +1,142 @@
+//! One question to two processors, and its answer.
+
+use crate::world::BYTES;
+
+/// Bytes of an XSAVE image with x87, SSE and AVX in the standard format (SDM vol. 1, 13.4).
+pub const XSAVE_BYTES: usize = 832;
+/// Where the header lies in it; its first eight bytes say which parts are not in their initial state.
+pub const XSAVE_HEADER: usize = 512;
+
+/// Flags that a comparison looks at by default: all but RF, which only a debugger can see.
+pub const FLAGS_COMPARED: u64 = !(1 << 16);
+
+/// What an instruction can read and write besides memory.
+#[repr(C)]
+#[derive(Clone, PartialEq, Eq)]
+pub struct State {
+    /// General registers in encoding order.
+    pub gpr: [u64; 16],
+    /// The instruction pointer.
+    pub rip: u64,
+    /// The flags register.
+    pub rflags: u64,
+    /// Where FS-relative addresses begin.
+    pub fs_base: u64,
+    /// Where GS-relative addresses begin.
+    pub gs_base: u64,
+    /// x87, SSE and AVX registers as `xsave` writes them.
+    pub vectors: [u8; XSAVE_BYTES],
+}
+
+impl State {
+    /// All zero; the x87 and SSE control words as after `fninit`.
+    pub fn zero() -> State {
+        let mut state =
+            State { gpr: [0; 16], rip: 0, rflags: 0x202, fs_base: 0, gs_base: 0, vectors: [0; XSAVE_BYTES] };
+        state.vectors[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
+        state.vectors[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        state.vectors[XSAVE_HEADER] = 7;
+        state
+    }
+
+    /// Sets one of ymm0 to ymm15.
+    pub fn set_ymm(&mut self, number: usize, value: [u64; 4]) {
+        for (i, eight) in value.iter().enumerate() {
+            let place = if i < 2 { 160 + number * 16 + i * 8 } else { 576 + number * 16 + (i - 2) * 8 };
+            self.vectors[place..place + 8].copy_from_slice(&eight.to_le_bytes());
+        }
+    }
+
+    /// Writes the initial values where the header says that a part is in its initial state, so that images from two
+    /// writers compare; and clears what no instruction's result is: the addresses of the last x87 instruction.
+    pub fn settle_vectors(&mut self) {
+        let present = self.vectors[XSAVE_HEADER];
+        if present & 1 == 0 {
+            self.vectors[0..24].fill(0);
+            self.vectors[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
+            self.vectors[32..160].fill(0);
+        }
+        if present & 2 == 0 {
+            self.vectors[160..416].fill(0);
+        }
+        if present & 4 == 0 {
+            self.vectors[576..832].fill(0);
+        }
+        self.vectors[5..24].fill(0);
+        self.vectors[28..32].fill(0);
+        self.vectors[416..576].fill(0);
+        for register in 0..8 {
+            self.vectors[32 + register * 16 + 10..32 + register * 16 + 16].fill(0);
+        }
+    }
+}
+
+/// One question: run this code from this state over this memory.
+#[derive(Clone)]
+pub struct Case {
+    /// The number that made it, for reports.
+    pub seed: u64,
+    /// Instructions, placed at `state.rip`; traps (`int3`) surround them.
+    pub code: Vec<u8>,
+    /// Registers before the first instruction.
+    pub state: State,
+    /// What fills the memory, see [`crate::world::fill`].
+    pub memory_seed: u64,
+    /// Eight-byte values put over that.
+    pub patches: Vec<(u64, u64)>,
+    /// Privilege level in the Guest: 3 or 0. Natively it is always 3.
+    pub ring: u8,
+}
+
+/// How many changed bytes an answer can hold: more than any one instruction writes, `rep` and `xsave` included.
+pub const MOST_CHANGES: usize = 1024;
+
+/// A byte of memory that is not what [`crate::world::fill`] put there.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    /// Index into the world's memory.
+    pub index: u16,
+    /// Its value.
+    pub value: u8,
+}
+
+const _: () = assert!(BYTES <= 1 << 16, "an index fits 16 bits");
+
+/// Where and how the code ended. Plain bytes, because it crosses from a child process in shared memory.
+#[repr(C)]
+#[derive(Clone)]
+pub struct Outcome {
+    /// Registers at the end.
+    pub state: State,
+    /// The exception that ended it; 3 (`int3`) is an ordinary end.
+    pub vector: u64,
+    /// Its error code, zero where it has none.
+    pub error_code: u64,
+    /// The faulting address of a page fault, else zero.
+    pub fault_address: u64,
+    /// How many of `changes` count; more than [`MOST_CHANGES`] when they did not fit.
+    pub changed: u64,
+    /// Bytes of memory that changed, by rising index.
+    pub changes: [Change; MOST_CHANGES],
+}
+
+impl Outcome {
+    /// Notes what differs between the memory as it was filled and as it is now. Allocates nothing.
+    pub fn note_changes(&mut self, before: &[u8; BYTES], after: &[u8; BYTES]) {
+        self.changed = 0;
+        for place in 0..BYTES {
+            if before[place] != after[place] {
+                if let Some(change) = self.changes.get_mut(self.changed as usize) {
+                    *change = Change { index: place as u16, value: after[place] };
+                }
+                self.changed += 1;
+            }
+        }
+    }
+
+    /// The changes that were noted.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes[..(self.changed as usize).min(MOST_CHANGES)]
+    }
+}

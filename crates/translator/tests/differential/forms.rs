@@ -1,0 +1,148 @@
+//! Which instruction forms are asked, and why some are not.
+//!
+//! A form is what iced calls a `Code`: one opcode with one kind of operands. The list is every form of 64-bit mode
+//! whose processor feature is in [`FEATURES`], minus those in [`why_not`]: their result depends on more than the
+//! registers and memory of a case.
+
+use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
+
+/// Features whose instructions the translator must run: what a stock x86-64 kernel and its programs use, up to AVX2.
+const FEATURES: &[CpuidFeature] = {
+    use CpuidFeature::*;
+    &[
+        INTEL8086,
+        INTEL186,
+        INTEL286,
+        INTEL386,
+        INTEL486,
+        X64,
+        ADX,
+        AES,
+        AVX,
+        AVX2,
+        BMI1,
+        BMI2,
+        CLFLUSHOPT,
+        CLFSH,
+        CLWB,
+        CMOV,
+        CMPXCHG16B,
+        CX8,
+        F16C,
+        FMA,
+        FPU,
+        FPU287,
+        FPU387,
+        FSGSBASE,
+        FXSR,
+        GFNI,
+        LZCNT,
+        MMX,
+        MOVBE,
+        MULTIBYTENOP,
+        PAUSE,
+        PCLMULQDQ,
+        POPCNT,
+        PREFETCHW,
+        SHA,
+        SSE,
+        SSE2,
+        SSE3,
+        SSE4_1,
+        SSE4_2,
+        SSSE3,
+        VAES,
+        VPCLMULQDQ,
+    ]
+};
+
+/// Every form that is asked.
+pub fn all() -> Vec<Code> {
+    let forms: Vec<Code> = Code::values().filter(|code| is_met(*code) && why_not(*code).is_none()).collect();
+    assert!(forms.len() > 1200, "iced knows many forms");
+    forms
+}
+
+/// True for a form of 64-bit mode with one of the features.
+fn is_met(code: Code) -> bool {
+    let info = code.op_code();
+    info.is_instruction()
+        && info.mode64()
+        && info.intel_decoder64()
+        && info.amd_decoder64()
+        && !info.fwait()
+        && info.decoder_option() == 0
+        && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+        && code.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
+}
+
+/// Why a form of an existing instruction cannot be compared, None when it can.
+pub fn why_not(code: Code) -> Option<&'static str> {
+    use Mnemonic::*;
+    let info = code.op_code();
+    let near = matches!(
+        code.flow_control(),
+        FlowControl::UnconditionalBranch
+            | FlowControl::ConditionalBranch
+            | FlowControl::Call
+            | FlowControl::IndirectBranch
+            | FlowControl::IndirectCall
+            | FlowControl::Return
+    );
+    if near && info.operand_size() == 16 {
+        return Some("Intel ignores the prefix before a near branch, AMD truncates the address");
+    }
+    match code.mnemonic() {
+        Cpuid | Rdtsc | Rdtscp | Rdpmc | Rdpid | Xgetbv => Some("the answer is another one in a Guest"),
+        Syscall | Sysenter | Sysexit | Sysret | Sysexitq | Sysretq | Int | Int1 | Rsm => {
+            Some("natively it would call the host's kernel")
+        }
+        Sgdt | Sidt | Sldt | Str | Smsw | Lar | Lsl | Verr | Verw | Lgdt | Lidt | Lldt | Ltr | Lmsw => {
+            Some("it reads or loads tables that are another kernel's natively")
+        }
+        Iret | Iretd | Iretq | Retf | Lss | Lfs | Lgs => Some("selectors are another kernel's natively"),
+        Call | Jmp if info.instruction_string().contains("m16:") => {
+            Some("selectors are another kernel's natively")
+        }
+        Pop if matches!(info.op0_kind(), OpCodeOperandKind::fs | OpCodeOperandKind::gs) => Some("as lfs"),
+        Mov if info.op0_kind() == OpCodeOperandKind::seg_reg => Some("as lfs"),
+        Reservednop => Some("vendors do not reserve the same ones"),
+        Fldenv | Fnstenv | Frstor | Fnsave | Fxsave | Fxsave64 | Fxrstor | Fxrstor64 => {
+            Some("the image holds the host address of the last x87 instruction")
+        }
+        _ => None,
+    }
+}
+
+/// True for a form that can only be compared at the user's level: the supervisor's result differs from what an
+/// ordinary process, which is the truth here, can see.
+pub fn only_for_users(code: Code) -> bool {
+    use Mnemonic::*;
+    let info = code.op_code();
+    info.is_privileged()
+        || info.must_be_cpl0()
+        || info.is_input_output()
+        || code.is_privileged()
+        || matches!(code.mnemonic(), Popf | Popfq | Cli | Sti | In | Out)
+        || code.mnemonic() == Mov
+            && (0..info.op_count()).any(|i| info.op_kind(i) == OpCodeOperandKind::seg_reg)
+}
+
+/// True for the forms every program is made of; sequences favour them.
+pub fn is_everyday(code: Code) -> bool {
+    use CpuidFeature::*;
+    let everyday = [INTEL8086, INTEL186, INTEL386, INTEL486, X64, CMOV];
+    !only_for_users(code) && code.cpuid_features().iter().all(|feature| everyday.contains(feature))
+}
+
+#[test]
+fn the_list_holds_what_kernels_are_made_of_and_nothing_that_calls_the_host() {
+    let forms = all();
+    for code in
+        [Code::Add_rm64_r64, Code::Movsb_m8_m8, Code::Cmpxchg16b_m128, Code::VEX_Vpaddb_ymm_ymm_ymmm256]
+    {
+        assert_eq!(forms.contains(&code), is_met(code), "{code:?}");
+    }
+    assert!(!forms.contains(&Code::Syscall));
+    assert!(!forms.contains(&Code::Int_imm8));
+}

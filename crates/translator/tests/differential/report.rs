@@ -1,0 +1,175 @@
+//! Compares two answers, shrinks what differs, and says it so that a person can start looking.
+
+use crate::case::{Case, FLAGS_COMPARED, Outcome};
+use crate::flags;
+use crate::world;
+use iced_x86::{Decoder, DecoderOptions, FastFormatter};
+use std::fmt::Write;
+
+/// Where a Linux process' addresses end: one page below the canonical half's end.
+const PROCESS_END: u64 = 0x7fff_ffff_f000;
+/// How many of the differing bytes of memory a report lists.
+const MOST_BYTES_SHOWN: usize = 12;
+/// The general registers' names in encoding order.
+pub const NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
+
+/// Every difference between the truth and the translator, one a line; empty when there is none.
+pub fn differences(case: &Case, native: &Outcome, translated: &Outcome) -> Vec<String> {
+    if is_the_hosts_affair(native, translated) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut compare = |what: &str, truth: u64, other: u64| {
+        if truth != other {
+            found.push(format!("{what}: native {truth:#x}, translated {other:#x}"));
+        }
+    };
+    compare("exception", native.vector, translated.vector);
+    compare("rip", native.state.rip, translated.state.rip);
+    compare("error code", error_code(case, native), error_code(case, translated));
+    compare("fault address", native.fault_address, translated.fault_address);
+    for (number, name) in NAMES.iter().enumerate() {
+        compare(name, native.state.gpr[number], translated.state.gpr[number]);
+    }
+    let flags = FLAGS_COMPARED & !flags::without_meaning(case, native.state.rip);
+    compare("rflags", native.state.rflags & flags, translated.state.rflags & flags);
+    compare("fs.base", native.state.fs_base, translated.state.fs_base);
+    compare("gs.base", native.state.gs_base, translated.state.gs_base);
+    for (name, place, size) in vector_fields() {
+        let [truth, other] = [native, translated].map(|o| &o.state.vectors[place..place + size]);
+        if truth != other {
+            found.push(format!("{name}: native {}, translated {}", hex(truth), hex(other)));
+        }
+    }
+    found.extend(memory(native, translated));
+    found
+}
+
+/// True when the case touched the kernel's half of the address space: what a process finds there (which exception,
+/// which error code) is for its host's kernel to say, and under a hypervisor for that one.
+fn is_the_hosts_affair(native: &Outcome, translated: &Outcome) -> bool {
+    let faulted = |outcome: &Outcome| outcome.vector == 13 || outcome.vector == 14;
+    faulted(native) && translated.vector == 14 && translated.fault_address >= PROCESS_END
+}
+
+/// The error code without what must differ: the level bit when the Guest ran the case as supervisor.
+fn error_code(case: &Case, outcome: &Outcome) -> u64 {
+    if outcome.vector != 14 {
+        return outcome.error_code;
+    }
+    let level = if case.ring == 0 { 4 } else { 0 };
+    outcome.error_code & !level
+}
+
+fn vector_fields() -> Vec<(String, usize, usize)> {
+    let mut fields = vec![
+        ("fcw".to_owned(), 0, 2),
+        ("fsw".to_owned(), 2, 2),
+        ("ftw".to_owned(), 4, 1),
+        ("mxcsr".to_owned(), 24, 4),
+    ];
+    fields.extend((0..8).map(|n| (format!("st{n}"), 32 + n * 16, 10)));
+    fields.extend((0..16).map(|n| (format!("xmm{n}"), 160 + n * 16, 16)));
+    fields.extend((0..16).map(|n| (format!("ymm{n} upper"), 576 + n * 16, 16)));
+    fields
+}
+
+fn memory(native: &Outcome, translated: &Outcome) -> Vec<String> {
+    if native.changes() == translated.changes() {
+        return Vec::new();
+    }
+    let value = |outcome: &Outcome, index: u16| {
+        let changes = outcome.changes();
+        changes.binary_search_by_key(&index, |c| c.index).ok().map(|place| changes[place].value)
+    };
+    let mut places: Vec<u16> = native.changes().iter().chain(translated.changes()).map(|c| c.index).collect();
+    places.sort_unstable();
+    places.dedup();
+    let show = |byte: Option<u8>| byte.map_or("unchanged".to_owned(), |b| format!("{b:#04x}"));
+    places
+        .into_iter()
+        .map(|place| (place, value(native, place), value(translated, place)))
+        .filter(|(_, truth, other)| truth != other)
+        .take(MOST_BYTES_SHOWN)
+        .map(|(place, truth, other)| {
+            let address = world::address(place as usize);
+            format!("byte at {address:#x}: native {}, translated {}", show(truth), show(other))
+        })
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The code in words, with its bytes.
+pub fn disassembly(case: &Case) -> String {
+    let mut text = String::new();
+    let mut decoder = Decoder::with_ip(64, &case.code, case.state.rip, DecoderOptions::NONE);
+    let mut formatter = FastFormatter::new();
+    while decoder.can_decode() {
+        let start = decoder.position();
+        let instruction = decoder.decode();
+        let mut words = String::new();
+        formatter.format(&instruction, &mut words);
+        let bytes: String = case.code[start..decoder.position()].iter().map(|b| format!("{b:02x}")).collect();
+        writeln!(text, "    {:#x}  {bytes:30}  {words}", instruction.ip()).expect("a string takes text");
+    }
+    text
+}
+
+/// Everything needed to look at one case: the code, the registers it starts from, and what differs.
+pub fn failure(case: &Case, native: &Outcome, what: &[String]) -> String {
+    let mut text = format!("seed {:#x}, level {}:\n{}", case.seed, case.ring, disassembly(case));
+    let start = |place: usize| format!("{}={:#x}", NAMES[place], case.state.gpr[place]);
+    let registers: Vec<String> = (0..16).filter(|n| case.state.gpr[*n] != 0).map(start).collect();
+    writeln!(text, "  from rflags={:#x} {}", case.state.rflags, registers.join(" "))
+        .expect("a string takes text");
+    writeln!(text, "  fs.base={:#x} gs.base={:#x}", case.state.fs_base, case.state.gs_base)
+        .expect("as above");
+    let end = format!("  natively it ends with exception {} at {:#x}", native.vector, native.state.rip);
+    writeln!(text, "{end}").expect("as above");
+    for line in what {
+        writeln!(text, "  {line}").expect("as above");
+    }
+    text
+}
+
+/// What sort of difference this is: how the case ended, and the names of what differs. One example of each sort is
+/// worth reading; the rest is most likely the same mistake.
+pub fn sort(native: &Outcome, what: &[String]) -> String {
+    let name = |line: &String| line.split([':', ' ']).next().unwrap_or_default().to_owned();
+    let mut names: Vec<String> = what.iter().map(name).collect();
+    names.dedup();
+    format!("ends with {}, differs in {}", native.vector, names.join(" "))
+}
+
+/// The smallest case that still differs, by leaving out instructions from the end and registers that do not matter.
+/// `differs` runs a candidate on both sides.
+pub fn shrink(case: &Case, mut differs: impl FnMut(&Case) -> bool) -> Case {
+    let mut best = case.clone();
+    let mut ends = Vec::new();
+    let mut decoder = Decoder::with_ip(64, &case.code, case.state.rip, DecoderOptions::NONE);
+    while decoder.can_decode() {
+        let _ = decoder.decode();
+        ends.push(decoder.position());
+    }
+    for end in ends {
+        let shorter = Case { code: case.code[..end].to_vec(), ..case.clone() };
+        if differs(&shorter) {
+            best = shorter;
+            break;
+        }
+    }
+    for register in (0..16).filter(|n| *n != 4) {
+        let mut simpler = best.clone();
+        simpler.state.gpr[register] = 0;
+        if best.state.gpr[register] != 0 && differs(&simpler) {
+            best = simpler;
+        }
+    }
+    best
+}

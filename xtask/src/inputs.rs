@@ -1,0 +1,80 @@
+//! What the machines are given: the built command, kernels, the benchmark and an initramfs around it.
+
+use crate::errand::Errand;
+use crate::programs::{need, run};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Debian's kernel packages that every release must boot, as `lguest run debian:NAME` takes them.
+pub const KERNELS: [&str; 3] =
+    ["linux-image-cloud-amd64", "linux-image-amd64", "linux-image-6.12-cloud-amd64"];
+
+/// The workspace's root folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+/// The folder for what errands make; git ignores it.
+pub fn workshop() -> Result<PathBuf, Errand> {
+    let folder = root().join("target/xtask");
+    std::fs::create_dir_all(&folder).map_err(Errand::file(&folder))?;
+    Ok(folder)
+}
+
+/// Builds the command with optimisation and returns its path.
+pub fn lguest() -> Result<PathBuf, Errand> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo)
+        .args(["build", "--release", "--package", "lguest-launcher"])
+        .current_dir(root()))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    Ok(target.join("release/lguest"))
+}
+
+/// A Debian kernel as Debian ships it, from the command's own cache; the first time the command fetches it.
+pub fn vmlinuz(lguest: &Path, package: &str) -> Result<PathBuf, Errand> {
+    let path = cache()?.join("debian").join(package).join("vmlinuz");
+    if !path.is_file() {
+        eprintln!("xtask: fetching {package}");
+        let guest = format!("debian:{package}");
+        // The Guest need not live long: what counts is that its kernel is in the cache afterwards.
+        let fetched = run(Command::new(lguest).args(["run", &guest, "--timeout", "120", "--", "true"]));
+        if !path.is_file() {
+            fetched?;
+            return Err(Errand::Failed {
+                what: format!("fetching {package}"),
+                why: "it is not in the cache".into(),
+            });
+        }
+    }
+    Ok(path)
+}
+
+/// The command's cache folder, found as it finds it.
+fn cache() -> Result<PathBuf, Errand> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("LGUEST_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("lguest")))
+        .or_else(|| variable("HOME").map(|folder| folder.join(".cache/lguest")))
+        .ok_or_else(|| Errand::Failed { what: "finding the cache".into(), why: "HOME is not set".into() })
+}
+
+/// Compiles the benchmark.
+pub fn guestbench() -> Result<PathBuf, Errand> {
+    let (source, program) = (root().join("bench/guestbench.c"), workshop()?.join("guestbench"));
+    let compiler = need("gcc", "gcc (and libc6-dev)")?;
+    run(Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source))?;
+    Ok(program)
+}
+
+/// An initramfs around busybox with these files (host path, Guest path) and `bench/init.sh` as first process.
+pub fn initramfs(lguest: &Path, name: &str, files: &[(PathBuf, &str)]) -> Result<PathBuf, Errand> {
+    let output = workshop()?.join(name);
+    let mut command = Command::new(lguest);
+    command.arg("initramfs").arg("--output").arg(&output).arg("--init").arg(root().join("bench/init.sh"));
+    for (host, guest) in files {
+        command.arg("--add").arg(format!("{}:{guest}", host.display()));
+    }
+    run(&mut command)?;
+    Ok(output)
+}

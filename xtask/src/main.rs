@@ -1,0 +1,49 @@
+//! The project's own errands, as `cargo xtask ERRAND`. They use the built `lguest` as a stranger would: by its command.
+//!
+//! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
+//! - `boots`: many boots of each kernel, counting those that fail.
+//! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
+
+mod arguments;
+mod errand;
+mod programs;
+mod inputs;
+mod machine;
+mod table;
+mod bench;
+mod boots;
+mod extras;
+
+use arguments::Arguments;
+use errand::Errand;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask bench [--rounds N] [--kernel VMLINUZ] [--only native,lguest,qemu,uml]
+    compute and kernel rows and boot time on each machine, medians of N interleaved rounds (default 3)
+cargo xtask boots [N]
+    N boots (default 10) of each of the three Debian kernels
+cargo xtask initramfs-extras [--output FILE] [--build-only]
+    an initramfs with Python and OpenSSL; runs their self-tests in the Guest
+";
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::of_this_process();
+    let done = match arguments.next().as_deref() {
+        Some("bench") => bench::run(arguments),
+        Some("boots") => boots::run(arguments),
+        Some("initramfs-extras") => extras::run(arguments),
+        Some("help" | "--help" | "-h") | None => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some(other) => Err(Errand::Argument(other.to_owned())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
