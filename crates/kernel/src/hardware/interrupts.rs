@@ -101,8 +101,9 @@ fn has_error_code(vector: u64) -> bool {
 
 extern "C" fn exception(stack: *const u64) -> ! {
     let word = |index: usize| {
+        let at = stack.wrapping_add(index);
         // SAFETY: the stub pushed the vector on top of the processor's frame of at least five words.
-        unsafe { stack.add(index).read() }
+        unsafe { at.read() }
     };
     let vector = word(0);
     let (error, rip) = if has_error_code(vector) { (word(1), word(2)) } else { (0, word(1)) };

@@ -58,10 +58,11 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     for index in 0..count {
+        let (left, right) = (left.wrapping_add(index), right.wrapping_add(index));
+        // SAFETY: the caller's promise. Volatile, or the compiler would make this loop a call to itself.
+        let a = unsafe { left.read_volatile() };
         // SAFETY: the caller's promise.
-        let a = unsafe { left.add(index).read_volatile() };
-        // SAFETY: the caller's promise.
-        let b = unsafe { right.add(index).read_volatile() };
+        let b = unsafe { right.read_volatile() };
         if a != b {
             return i32::from(a) - i32::from(b);
         }
