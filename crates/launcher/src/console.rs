@@ -49,6 +49,8 @@ struct State {
     ready: bool,
     ended: bool,
     status: Option<u8>,
+    /// The last byte shown was not the end of a line.
+    line_open: bool,
 }
 
 /// What both ports and the input share.
@@ -86,6 +88,11 @@ impl Console {
         while !state.ready {
             state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// True when the cursor of a terminal does not stand at the start of a line.
+    pub fn line_is_open(&self) -> bool {
+        self.lock().line_open
     }
 
     /// Waits until the session's output came to its end.
@@ -171,6 +178,7 @@ impl<W: Write> Screen<W> {
             self.closed = true;
             self.button.output_is_closed();
         }
+        self.console.lock().line_open = bytes.last() != Some(&b'\n');
     }
 }
 
@@ -285,6 +293,16 @@ mod tests {
         assert_eq!(console.status(), None);
         console.reports().write_all(b"status 3\nstatus 4\n").unwrap();
         assert_eq!(console.status(), Some(3));
+    }
+
+    #[test]
+    fn a_prompt_leaves_its_line_open() {
+        let console = Console::new(false);
+        let mut screen = console.screen(Stream::Whole, Vec::new(), Supervisor::new().button());
+        screen.write_all(b"hello\n").unwrap();
+        assert!(!console.line_is_open());
+        screen.write_all(b"# ").unwrap();
+        assert!(console.line_is_open());
     }
 
     #[test]

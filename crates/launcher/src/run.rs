@@ -85,10 +85,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (GuestChoice::Unsaid, None) => return Err(no_guest()),
     };
     // Only now, so that it stands right above what the Guest prints.
-    terminal::say(&format!("engine {} ({})", engine.engine, engine.reason));
+    let attached = terminal::is_attached();
+    let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
+    terminal::say(&format!("engine {} ({}){hint}", engine.engine, engine.reason));
 
     let ours = initramfs::is_ours(&initrd);
-    let attached = terminal::is_attached();
     let word = MarkWord::draw();
     let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
     check_room(initrd.len() as u64, kernel.vmlinux.len() as u64, memory)?;
@@ -259,6 +260,10 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
     let outcome = machine.run();
+    if raw.is_some() && console.line_is_open() {
+        // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
+        let _ = io::stderr().write_all(b"\r\n");
+    }
     drop(raw);
     Ok(conclude(outcome, &reason, &console))
 }

@@ -127,7 +127,7 @@ fn input_waits_for_the_guest_and_fails_when_the_machine_is_gone() {
         }
     }
     assert_eq!(sender.join().unwrap(), Ok(()));
-    let sender = std::thread::spawn(move || input.send(&[b'z'; 40]));
+    let sender = std::thread::spawn(move || input.send(&[b'z'; 3 * AHEAD]));
     std::thread::sleep(Duration::from_millis(10));
     lock(&port).close();
     assert_eq!(sender.join().unwrap(), Err(MachineGone));

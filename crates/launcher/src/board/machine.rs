@@ -72,7 +72,7 @@ pub enum BoardError {
 pub enum Outcome {
     /// The Guest turned its machine off.
     PowerOff,
-    /// The Guest asked for a reset, or its processor shut down.
+    /// The Guest asked for a reset.
     Reset,
     /// [`Stopper::stop`] was called.
     Stopped,
@@ -251,7 +251,7 @@ impl Machine {
                 }
                 Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
                 Exit::Hypercall { .. } => self.vcpu.reply(NO_SUCH_HYPERCALL),
-                Exit::Shutdown => return Outcome::Reset,
+                Exit::Shutdown => return Outcome::Dead(triple_fault(self.vcpu.rip())),
                 Exit::Dead(reason) => return Outcome::Dead(reason),
                 Exit::Stopped => return Outcome::Stopped,
             }
@@ -260,6 +260,11 @@ impl Machine {
             }
         }
     }
+}
+
+/// What became of a processor that could not even tell its kernel of a fault.
+fn triple_fault(rip: u64) -> String {
+    format!("its processor shut down after a triple fault at {rip:#x}: no handler could take the exception")
 }
 
 impl Drop for Machine {
