@@ -57,14 +57,8 @@ fn memory(report: &mut String) {
 fn kvm(report: &mut String) {
     let (opens, state) = engine::kvm_state();
     line(report, "kvm", &state);
-    if opens {
-        line(report, "", "this version does not use it yet; a later one will, and run at hardware speed");
-    } else {
-        line(
-            report,
-            "",
-            "access to a working /dev/kvm would help a later version, which will have a KVM engine",
-        );
+    if !opens {
+        line(report, "", "access to a working /dev/kvm would make Guests run at hardware speed");
     }
 }
 

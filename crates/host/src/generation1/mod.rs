@@ -16,6 +16,7 @@ mod buffers;
 use std::sync::{Arc, Mutex};
 
 use lguest_abi::data::Data64;
+use lguest_abi::descriptor::{Descriptor, MAX_DEVICES};
 use lguest_abi::dma::{KEY_ALIGNMENT, MAX_BINDINGS, Sections};
 use lguest_abi::hypercall::{CRASH_TEXT, Hypercall, POWER_DOWN, unpack_bind};
 use lguest_abi::meeting::Irq;
@@ -26,7 +27,7 @@ use crate::dma::{Area, Bindings};
 use crate::interrupts::Interrupts;
 use crate::irq::lock;
 use crate::link::Link;
-use crate::memory::{GuestAddress, Place};
+use crate::memory::{GuestAddress, Memory, MemoryError, Place};
 use notify::Notifies;
 
 pub use buffers::{Bound, GetDmaError};
@@ -255,6 +256,19 @@ impl Generation1 {
             None => Ok(()),
         }
     }
+}
+
+/// Writes the descriptor of device `index` into the page at the end of low RAM.
+///
+/// # Errors
+/// [`MemoryError`] when this memory was made without that page, or the page has no such place.
+pub fn describe(memory: &Memory, index: usize, descriptor: &Descriptor) -> Result<(), MemoryError> {
+    let length = size_of::<Descriptor>() as u64;
+    let address = GuestAddress(memory.low_end().0 + index as u64 * length);
+    if index >= MAX_DEVICES {
+        return Err(MemoryError::OutOfRange { address, length });
+    }
+    memory.write(address, descriptor.as_bytes())
 }
 
 fn seconds_since_1970() -> u64 {

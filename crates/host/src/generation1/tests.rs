@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::dma::Form;
-use crate::memory::Memory;
 
 const RAM: u64 = 0x10000;
 const LIMIT: u64 = RAM + 0x2000;
