@@ -152,9 +152,7 @@ impl KvmVcpu {
                 Ok(VcpuExit::FailEntry(reason, _)) => {
                     dead(format!("the processor refuses the Guest's state (reason {reason:#x})"))
                 }
-                Ok(VcpuExit::InternalError) => {
-                    dead("KVM met an instruction or a state that it does not run".to_owned())
-                }
+                Ok(VcpuExit::InternalError) => Back::Internal,
                 Ok(other) => dead(format!("KVM came back for what lguest does not know: {other:?}")),
                 Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => return None,
                 Err(error) => dead(format!("KVM cannot run the Guest: {error}")),
@@ -164,6 +162,7 @@ impl KvmVcpu {
             None => Some(Exit::Stopped),
             Some(None) => None,
             Some(Some(Back::Port)) => Some(self.port()),
+            Some(Some(Back::Internal)) => Some(Exit::Dead(self.internal_error())),
             Some(Some(Back::Exit(exit))) => {
                 if matches!(exit, Exit::MmioRead { .. }) {
                     self.asked = Some(Asked::Mmio);
@@ -172,6 +171,31 @@ impl KvmVcpu {
                 Some(exit)
             }
         }
+    }
+
+    /// What KVM says about an instruction that it does not run (Documentation/virt/kvm/api.rst, KVM_EXIT_INTERNAL_ERROR).
+    fn internal_error(&mut self) -> String {
+        let rip = self.rip();
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the exit reason was "internal error", so this is the member that KVM filled.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        // Flags, then a length byte and fifteen bytes of code.
+        let bytes: Vec<String> = internal.data[1..3]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .skip(1)
+            .take((internal.data[1] & 0xff).min(15) as usize)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let which = if internal.ndata >= 3 && !bytes.is_empty() {
+            format!("the instruction {} ", bytes.join(" "))
+        } else {
+            String::new()
+        };
+        format!(
+            "this host's KVM does not run {which}at {rip:#x} (internal error {}); --engine translator may",
+            internal.suberror
+        )
     }
 
     /// A port exit, which a string instruction makes for many accesses at once.
@@ -224,6 +248,7 @@ impl KvmVcpu {
 
 enum Back {
     Port,
+    Internal,
     Exit(Exit),
 }
 
