@@ -43,7 +43,8 @@ fn build(out: &Path) {
         "--cfg=lguest_guest",
         "-Cpanic=abort",
         "-Crelocation-model=static",
-        "-Ctarget-feature=+crt-static",
+        // Without SSE a Guest also runs on a KVM that interprets, which knows no xorps; and nothing here counts in floats.
+        "-Ctarget-feature=+crt-static,-sse,-sse2",
         // The processor pushes an interrupt's frame on the interrupt's own stack, but nothing is lost by being careful.
         "-Cno-redzone=yes",
         "-Clink-arg=-nostartfiles",
