@@ -13,6 +13,8 @@ pub mod generation1;
 pub mod engine;
 pub mod translator_engine;
 pub mod kvm;
+pub mod platform;
+pub mod control;
 
 pub use engine::{Exit, ExitCounts, Vcpu};
 pub use memory::{GuestAddress, Memory, MemoryError};

@@ -14,7 +14,7 @@ pub fn examine() -> (String, bool) {
     kvm(&mut report);
     debian(&mut report);
     let verdict = match engine::choose("auto") {
-        Ok(choice) => format!("{} ({})", choice.engine, choice.reason),
+        Ok(choice) => format!("{} ({})", engine::name(choice.engine), choice.reason),
         Err(mistake) => format!("none ({mistake})"),
     };
     line(&mut report, "engine", &verdict);

@@ -1,31 +1,21 @@
 //! Which engine executes the Guest's instructions, and why.
 
-use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
 use lguest_host::kvm::{Calibrated, calibrate};
+pub use lguest_host::platform::Engine;
 
 use crate::request::Mistake;
 
 /// Where the Host offers KVM.
 const KVM: &str = "/dev/kvm";
 
-/// What executes a Guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    /// x86-64 rewritten to x86-64 in this process.
-    Translator,
-    /// The host's kernel and its processor's virtual machine.
-    Kvm,
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Engine::Translator => "translator",
-            Engine::Kvm => "kvm",
-        })
+/// The name that `--engine` takes.
+pub fn name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Translator => "translator",
+        Engine::Kvm => "kvm",
     }
 }
 

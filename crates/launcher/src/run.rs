@@ -94,7 +94,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // Only now, so that it stands right above what the Guest prints.
     let attached = terminal::is_attached();
     let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
-    terminal::say(&format!("engine {} ({}){hint}", engine.engine, engine.reason));
+    terminal::say(&format!("engine {} ({}){hint}", engine::name(engine.engine), engine.reason));
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();

@@ -115,6 +115,11 @@ impl Controllers {
         self.seats.iter().for_each(Seat::stop);
     }
 
+    /// Takes a stop back.
+    pub fn resume(&self) {
+        self.seats.iter().for_each(Seat::resume);
+    }
+
     /// What the vCPU does next; arms the alarm when it goes into the Guest.
     pub fn enter(&self, vcpu: u32, interruptible: bool) -> Entry {
         let entry = self.seat(vcpu).enter(interruptible);

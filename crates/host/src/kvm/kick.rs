@@ -62,6 +62,11 @@ impl Kicks {
         self.stopped.load(Ordering::SeqCst)
     }
 
+    /// Takes a stop back.
+    pub(crate) fn resume(&self) {
+        self.stopped.store(false, Ordering::SeqCst);
+    }
+
     /// Ends the run of all vCPUs and waits until they are outside.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);

@@ -115,6 +115,11 @@ impl KvmMachine {
         self.kicks.stop();
     }
 
+    /// Takes a stop back.
+    pub fn resume(&self) {
+        self.kicks.resume();
+    }
+
     /// From now on, `eventfd` raises `irq` of the bus without the Launcher: the kernel hears it itself.
     ///
     /// # Errors

@@ -22,10 +22,10 @@ use lguest_host::dma::{Area, Form};
 use lguest_host::generation1::{Bound, Called, Generation1, describe};
 use lguest_host::link::{Joining, Link, LinkError};
 use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
+use lguest_host::platform::Platform;
 
 use super::console::{MachineGone, OutputPump};
 use super::layout;
-use super::platform::Platform;
 use crate::attachments::Attachment;
 
 /// Input that a Guest has no free list for is offered again after this long. Nothing tells the Host of a refill.

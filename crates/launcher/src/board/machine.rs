@@ -14,8 +14,8 @@ use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
 use lguest_host::engine::{Exit, ExitCounts, NO_SUCH_HYPERCALL, Vcpu};
-use lguest_host::kvm::KvmError;
 use lguest_host::memory::{Memory, MemoryError};
+use lguest_host::platform::{Platform, PlatformError};
 
 use super::acpi;
 use super::boot::{Boot, BootError};
@@ -23,7 +23,7 @@ use super::console::{self, ConsolePort, OutputPump};
 use super::elf::{self, ElfError};
 use super::layout;
 use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace, Next};
-use super::platform::{BoardLine, Platform};
+use super::platform::BoardLine;
 use crate::attachments::Attachment;
 use crate::engine::Engine;
 use crate::kernel_image::KernelImage;
@@ -74,12 +74,9 @@ pub enum BoardError {
     /// The command line, the initrd, the setup header.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The processor.
-    #[error("the translator cannot start: {0}")]
-    Engine(#[from] lguest_translator::SetupError),
-    /// The other engine.
-    #[error("--engine kvm: {0}; --engine translator needs no KVM")]
-    Kvm(#[from] KvmError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] PlatformError),
     /// The lguest bus.
     #[error(transparent)]
     LguestBus(#[from] LguestBusError),
@@ -361,7 +358,7 @@ fn attach_serial(
     number: usize,
     outputs: &[OutputPump; 2],
 ) -> Result<Arc<Mutex<ConsolePort<BoardLine>>>, BusError> {
-    let line = platform.line(layout::SERIAL_GSI[number]);
+    let line = BoardLine::new(platform, layout::SERIAL_GSI[number]);
     let port = Arc::new(Mutex::new(ConsolePort::new(line, outputs[number].clone())));
     let first = layout::SERIAL[number];
     ports.attach(first..first + serial::REGISTERS, port.clone() as Arc<Mutex<dyn Device>>)?;
@@ -370,7 +367,7 @@ fn attach_serial(
 
 /// The small parts that every PC has: clock, power management, reset lines, the PCI root.
 fn attach_chipset(ports: &mut Bus, platform: &Platform, power: &Power) -> Result<(), BusError> {
-    let sci = platform.line(layout::SCI_GSI);
+    let sci = BoardLine::new(platform, layout::SCI_GSI);
     let management = Pm::new(sci, HostClock::new(), power.clone());
     ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
     ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;
