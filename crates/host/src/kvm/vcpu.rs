@@ -229,7 +229,9 @@ impl KvmVcpu {
             return Some(Exit::PortIn { port, size: size as u8 });
         }
         let mut value = [0; 4];
-        self.shared(offset, size).map(|bytes| value[..size].copy_from_slice(bytes));
+        if let Some(bytes) = self.shared(offset, size) {
+            value[..size].copy_from_slice(bytes);
+        }
         Some(Exit::PortOut { port, size: size as u8, value: u32::from_le_bytes(value) })
     }
 
