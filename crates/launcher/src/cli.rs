@@ -75,6 +75,18 @@ pub struct RunArguments {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
 
+    /// A disk: PATH[,readonly][,format=raw]. May be repeated
+    #[arg(long, value_name = "PATH")]
+    pub disk: Vec<String>,
+
+    /// A network: link=NAME for machines of yours on this host, or none. May be repeated
+    #[arg(long, value_name = "NET")]
+    pub net: Vec<String>,
+
+    /// How the Guest finds its devices: pci, or lguest-dma for the default Guest
+    #[arg(long, value_name = "BUS")]
+    pub bus: Option<String>,
+
     /// Stop the machine after so many seconds, with exit status 124
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,
@@ -139,8 +151,8 @@ mod tests {
 
     #[test]
     fn a_mistake_of_the_command_line_is_one_line() {
-        let error = Cli::try_parse_from(["lguest", "run", "--disk", "x"]).unwrap_err();
+        let error = Cli::try_parse_from(["lguest", "run", "--disc", "x"]).unwrap_err();
         let sentence = one_sentence(&error);
-        assert!(!sentence.contains('\n') && sentence.contains("--disk"), "{sentence}");
+        assert!(!sentence.contains('\n') && sentence.contains("--disc"), "{sentence}");
     }
 }
