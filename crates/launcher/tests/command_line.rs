@@ -146,7 +146,9 @@ fn doctor_and_devices_report() {
     let doctor = String::from_utf8(lguest(folder.path(), &["doctor"]).stdout).unwrap();
     assert!(doctor.contains("missing; give a kernel with --kernel"), "{doctor}");
     let devices = String::from_utf8(lguest(folder.path(), &["devices"]).stdout).unwrap();
-    assert!(devices.contains("ttyS0"), "{devices}");
+    for word in ["ttyS0", "--disk PATH", "--net link=NAME", "--bus lguest-dma"] {
+        assert!(devices.contains(word), "{devices}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod guest;
 mod ending;
+mod system_files;
 mod disks;
 mod links;
 mod crowd;
