@@ -223,7 +223,8 @@ fn a_users_port_access_is_refused() {
 
 #[test]
 fn a_register_the_machine_does_not_know_is_a_protection_fault() {
-    let mut machine = machine(&assembled!("mov ecx, 0x4b564d00", "rdmsr", "mov ecx, 0x12345", "wrmsr", "hlt"));
+    let mut machine =
+        machine(&assembled!("mov ecx, 0x4b564d00", "rdmsr", "mov ecx, 0x12345", "wrmsr", "hlt"));
     assert_eq!(machine.run(), Stop::Exit(Exit::ReadMsr { index: 0x4b56_4d00 }));
     machine.vcpu.reply(0x1_0000_0002);
     assert_eq!(machine.run(), Stop::Exit(Exit::WriteMsr { index: 0x12345, value: 0x1_0000_0002 }));

@@ -153,7 +153,8 @@ fn interrupts_on(machine: &mut Machine) {
 
 #[test]
 fn a_window_opens_as_soon_as_interrupts_are_let_in() {
-    let mut machine = Machine::with(&assembled!("2: mov eax, 1", "sti", "mov eax, 2", "mov eax, 3", "cli", "jmp 2b"));
+    let mut machine =
+        Machine::with(&assembled!("2: mov eax, 1", "sti", "mov eax, 2", "mov eax, 3", "cli", "jmp 2b"));
     machine.vcpu.request_interrupt_window(true);
     for _ in 0..100 {
         assert_eq!(machine.run(), Stop::Exit(Exit::InterruptWindow));
@@ -167,13 +168,7 @@ fn a_window_opens_as_soon_as_interrupts_are_let_in() {
 
 #[test]
 fn a_window_opens_after_popf_and_iret_without_grace() {
-    let mut machine = Machine::with(&assembled!(
-        "push 0x202",
-        "popfq",
-        "mov eax, 2",
-        "cli",
-        "hlt"
-    ));
+    let mut machine = Machine::with(&assembled!("push 0x202", "popfq", "mov eax, 2", "cli", "hlt"));
     machine.vcpu.request_interrupt_window(true);
     assert_eq!(machine.run(), Stop::Exit(Exit::InterruptWindow));
     assert_eq!(machine.vcpu.gpr(reg::RAX) & 0xff, 0x40, "still the prologue's");

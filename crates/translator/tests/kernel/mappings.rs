@@ -219,14 +219,8 @@ fn invpcid_ends_one_address_of_another_context() {
 
 #[test]
 fn a_write_through_one_mapping_is_read_through_another() {
-    let code = assembled!(
-        "mov ecx, 1000",
-        "xor eax, eax",
-        "2: mov [rbx], rcx",
-        "add rax, [rdx]",
-        "loop 2b",
-        "hlt"
-    );
+    let code =
+        assembled!("mov ecx, 1000", "xor eax, eax", "2: mov [rbx], rcx", "add rax, [rdx]", "loop 2b", "hlt");
     let mut machine = machine(&code, [&[0; 8], &[0; 8]], P | W);
     machine.vcpu.set_gpr(reg::RDX, FIRST);
     machine.run_to_halt();

@@ -41,7 +41,11 @@ impl Use {
 /// Runs one access; the error code of its page fault, `None` when it came through to the `int3`.
 fn error_code(machine: &mut Machine, user: bool, access: Use, at: u64) -> Option<u64> {
     let place = machine.load_anew(if user { USER_CODE } else { CODE }, &access.code());
-    if user { machine.start_user(place) } else { machine.start(place) }
+    if user {
+        machine.start_user(place)
+    } else {
+        machine.start(place)
+    }
     machine.vcpu.set_gpr(reg::RBX, at);
     let trapped = machine.run_to_trap();
     if trapped.vector == 3 {

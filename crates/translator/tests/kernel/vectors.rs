@@ -169,7 +169,14 @@ fn with_ts_set_vector_instructions_fault_and_others_do_not() {
     for code in [
         assembled!("mov rax, cr0", "or rax, 8", "mov cr0, rax", "mov eax, 1", "movaps xmm0, xmm1", "hlt"),
         assembled!("mov rax, cr0", "or rax, 8", "mov cr0, rax", "mov eax, 1", "fld1", "hlt"),
-        assembled!("mov rax, cr0", "or rax, 8", "mov cr0, rax", "mov eax, 1", "vaddps ymm0, ymm0, ymm0", "hlt"),
+        assembled!(
+            "mov rax, cr0",
+            "or rax, 8",
+            "mov cr0, rax",
+            "mov eax, 1",
+            "vaddps ymm0, ymm0, ymm0",
+            "hlt"
+        ),
     ] {
         let mut machine = Machine::with(&code);
         let trapped = machine.run_to_trap();
