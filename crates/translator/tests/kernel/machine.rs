@@ -239,6 +239,11 @@ impl Machine {
         self.put(self.vcpu.gpr(reg::RSP) + 16, rip);
     }
 
+    /// Makes the handler that is running return with these flags.
+    pub fn return_with_flags(&mut self, rflags: u64) {
+        self.put(self.vcpu.gpr(reg::RSP) + 32, rflags);
+    }
+
     /// Writes a word that no code was made from.
     pub fn put(&self, address: u64, value: u64) {
         self.load(address, &value.to_le_bytes());
