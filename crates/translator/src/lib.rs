@@ -47,5 +47,6 @@ mod workbench;
 pub use exit::{Death, Exit};
 pub use memory::ram::{Ram, RamError, RamRegion};
 pub use requirements::{Requirement, requirements};
+pub use system::registers::host_tsc;
 pub use trap::Kicker;
 pub use vcpu::{CpuidLeaf, LongModeEntry, Options, SetupError, Statistics, Vcpu};

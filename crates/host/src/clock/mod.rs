@@ -13,12 +13,8 @@ const CALIBRATION: Duration = Duration::from_millis(10);
 /// Readings at each end of a calibration; the narrowest counts.
 const READINGS: u32 = 5;
 
-/// The host's time stamp counter.
-#[allow(unsafe_code)]
-pub fn host_tsc() -> u64 {
-    // SAFETY: `rdtsc` reads a counter and nothing else; a process that may not use it cannot run the engine either.
-    unsafe { std::arch::x86_64::_rdtsc() }
-}
+/// The host's time-stamp counter, which the Guest's is made from.
+pub use lguest_translator::host_tsc;
 
 /// How fast the counter runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@
 //! instruction again, or plays it by hand and goes on behind it. That works because Guest registers change only
 //! after an instruction's last access.
 
+mod cold;
 mod operands;
 mod memory;
 mod stack;
@@ -24,7 +25,8 @@ use crate::cache::thunks::Thunks;
 use crate::classify::{Class, uses_vector_state};
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
-use crate::unit::{Exit, Key, Lent, Mark, Part, Site, UnitIndex};
+use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
+use cold::{Ask, Cold, Restore};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_is_wide, operand_size};
 use std::mem::offset_of;
@@ -77,46 +79,6 @@ pub struct Place {
     pub unit: UnitIndex,
     /// Number its first site will get.
     pub first_site: u32,
-}
-
-/// A stub to be written behind the hot path.
-struct Cold {
-    jumps: Vec<Patch>,
-    restore: Restore,
-    ask: Ask,
-}
-
-/// What a stub puts right before it calls out.
-enum Restore {
-    Nothing,
-    /// rcx was kept in the first scratch register; the address is computed anew.
-    CounterAndAddress(Mem),
-    /// rcx was kept in the second scratch register.
-    Counter,
-    /// The address is computed anew.
-    Address(Mem),
-    /// The flags are brought back.
-    Flags,
-}
-
-/// Whom a stub calls.
-enum Ask {
-    Site {
-        thunk: u64,
-        site: Site,
-    },
-    /// As `Site`, and goes on at an offset of the hot path.
-    SiteAndBack {
-        thunk: u64,
-        site: Site,
-        back: usize,
-    },
-    /// Goes to the Guest address that follows a checked instruction.
-    Resync(u64),
-    /// An exit to the side whose target must go through the jump table.
-    Leave(u64),
-    /// A direct exit's request for its target.
-    Link(usize),
 }
 
 /// One unit in the making.
@@ -306,14 +268,6 @@ impl Rewriter<'_> {
         self.call_site(self.thunks.system, site);
     }
 
-    /// Calls a thunk; the site's number follows the call.
-    fn call_site(&mut self, thunk: u64, site: Site) {
-        let number = self.place.first_site + self.sites.len() as u32;
-        self.sites.push(site);
-        self.call(thunk);
-        self.code.dword(number);
-    }
-
     fn call(&mut self, to: u64) {
         let patch = self.code.call();
         self.far(patch, to);
@@ -361,57 +315,6 @@ impl Rewriter<'_> {
         if let Some(mark) = self.marks.last_mut() {
             mark.flags_aside = self.aside;
         }
-    }
-
-    fn memory_site(&self, part: Part) -> Ask {
-        let mark = self.marks.len() as u32 - 1;
-        let site = Site::Memory { unit: self.place.unit, mark, flags_aside: self.aside, part };
-        Ask::Site { thunk: self.thunks.slow, site }
-    }
-
-    fn write_colds(&mut self) {
-        for cold in std::mem::take(&mut self.colds) {
-            let here = self.code.here();
-            for jump in cold.jumps {
-                self.code.bind(jump, here);
-            }
-            match cold.restore {
-                Restore::Nothing => {}
-                Restore::Counter => self.code.mov(RCX, S1),
-                Restore::Flags => {
-                    self.aside = true;
-                    self.settle_flags();
-                }
-                Restore::Address(address) => self.code.lea(true, S0, address),
-                Restore::CounterAndAddress(address) => {
-                    self.code.mov(RCX, S0);
-                    self.code.lea(true, S0, address);
-                }
-            }
-            match cold.ask {
-                Ask::Site { thunk, site } => self.call_site(thunk, site),
-                Ask::SiteAndBack { thunk, site, back } => {
-                    self.call_site(thunk, site);
-                    let jump = self.code.jump();
-                    self.code.bind(jump, back);
-                }
-                Ask::Resync(next) => self.resync(next),
-                Ask::Leave(target) => self.leave_by_table(target),
-                Ask::Link(number) => {
-                    if let Exit::Direct { stub, .. } = &mut self.exits[number] {
-                        *stub = here as u32;
-                    }
-                    let site = Site::Link { unit: self.place.unit, exit: number as u32 };
-                    self.call_site(self.thunks.link, site);
-                }
-            }
-        }
-    }
-
-    /// Leaves generated code for a Guest address, so that Rust looks at the mode again.
-    fn resync(&mut self, next: u64) {
-        self.code.constant(S0, next);
-        self.jump_to(self.thunks.lookup);
     }
 
     /// After an instruction that may have moved the stack pointer off its alignment: stack accesses do not check

@@ -3,7 +3,7 @@
 //! The rooms in [`crate::cpu`] and [`crate::events`] know the rules; here each mnemonic finds its rule, and what the rule
 //! left to do (a flush, an exit, another privilege level) is done.
 
-mod registers;
+pub(crate) mod registers;
 mod control;
 pub(crate) mod segments;
 mod state;

@@ -17,7 +17,7 @@ use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 /// The host's time-stamp counter.
-pub(crate) fn host_tsc() -> u64 {
+pub fn host_tsc() -> u64 {
     #[allow(unsafe_code)]
     // SAFETY: every x86-64 processor has the instruction, and Linux lets programs use it.
     unsafe {

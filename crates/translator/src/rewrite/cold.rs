@@ -1,0 +1,110 @@
+//! Cold stubs: what stands behind a unit's hot path, and calls out to Rust.
+//!
+//! A stub puts back what the hot path moved, and calls a thunk with a site's number behind the call. Rust then either starts
+//! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
+
+use super::Rewriter;
+use crate::assemble::host::{RCX, S0, S1};
+use crate::assemble::{Mem, Patch};
+use crate::unit::{Exit, Part, Site};
+
+/// A stub to be written behind the hot path.
+pub(super) struct Cold {
+    pub(super) jumps: Vec<Patch>,
+    pub(super) restore: Restore,
+    pub(super) ask: Ask,
+}
+
+/// What a stub puts right before it calls out.
+pub(super) enum Restore {
+    Nothing,
+    /// rcx was kept in the first scratch register; the address is computed anew.
+    CounterAndAddress(Mem),
+    /// rcx was kept in the second scratch register.
+    Counter,
+    /// The address is computed anew.
+    Address(Mem),
+    /// The flags are brought back.
+    Flags,
+}
+
+/// Whom a stub calls.
+pub(super) enum Ask {
+    Site {
+        thunk: u64,
+        site: Site,
+    },
+    /// As `Site`, and goes on at an offset of the hot path.
+    SiteAndBack {
+        thunk: u64,
+        site: Site,
+        back: usize,
+    },
+    /// Goes to the Guest address that follows a checked instruction.
+    Resync(u64),
+    /// An exit to the side whose target must go through the jump table.
+    Leave(u64),
+    /// A direct exit's request for its target.
+    Link(usize),
+}
+
+impl Rewriter<'_> {
+    /// Calls a thunk; the site's number follows the call.
+    pub(super) fn call_site(&mut self, thunk: u64, site: Site) {
+        let number = self.place.first_site + self.sites.len() as u32;
+        self.sites.push(site);
+        self.call(thunk);
+        self.code.dword(number);
+    }
+
+    pub(super) fn memory_site(&self, part: Part) -> Ask {
+        let mark = self.marks.len() as u32 - 1;
+        let site = Site::Memory { unit: self.place.unit, mark, flags_aside: self.aside, part };
+        Ask::Site { thunk: self.thunks.slow, site }
+    }
+
+    pub(super) fn write_colds(&mut self) {
+        for cold in std::mem::take(&mut self.colds) {
+            let here = self.code.here();
+            for jump in cold.jumps {
+                self.code.bind(jump, here);
+            }
+            match cold.restore {
+                Restore::Nothing => {}
+                Restore::Counter => self.code.mov(RCX, S1),
+                Restore::Flags => {
+                    self.aside = true;
+                    self.settle_flags();
+                }
+                Restore::Address(address) => self.code.lea(true, S0, address),
+                Restore::CounterAndAddress(address) => {
+                    self.code.mov(RCX, S0);
+                    self.code.lea(true, S0, address);
+                }
+            }
+            match cold.ask {
+                Ask::Site { thunk, site } => self.call_site(thunk, site),
+                Ask::SiteAndBack { thunk, site, back } => {
+                    self.call_site(thunk, site);
+                    let jump = self.code.jump();
+                    self.code.bind(jump, back);
+                }
+                Ask::Resync(next) => self.resync(next),
+                Ask::Leave(target) => self.leave_by_table(target),
+                Ask::Link(number) => {
+                    if let Exit::Direct { stub, .. } = &mut self.exits[number] {
+                        *stub = here as u32;
+                    }
+                    let site = Site::Link { unit: self.place.unit, exit: number as u32 };
+                    self.call_site(self.thunks.link, site);
+                }
+            }
+        }
+    }
+
+    /// Leaves generated code for a Guest address, so that Rust looks at the mode again.
+    pub(super) fn resync(&mut self, next: u64) {
+        self.code.constant(S0, next);
+        self.jump_to(self.thunks.lookup);
+    }
+}
