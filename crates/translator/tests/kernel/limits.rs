@@ -9,7 +9,7 @@ use std::time::Duration;
 const MOST_BYTES: u64 = 256 << 20;
 
 /// A line of /proc/self/status in bytes: "VmPTE" is what the host's page tables take.
-fn process_memory(name: &str) -> u64 {
+pub fn process_memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
     let line = status.lines().find(|line| line.starts_with(name)).expect("it has that line");
     let number = line.split_whitespace().nth(1).expect("a number");
