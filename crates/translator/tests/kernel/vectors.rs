@@ -125,7 +125,7 @@ fn mxcsr_is_the_guests_while_it_runs_and_the_hosts_otherwise() {
     assert_eq!(*machine.vcpu.mxcsr(), 0x7f80);
     let (two, three) = std::hint::black_box((2.0f64, 3.0f64));
     assert_eq!((two / three).to_bits(), 0x3fe5_5555_5555_5555, "the host rounds to nearest");
-    assert_eq!((1.0 - two / three - 1.0 / three).abs() < 1e-15, true);
+    assert!((1.0 - two / three - 1.0 / three).abs() < 1e-15);
     machine.run_to_halt();
     assert_eq!(machine.vcpu.gpr(reg::RAX), 0x3fd5_5555_5555_5555);
     assert_eq!(machine.vcpu.gpr(reg::RCX), 0x7fa0, "rounding mode, and the precision exception noted");
