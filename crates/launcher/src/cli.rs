@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
+  lguest run                                     the default Guest: a small kernel with a shell; try help
+  echo 'net ping all' | lguest run --net link=x  its commands from a pipe; the end of input turns it off
   lguest run debian                              a shell on Debian's own kernel; the first time it is downloaded
   lguest run debian -- uname -a                  one command; its exit status is lguest's
   echo 'echo $((6*7))' | lguest run debian       a script from a pipe
@@ -48,7 +50,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// What to run: `debian`, `debian:PACKAGE` for one of Debian's kernel packages, or the path of a kernel
-    /// (bzImage or 64-bit ELF)
+    /// (bzImage or 64-bit ELF). Without it, the default Guest, which comes with lguest
     pub guest: Option<String>,
 
     /// The kernel: a bzImage or a 64-bit ELF file. With the Guest `debian` it takes the place of Debian's

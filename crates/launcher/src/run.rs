@@ -52,6 +52,8 @@ struct Plan {
     stream: Stream,
     /// The initrd is ours, so the session reports on the control channel.
     ours: bool,
+    /// The Guest is the one that comes with lguest, whose shell knows `poweroff`.
+    own: bool,
     /// A person sits at both ends.
     attached: bool,
     limit: Option<Duration>,
@@ -116,7 +118,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, attached, limit })
+    Ok(Plan { spec, stream, ours, own, attached, limit })
 }
 
 /// The Guest that comes with lguest.
@@ -286,10 +288,11 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     let machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
     let stopper = machine.stopper();
     let reason = supervisor.watch(stopper, plan.limit)?;
-    let (source, raw) = match (plan.attached, plan.ours) {
-        (true, _) => (Source::Keyboard, Some(RawTerminal::enter()?)),
-        (false, true) => (Source::Pipe, None),
-        (false, false) => (Source::Plain, None),
+    let (source, raw) = match (plan.attached, plan.ours, plan.own) {
+        (true, ..) => (Source::Keyboard, Some(RawTerminal::enter()?)),
+        (false, true, _) => (Source::Pipe, None),
+        (false, false, true) => (Source::Commands, None),
+        (false, false, false) => (Source::Plain, None),
     };
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());

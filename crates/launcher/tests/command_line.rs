@@ -58,37 +58,6 @@ fn every_value_that_cannot_work_is_named_with_its_option() {
     }
 }
 
-/// Runs the default Guest with these lines typed.
-fn default_guest(engine: &str, lines: &str) -> (Option<i32>, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lguest"))
-        .args(["run", "--engine", engine, "--timeout", "60"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-#[test]
-fn no_guest_is_the_default_guest_on_the_translator() {
-    let (status, text) = default_guest("translator", "pipe\npoweroff\n");
-    assert!(text.contains("The driver need not know the bus."), "{text}");
-    assert_eq!(status, Some(0));
-}
-
-#[test]
-fn the_default_guest_runs_on_kvm_too_even_on_one_that_interprets() {
-    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
-        return eprintln!("SKIPPED the_default_guest_runs_on_kvm_too: /dev/kvm does not open here");
-    }
-    let (status, text) = default_guest("kvm", "pipe\npoweroff\n");
-    assert!(text.contains("The driver need not know the bus."), "{text}");
-    assert_eq!(status, Some(0));
-}
-
 #[test]
 fn a_guest_that_is_neither_debian_nor_a_file_is_named() {
     assert!(mistake(&["run", "windows"]).starts_with("GUEST windows: "));
@@ -177,7 +146,9 @@ fn doctor_and_devices_report() {
     let doctor = String::from_utf8(lguest(folder.path(), &["doctor"]).stdout).unwrap();
     assert!(doctor.contains("missing; give a kernel with --kernel"), "{doctor}");
     let devices = String::from_utf8(lguest(folder.path(), &["devices"]).stdout).unwrap();
-    assert!(devices.contains("ttyS0"), "{devices}");
+    for word in ["ttyS0", "--disk PATH", "--net link=NAME", "--bus lguest-dma"] {
+        assert!(devices.contains(word), "{devices}");
+    }
 }
 
 #[test]
