@@ -106,6 +106,11 @@ fn is_offered(feature: CpuidFeature) -> bool {
 
 /// Looks an instruction up. `iced` has already refused what no processor decodes.
 pub fn classify(instruction: &Instruction) -> Class {
+    // Shadow stacks are not offered, and without them reading their pointer does nothing: compilers rely on it (SDM
+    // vol. 2, RDSSPD/RDSSPQ).
+    if matches!(instruction.mnemonic(), M::Rdsspd | M::Rdsspq) {
+        return Class::Nothing;
+    }
     if instruction.is_invalid() || !instruction.cpuid_features().iter().all(|&f| is_offered(f)) {
         return Class::Undefined;
     }

@@ -93,8 +93,9 @@ impl Vcpu {
 
     /// Fills the table for an access, if an entry can serve it.
     fn mend(&mut self, address: u64, size: usize, write: bool) -> Result<Mended, Exception> {
-        if let Some(half) = self.spaces.looked_up(self.cpu(), address) {
-            self.spaces.tables.missed(half, address);
+        match self.spaces.looked_up(self.cpu(), address) {
+            Some(half) => self.spaces.tables.missed(half, address),
+            None => self.spaces.missed_nothing(address),
         }
         if address & 0xfff > 4096 - size as u64 || !canonical(address) {
             return Ok(Mended::ByHand);

@@ -341,13 +341,17 @@ impl Vcpu {
             Ok(found) => found,
             Err(exception) => return self.raise(exception),
         };
+        self.resume = Some(self.cache.entry(found));
+        if resets != self.cache.resets {
+            // The cache started over to make room; what asked for the link is gone.
+            return Ok(());
+        }
         let (from, to) = (self.cache.unit(unit).key.mode, self.cache.unit(found).key.mode);
         let crosses = self.cache.unit(found).second_page.is_some();
-        if resets == self.cache.resets && from == to && self.cache.unit(unit).alive && !(to.user && crosses) {
+        if from == to && self.cache.unit(unit).alive && !(to.user && crosses) {
             self.statistics.links += 1;
             self.cache.link(unit, exit, found);
         }
-        self.resume = Some(self.cache.entry(found));
         Ok(())
     }
 

@@ -118,6 +118,11 @@ impl Spaces {
         }
     }
 
+    /// A user looked at a high address.
+    pub fn missed_nothing(&mut self, address: u64) {
+        self.tables.missed_nothing(self.current, address);
+    }
+
     /// The half that may keep a translation: `None` for those that must be walked each time, because the table that
     /// would hold them is shared with code of less privilege.
     pub fn keeper(&self, cpu: &Cpu, address: u64, translation: &Translation) -> Option<Half> {

@@ -25,10 +25,17 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const ENTRIES: u64 = 1 << 35;
 /// Bytes of a half.
 const HALF: usize = 8 << 35;
-/// Pages of table a Guest may touch in one half before the half is emptied: 32 MiB, enough for 16 GiB of Guest-virtual
-/// space in use at once. Without a limit a Guest could make the Launcher grow by reading addresses all over.
+/// Pages of table a Guest may touch in all halves together before the fullest is emptied: 32 MiB, enough for 16 GiB of
+/// Guest-virtual space in use at once. Without a limit a Guest could make the Launcher grow by reading addresses all over.
+/// A page of table that has none beside it takes a page of the host's page tables too, in each view it is read through.
 const TOUCHED_LIMIT: usize = 8192;
-/// Writable entries remembered for one page of memory before stale ones are weeded out.
+/// Pages of the host's page tables that users' reads of high addresses may take in one view, where no entry ever is:
+/// 8 MiB.
+const VOID_LIMIT: usize = 2048;
+/// Entries remembered for the next flush of a half before those that are gone again are weeded out: 8 MiB. A Guest that
+/// fills and invalidates one page in turn adds one each time.
+const FILLED_LIMIT: usize = 1 << 20;
+/// Writable entries remembered for one page of memory before stale ones are weeded out, for the first time.
 const WRITERS_LIMIT: usize = 32;
 
 /// Which half.
@@ -98,12 +105,40 @@ pub struct Tables {
     books: Vec<Book>,
     views: Vec<*mut u8>,
     writers: FxHashMap<u32, Vec<(u8, u64)>>,
+    /// What users' reads of high addresses touched, a space each: numbers of pages of the host's page tables.
+    void: Vec<FxHashSet<u32>>,
     /// Entries filled since the start.
     pub fills: u64,
 }
 
 // SAFETY: the mappings are owned; they move between threads with their vCPU.
 unsafe impl Send for Tables {}
+
+/// All halves there are.
+const ALL_HALVES: [Half; 2 + SPACES] = {
+    let mut halves = [Half::High; 2 + SPACES];
+    halves[1] = Half::SupervisorLow;
+    let mut space = 0;
+    while space < SPACES {
+        halves[2 + space] = Half::User(space);
+        space += 1;
+    }
+    halves
+};
+
+/// Why a mapping that replaces the like of it is not refused.
+const SAME_AGAIN: &str = "a mapping in the place of the same mapping takes nothing more";
+
+/// Address space that reads as zeros, "no entry": `at` a place that is the tables' own (with MAP_FIXED), or anywhere.
+fn reserve(at: *mut libc::c_void, length: usize, fixed: i32) -> Result<*mut u8, SetupError> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
+    // SAFETY: a private mapping where the kernel likes, or in the place of such a one of the tables' own.
+    let start = unsafe { libc::mmap(at, length, libc::PROT_READ, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(SetupError::host("cannot reserve address space for tables"));
+    }
+    Ok(start.cast())
+}
 
 const fn page_number(address: u64) -> u64 {
     address >> 12 & (ENTRIES - 1)
@@ -130,6 +165,7 @@ impl Tables {
             books: (0..halves).map(|_| Book::default()).collect(),
             views: Vec::new(),
             writers: FxHashMap::default(),
+            void: (0..SPACES).map(|_| FxHashSet::default()).collect(),
             fills: 0,
         };
         tables.views.push(tables.map_view(Half::SupervisorLow, Some(Half::High))?);
@@ -147,17 +183,12 @@ impl Tables {
     }
 
     fn map_view(&self, low: Half, high: Option<Half>) -> Result<*mut u8, SetupError> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a fresh private mapping where the kernel likes; it reads as zeros, "no entry".
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), 2 * HALF, libc::PROT_READ, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(SetupError::host("cannot reserve address space for tables"));
-        }
-        self.place(start.cast(), low)?;
+        let start = reserve(std::ptr::null_mut(), 2 * HALF, 0)?;
+        self.place(start, low)?;
         if let Some(high) = high {
-            self.place(start.cast::<u8>().wrapping_add(HALF), high)?;
+            self.place(start.wrapping_add(HALF), high)?;
         }
-        Ok(start.cast())
+        Ok(start)
     }
 
     fn place(&self, at: *mut u8, half: Half) -> Result<(), SetupError> {
@@ -201,11 +232,11 @@ impl Tables {
     pub fn fill(&mut self, half: Half, fill: Fill) {
         let number = page_number(fill.address);
         let n = half.number();
-        if self.books[n].touched.len() >= TOUCHED_LIMIT {
-            self.discard(half);
+        self.touch(half, fill.address);
+        if self.books[n].filled.len() >= FILLED_LIMIT {
+            self.weed(half);
         }
         let book = &mut self.books[n];
-        book.touched.insert((number >> 9) as u32);
         book.filled.push(number);
         match fill.page_bits {
             12 => {}
@@ -224,11 +255,48 @@ impl Tables {
 
     /// Says that the Guest looked an address up in vain, so that looking cannot touch tables without bound.
     pub fn missed(&mut self, half: Half, address: u64) {
-        let book = &mut self.books[half.number()];
-        book.touched.insert((page_number(address) >> 9) as u32);
-        if book.touched.len() >= TOUCHED_LIMIT {
-            self.discard(half);
+        self.touch(half, address);
+    }
+
+    /// The same for a user's look at a high address, where its view shows nothing: even zeros that are only read take
+    /// pages of the host's page tables.
+    pub fn missed_nothing(&mut self, space: usize, address: u64) {
+        self.void[space].insert((page_number(address) >> 18) as u32);
+        if self.void[space].len() > VOID_LIMIT {
+            self.void[space].clear();
+            let nothing = self.views[1 + 2 * space].wrapping_add(HALF);
+            reserve(nothing.cast(), HALF, libc::MAP_FIXED).expect(SAME_AGAIN);
         }
+    }
+
+    /// Counts a page of table as touched, and empties the fullest half when there are too many.
+    fn touch(&mut self, half: Half, address: u64) {
+        self.books[half.number()].touched.insert((page_number(address) >> 9) as u32);
+        if self.books.iter().map(|b| b.touched.len()).sum::<usize>() > TOUCHED_LIMIT {
+            let fullest = ALL_HALVES.into_iter().max_by_key(|h| self.books[h.number()].touched.len());
+            self.discard(fullest.unwrap_or(half));
+            self.books[half.number()].touched.insert((page_number(address) >> 9) as u32);
+        }
+    }
+
+    /// Forgets entries that are gone; should most be there still, ends them all.
+    fn weed(&mut self, half: Half) {
+        let n = half.number();
+        let book = &mut self.books[n];
+        let (filled, passing) = (std::mem::take(&mut book.filled), std::mem::take(&mut book.passing));
+        let (filled, passing) = (self.still_there(n, filled), self.still_there(n, passing));
+        let full = filled.len() > FILLED_LIMIT / 2;
+        (self.books[n].filled, self.books[n].passing) = (filled, passing);
+        if full {
+            self.flush(half);
+        }
+    }
+
+    fn still_there(&self, half: usize, mut numbers: Vec<u64>) -> Vec<u64> {
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|&number| self.get(half, number) != 0);
+        numbers
     }
 
     fn note_writer(&mut self, page: u32, half: u8, number: u64) {
@@ -236,7 +304,8 @@ impl Tables {
         if list.last() != Some(&(half, number)) {
             list.push((half, number));
         }
-        if list.len() > WRITERS_LIMIT {
+        // Weeding when the list has doubled keeps its cost in proportion, however many are not stale.
+        if list.len() >= WRITERS_LIMIT && list.len().is_power_of_two() {
             let mut list = std::mem::take(list);
             list.sort_unstable();
             list.dedup();
@@ -307,6 +376,24 @@ impl Tables {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: a valid descriptor; the range is the half's own, and zeros mean "no entry".
         unsafe { libc::fallocate(self.file.as_raw_fd(), mode, (n * HALF) as i64, HALF as i64) };
+        // The host keeps its own page tables for as long as the mapping stands; so it is made anew.
+        for at in self.shown_at(half) {
+            self.place(at, half).expect(SAME_AGAIN);
+        }
+    }
+
+    /// Where views show a half.
+    fn shown_at(&self, half: Half) -> Vec<*mut u8> {
+        let kernel_and_user = (0..SPACES).map(|space| self.views[2 + 2 * space]);
+        match half {
+            Half::High => [self.views[0]]
+                .into_iter()
+                .chain(kernel_and_user)
+                .map(|view| view.wrapping_add(HALF))
+                .collect(),
+            Half::SupervisorLow => vec![self.views[0]],
+            Half::User(space) => vec![self.views[1 + 2 * space], self.views[2 + 2 * space]],
+        }
     }
 
     /// Memory that the tables of all halves take, in bytes.

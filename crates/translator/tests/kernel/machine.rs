@@ -41,6 +41,8 @@ const GATES: u64 = 0x5000;
 const COMMON: u64 = 0x7000;
 const PROLOGUE: u64 = 0x7800;
 const RETURN: u64 = 0x7f00;
+/// Where `syscall` goes: an exception of the supervisor's.
+pub const CALLED: u64 = 0x7f80;
 const INTERRUPT_STACK: u64 = 0x9000;
 const RSP0: u64 = 0xa000;
 const PAGE: u64 = 4096;
@@ -139,7 +141,12 @@ pub struct Machine {
 impl Machine {
     /// At CPL 0 with everything switched on: NX, WP, SMEP and SMAP, SSE and AVX, global pages.
     pub fn new() -> Machine {
-        let ram = Arc::new(ram(RAM_BYTES));
+        Machine::on(ram(RAM_BYTES))
+    }
+
+    /// The same on memory whose first [`RAM_BYTES`] are RAM from guest-physical 0.
+    pub fn on(ram: Ram) -> Machine {
+        let ram = Arc::new(ram);
         let options = Options { index: 0, count: 1, ..Options::default() };
         let vcpu = Vcpu::new(ram.clone(), options).expect("a vCPU can be made on this machine");
         let mut machine = Machine { ram, vcpu, next_table: ROOT + PAGE, next_place: 0 };
@@ -239,6 +246,11 @@ impl Machine {
         self.put(self.vcpu.gpr(reg::RSP) + 16, rip);
     }
 
+    /// Makes the handler that is running return with these flags.
+    pub fn return_with_flags(&mut self, rflags: u64) {
+        self.put(self.vcpu.gpr(reg::RSP) + 32, rflags);
+    }
+
     /// Writes a word that no code was made from.
     pub fn put(&self, address: u64, value: u64) {
         self.load(address, &value.to_le_bytes());
@@ -327,6 +339,7 @@ impl Machine {
         }
         self.load(COMMON, &assembled!("out {port}, al", "add rsp, 16", "iretq"; port = TRAP_PORT));
         self.load(RETURN, &assembled!("iretq"));
+        self.load(CALLED, &assembled!("ud2"));
         self.load(
             PROLOGUE,
             &assembled!(
@@ -341,6 +354,17 @@ impl Machine {
                 "rdmsr",
                 "or eax, 0x801", // NXE, SCE
                 "wrmsr",
+                "mov ecx, 0xc0000081", // STAR: supervisor from 0x10, user from 0x23
+                "xor eax, eax",
+                "mov edx, 0x230010",
+                "wrmsr",
+                "inc ecx", // LSTAR
+                "mov eax, {called}",
+                "xor edx, edx",
+                "wrmsr",
+                "mov ecx, 0xc0000084", // SFMASK: all that can be masked
+                "mov eax, 0x257fd5",
+                "wrmsr",
                 "xor ecx, ecx",
                 "mov eax, 7",
                 "xor edx, edx",
@@ -350,7 +374,7 @@ impl Machine {
                 "mov eax, 0x40",
                 "ltr ax",
                 "fninit",
-                "hlt"; idtr = IDTR
+                "hlt"; idtr = IDTR, called = CALLED
             ),
         );
     }
@@ -358,11 +382,17 @@ impl Machine {
 
 /// RAM of `length` bytes from guest-physical 0.
 pub fn ram(length: u64) -> Ram {
+    let regions = vec![RamRegion { start: 0, length, offset: 0 }];
+    Ram::new(&memory_file(length), length, regions).expect("memory can be mapped")
+}
+
+/// A file of `length` zeros in memory.
+pub fn memory_file(length: u64) -> std::fs::File {
     // SAFETY: the name is a constant C string.
     let descriptor = unsafe { libc::memfd_create(c"kernel-test".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(descriptor >= 0, "a memory file can be made");
     // SAFETY: the descriptor is fresh and belongs to nobody else.
     let file = unsafe { std::fs::File::from_raw_fd(descriptor) };
     file.set_len(length).expect("the memory file takes its length");
-    Ram::new(&file, length, vec![RamRegion { start: 0, length, offset: 0 }]).expect("memory can be mapped")
+    file
 }

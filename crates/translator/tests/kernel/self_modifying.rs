@@ -221,3 +221,30 @@ fn a_guest_that_fills_the_cache_makes_it_start_over_and_notices_nothing() {
     assert!(statistics.resets >= 2, "{statistics:?}");
     assert!(statistics.code_bytes <= 64 << 20, "{statistics:?}");
 }
+
+#[test]
+fn the_cache_may_be_full_when_a_direct_call_is_linked() {
+    // The function called directly is rewritten each round and nothing else is, so the arena fills up in that call.
+    const FUNCTION: u64 = CODE + 0x2000;
+    let mut machine = Machine::with(&assembled!(
+        "mov rbx, {function}",
+        "mov ecx, 15000",
+        "2: inc r8d",
+        "mov [rbx + 1], r8d",
+        "call 771b + 0x2000",
+        "add rax, rdx",
+        "loop 2b",
+        "hlt"; function = FUNCTION
+    ));
+    let mut function = assembled!("mov edx, 0");
+    for _ in 0..60 {
+        function.extend(assembled!("mov rsi, [rbx + 0x40]", "adc esi, esi"));
+    }
+    function.push(0xc3);
+    machine.load(FUNCTION, &function);
+    machine.vcpu.set_gpr(reg::R8, 0);
+    machine.vcpu.set_gpr(reg::RAX, 0);
+    machine.run_to_halt();
+    assert_eq!(machine.vcpu.gpr(reg::RAX), 15_000 * 15_001 / 2);
+    assert!(machine.vcpu.statistics().resets > 0, "{:?}", machine.vcpu.statistics());
+}
