@@ -25,6 +25,7 @@ use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
 use lguest_host::platform::Platform;
 
 use super::console::{MachineGone, OutputPump};
+use super::device_tree::TreePipe;
 use super::layout;
 use crate::attachments::Attachment;
 
@@ -122,6 +123,8 @@ pub struct LguestBus {
     host: Arc<Generation1>,
     devices: Vec<Attached>,
     pipes: Vec<(u64, LguestPipe)>,
+    /// The pipe of the device tree.
+    tree: TreePipe,
 }
 
 /// What a machine's loop does after a hypercall.
@@ -165,7 +168,7 @@ impl LguestBus {
         let area = Area::new(memory.clone(), page_limit(memory, &attachments), Form::Bits64);
         let host = Arc::new(Generation1::new(area, links, platform.interrupts(), rate));
         let _ = killed.set(Arc::downgrade(&host));
-        let mut bus = LguestBus { host, devices: Vec::new(), pipes: Vec::new() };
+        let mut bus = LguestBus { host, devices: Vec::new(), pipes: Vec::new(), tree: TreePipe::default() };
         let mut slots = slots.into_iter();
         let count = attachments.len();
         for (index, attachment) in attachments.into_iter().enumerate() {
@@ -217,8 +220,9 @@ impl LguestBus {
             }
             Called::Done | Called::Notify(_) => Next::Go(None),
             Called::Sent { key, list } => self.sent(key, list),
-            // There is no device tree on this board yet, so no handle is known: -ENODEV.
-            Called::Transfer { .. } => Next::Go(Some(-19i64 as u64)),
+            Called::Transfer { write, handle, buffer, length } => {
+                Next::Go(Some(self.tree.transfer(self.host.area(), write, handle, buffer, length)))
+            }
             Called::PowerOff => Next::Off,
             Called::Dead(reason) => Next::Dead(reason),
         }

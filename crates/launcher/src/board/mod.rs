@@ -8,6 +8,7 @@ mod boot;
 mod acpi;
 mod console;
 mod platform;
+mod device_tree;
 mod lguest_bus;
 mod machine;
 
