@@ -10,6 +10,7 @@ mod console;
 mod platform;
 mod device_tree;
 mod lguest_bus;
+pub mod tap;
 mod machine;
 
 pub use console::MachineGone;
