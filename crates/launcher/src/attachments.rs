@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use lguest_devices::lguest::block::{Disk, DiskError};
 use rustix::fs::FlockOperation;
 
+use crate::board::tap::{self, Tap};
 use crate::request::Mistake;
 
 /// Bytes of a sector, of which a disk has a whole number.
@@ -49,6 +50,8 @@ pub enum Attachment {
     Disk(FileDisk),
     /// A network of machines on this host, by name.
     Link(String),
+    /// A network interface of this host's.
+    Tap(Tap),
     /// The 2007 mail's example.
     Pipe,
 }
@@ -70,19 +73,41 @@ pub fn read(disks: &[String], nets: &[String]) -> Result<Vec<Attachment>, Mistak
 
 fn net(text: &str) -> Result<Option<Attachment>, Mistake> {
     let later = |what: &str| {
-        Err(Mistake(format!("--net {text}: {what} comes with a later version; give link=NAME or none")))
+        Err(Mistake(format!(
+            "--net {text}: {what} comes with a later version; give link=NAME, tap=NAME or none"
+        )))
     };
     match text.split_once('=') {
         None if text == "none" => Ok(None),
         None if text == "user" => later("the user-mode network"),
-        Some(("tap", _)) => later("a tap"),
+        Some(("tap", name)) if tap::is_name(name) => open_tap(text, name).map(Some),
+        Some(("tap", _)) => Err(Mistake(format!(
+            "--net {text}: a tap's name is 1 to 15 letters, digits, '-', '_' or '.', as in tap=tap0"
+        ))),
         Some(("link", name)) if link_name(name) => Ok(Some(Attachment::Link(name.to_owned()))),
         Some(("link", _)) => Err(Mistake(format!(
             "--net {text}: a link's name is 1 to 32 letters, digits, '-' or '_', as in link=office"
         ))),
         _ if text.starts_with("user,") => later("the user-mode network"),
-        _ => Err(Mistake(format!("--net {text}: is no network; give link=NAME or none"))),
+        _ => Err(Mistake(format!("--net {text}: is no network; give link=NAME, tap=NAME or none"))),
     }
+}
+
+/// Takes hold of a tap, or says in one sentence who may.
+fn open_tap(text: &str, name: &str) -> Result<Attachment, Mistake> {
+    Tap::open(name).map(Attachment::Tap).map_err(|cause| {
+        let hint = match cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
+                format!(
+                    "making one needs root: `ip tuntap add dev {name} mode tap user $USER` makes it yours for good"
+                )
+            }
+            Some(rustix::io::Errno::BUSY) => "another machine uses it".to_owned(),
+            Some(rustix::io::Errno::INVAL) => "an interface of that name is no tap; give another name".to_owned(),
+            _ => "taps need /dev/net/tun; link=NAME needs nothing".to_owned(),
+        };
+        Mistake(format!("--net {text}: cannot be opened ({cause}); {hint}"))
+    })
 }
 
 fn link_name(name: &str) -> bool {
@@ -310,12 +335,21 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_a_link_or_none() {
+    fn networks_are_a_link_a_tap_or_none() {
         assert!(matches!(net("none"), Ok(None)));
         assert!(matches!(net("link=office"), Ok(Some(Attachment::Link(name))) if name == "office"));
-        for text in
-            ["link=", "link=a/b", "link=../x", "user", "user,forward=tcp:1:2", "tap=tap0", "wifi", "none=1"]
-        {
+        for text in [
+            "link=",
+            "link=a/b",
+            "link=../x",
+            "user",
+            "user,forward=tcp:1:2",
+            "tap=",
+            "tap=a/b",
+            "tap=lo",
+            "wifi",
+            "none=1",
+        ] {
             assert!(net(text).unwrap_err().0.starts_with(&format!("--net {text}: ")), "{text}");
         }
     }
