@@ -109,7 +109,7 @@ fn a_low_page_of_a_user_moves_after_a_write_to_cr3() {
     machine.start_user(USER_CODE);
     machine.vcpu.set_gpr(reg::RBX, PAGE);
     assert_eq!(machine.run_to_trap().vector, 3);
-    machine.put(entry, PAGE + 0x1000 | P | U | W);
+    machine.put(entry, (PAGE + 0x1000) | P | U | W);
     // The handler's way back goes through a write to CR3.
     machine.load(CODE, &assembled!("mov rcx, cr3", "mov cr3, rcx", "add rsp, 16", "iretq"));
     machine.vcpu.cpu_mut().rip = CODE;
