@@ -11,6 +11,7 @@ pub mod cmos;
 pub mod pm;
 pub mod reset;
 pub mod pci;
+pub mod lguest;
 
 #[cfg(test)]
 mod hostile;

@@ -4,7 +4,13 @@
 //! interrupts, sleeps through `hlt`, serves the APICs, the legacy controllers and the paravirtual clock. What
 //! comes back from [`Vcpu::run`] is what a board has to answer: ports, memory-mapped registers, and endings.
 
-/// Why a vCPU came back. The questions (`PortIn`, `MmioRead`) are answered with [`Vcpu::reply`] before the next run.
+/// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst): the answer
+/// of a board without the lguest bus.
+pub const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
+/// What KVM answers to a hypercall of a program's (KVM_EPERM, the same document).
+pub const NOT_PRIVILEGED: u64 = -1i64 as u64;
+
+/// Why a vCPU came back. The questions (`PortIn`, `MmioRead`, `Hypercall`) are answered with [`Vcpu::reply`] before the next run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
     /// The Guest reads `size` bytes (1, 2 or 4) from a port.
@@ -39,6 +45,13 @@ pub enum Exit {
         /// Little-endian value.
         value: u64,
     },
+    /// The Guest asks its Host, from privilege level 0. [`Vcpu::reply`] sets rax; without a reply rax stays as it was.
+    Hypercall {
+        /// What it asks for.
+        number: u64,
+        /// The arguments in lguest's order: rdx (or rsi, by port), rbx, rcx.
+        arguments: [u64; 3],
+    },
     /// The processor shut down (a triple fault): the machine resets, or ends.
     Shutdown,
     /// The Guest cannot go on; one sentence for its user.
@@ -70,7 +83,7 @@ pub struct ExitCounts {
 pub trait Vcpu {
     /// Runs the Guest until the board has to do something.
     fn run(&mut self) -> Exit;
-    /// Answers `PortIn` or `MmioRead`; bits above the size asked for are ignored.
+    /// Answers `PortIn`, `MmioRead` or `Hypercall`; bits above the size asked for are ignored.
     fn reply(&mut self, value: u64);
     /// What it came back for so far.
     fn counts(&self) -> ExitCounts;

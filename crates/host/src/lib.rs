@@ -6,8 +6,15 @@
 pub mod memory;
 pub mod clock;
 pub mod irq;
+pub mod interrupts;
+pub mod dma;
+pub mod link;
+pub mod generation1;
 pub mod engine;
 pub mod translator_engine;
+pub mod kvm;
+pub mod platform;
+pub mod control;
 
 pub use engine::{Exit, ExitCounts, Vcpu};
 pub use memory::{GuestAddress, Memory, MemoryError};

@@ -7,15 +7,20 @@
 //! ```text
 //!   guest-physical             in the file
 //!   0 ........ 3 GiB    low    0 ........ 3 GiB
+//!   end of low ...      lguest's descriptor and device pages, if there are any, right behind low RAM in both
 //!   3 GiB .... 4 GiB    hole   (devices: APICs, PCI windows)
-//!   4 GiB .... end      high   3 GiB .... end
+//!   4 GiB .... end      high   behind all that
 //! ```
+//!
+//! A device page may be a *graft*: a page of another file (a link's table of addresses) mapped in place of ours, so that
+//! several Guests share it. Grafts also answer the question that DMA keys ask: whose memory is this?
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use lguest_translator::{Ram, RamError, RamRegion};
 
@@ -25,6 +30,9 @@ pub const HOLE_START: u64 = 3 << 30;
 pub const HOLE_END: u64 = 4 << 30;
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = lguest_translator::memory::ram::PAGE_SIZE;
+
+/// The most device pages: sixteen devices of at most seven pages and the descriptor page are far fewer.
+pub const DEVICE_PAGES_MAXIMUM: u64 = 256;
 
 /// An address on the Guest's physical bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,12 +74,36 @@ pub enum MemoryError {
     Ram(#[from] RamError),
 }
 
+/// A page of the link's file that stands in place of one of ours.
+struct Graft {
+    offset: u64,
+    file: File,
+}
+
+/// What memory lies under an address, as DMA keys see it (facts 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This machine's own: the byte's place in its memory file.
+    Private(u64),
+    /// Shared with other machines.
+    Shared {
+        /// Which graft, in the order they were made.
+        graft: usize,
+        /// The byte's place in the shared page.
+        offset: u64,
+    },
+}
+
 /// The Guest's RAM as the Launcher and its devices see it.
 pub struct Memory {
     file: File,
     mapping: *mut u8,
+    /// Bytes of RAM.
     length: u64,
+    /// Bytes of RAM and device pages: the mapping's.
+    mapped: u64,
     regions: Vec<RamRegion>,
+    grafts: Vec<Graft>,
 }
 
 // SAFETY: the mapping is shared memory that lives as long as the Memory; all access is by copy.
@@ -85,14 +117,98 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::Size`] for 0 or a broken page, [`MemoryError::Host`] when the host refuses.
     pub fn new(bytes: u64) -> Result<Memory, MemoryError> {
-        if bytes == 0 || !bytes.is_multiple_of(PAGE_SIZE) || i64::try_from(bytes).is_err() {
-            return Err(MemoryError::Size(bytes));
-        }
+        Memory::with_device_pages(bytes, 0)
+    }
+
+    /// The same, with `pages` of zeroed device memory right behind low RAM.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; [`MemoryError::Size`] also for more device pages than the hole has room for.
+    pub fn with_device_pages(bytes: u64, pages: u64) -> Result<Memory, MemoryError> {
+        let mapped = check_size(bytes, pages)?;
         let host = |source| MemoryError::Host { bytes, source };
         let file = memory_file().map_err(host)?;
-        file.set_len(bytes).map_err(host)?;
-        let mapping = map_shared(&file, bytes).map_err(host)?;
-        Ok(Memory { file, mapping, length: bytes, regions: regions(bytes) })
+        file.set_len(mapped).map_err(host)?;
+        seal(&file).map_err(host)?;
+        Memory::map(file, bytes, pages)
+    }
+
+    /// Maps a memory file that another process made with [`Self::with_device_pages`]. It must be sealed against
+    /// shrinking, for a file cut short under a mapping is a bus error for whoever touches it.
+    ///
+    /// # Errors
+    /// [`MemoryError::Size`] when the file is smaller than it should be or not sealed.
+    pub fn adopt(file: File, bytes: u64, pages: u64) -> Result<Memory, MemoryError> {
+        let mapped = check_size(bytes, pages)?;
+        let host = |source| MemoryError::Host { bytes, source };
+        let long_enough = file.metadata().map_err(host)?.len() >= mapped;
+        if !long_enough || !is_sealed(&file) {
+            return Err(MemoryError::Size(bytes));
+        }
+        Memory::map(file, bytes, pages)
+    }
+
+    fn map(file: File, bytes: u64, pages: u64) -> Result<Memory, MemoryError> {
+        let devices = pages * PAGE_SIZE;
+        let mapped = bytes + devices;
+        let mapping = map_shared(&file, mapped).map_err(|source| MemoryError::Host { bytes, source })?;
+        Ok(Memory {
+            file,
+            mapping,
+            length: bytes,
+            mapped,
+            regions: regions(bytes, devices),
+            grafts: Vec::new(),
+        })
+    }
+
+    /// The memory file, for whom it is handed to.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Puts the first page of `file` in place of the page at `address`, a device page. Before [`Self::ram`].
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] for an address that is no page of this memory; [`MemoryError::Host`] when the file is
+    /// shorter than a page, not sealed against shrinking, or the host refuses.
+    pub fn graft(&mut self, address: GuestAddress, file: File) -> Result<(), MemoryError> {
+        let offset = self.offset(address, PAGE_SIZE)? as u64;
+        if !offset.is_multiple_of(PAGE_SIZE) {
+            return Err(MemoryError::OutOfRange { address, length: PAGE_SIZE });
+        }
+        let host = |source| MemoryError::Host { bytes: PAGE_SIZE, source };
+        if file.metadata().map_err(host)?.len() < PAGE_SIZE || !is_sealed(&file) {
+            return Err(MemoryError::Size(PAGE_SIZE));
+        }
+        let place = self.mapping.wrapping_add(offset as usize).cast();
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: replaces one page of our own mapping, found in range above; all access to it is by copy.
+        let done = unsafe {
+            libc::mmap(
+                place,
+                PAGE_SIZE as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if done == libc::MAP_FAILED {
+            return Err(host(std::io::Error::last_os_error()));
+        }
+        self.grafts.push(Graft { offset, file });
+        Ok(())
+    }
+
+    /// What lies under an address: whose memory, and which byte of it. None when it is no memory.
+    pub fn place(&self, address: GuestAddress) -> Option<Place> {
+        let offset = self.offset(address, 1).ok()? as u64;
+        let graft = self.grafts.iter().position(|graft| graft.offset == offset & !(PAGE_SIZE - 1));
+        Some(match graft {
+            Some(graft) => Place::Shared { graft, offset: offset % PAGE_SIZE },
+            None => Place::Private(offset),
+        })
     }
 
     /// Total bytes of RAM.
@@ -115,7 +231,17 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::Ram`] when the host refuses a mapping.
     pub fn ram(&self) -> Result<Ram, MemoryError> {
-        Ok(Ram::new(&self.file, self.length, self.regions.clone())?)
+        let mut ram = Ram::new(&self.file, self.mapped, self.regions.clone())?;
+        for graft in &self.grafts {
+            ram.graft(graft.offset, &graft.file)?;
+        }
+        Ok(ram)
+    }
+
+    /// Where a region is mapped in this process, for the engine that lets hardware reach it.
+    pub(crate) fn host_address(&self, region: &RamRegion) -> u64 {
+        debug_assert!(region.offset + region.length <= self.mapped);
+        self.mapping.wrapping_add(region.offset as usize) as u64
     }
 
     /// Copies Guest bytes out.
@@ -169,6 +295,56 @@ impl Memory {
         copy().map_err(MemoryError::File)
     }
 
+    /// Copies `length` bytes from here to another Guest (or elsewhere in this one), with no stop between.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] of the side that lacks a byte; then nothing was copied.
+    pub fn copy_to(
+        &self,
+        from: GuestAddress,
+        other: &Memory,
+        to: GuestAddress,
+        length: u64,
+    ) -> Result<(), MemoryError> {
+        let source = self.mapping.wrapping_add(self.offset(from, length)?);
+        let target = other.mapping.wrapping_add(other.offset(to, length)?);
+        // SAFETY: both ranges were found inside their mappings; `copy` allows them to overlap.
+        unsafe { std::ptr::copy(source, target, length as usize) };
+        Ok(())
+    }
+
+    /// Reads a word that both sides write, after everything that was written before it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn load_word(&self, address: GuestAddress) -> Result<u32, MemoryError> {
+        let mut bytes = [0; 4];
+        let offset = self.offset(address, 4)?;
+        if !offset.is_multiple_of(4) {
+            self.read(address, &mut bytes)?;
+            return Ok(u32::from_le_bytes(bytes));
+        }
+        let word = self.mapping.wrapping_add(offset).cast();
+        // SAFETY: in range and aligned as just checked; atomic because the Guest may write it.
+        Ok(unsafe { AtomicU32::from_ptr(word) }.load(Ordering::Acquire))
+    }
+
+    /// Writes such a word: everything written before is seen by whoever sees the word.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn store_word(&self, address: GuestAddress, value: u32) -> Result<(), MemoryError> {
+        let offset = self.offset(address, 4)?;
+        if !offset.is_multiple_of(4) {
+            fence(Ordering::Release);
+            return self.write(address, &value.to_le_bytes());
+        }
+        let word = self.mapping.wrapping_add(offset).cast();
+        // SAFETY: as in `load_word`.
+        unsafe { AtomicU32::from_ptr(word) }.store(value, Ordering::Release);
+        Ok(())
+    }
+
     /// The one bounds check: place in the file of `length` bytes at `address`, all in one region.
     fn offset(&self, address: GuestAddress, length: u64) -> Result<usize, MemoryError> {
         self.regions
@@ -184,24 +360,57 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and only `self` could reach it.
-        unsafe { libc::munmap(self.mapping.cast(), self.length as usize) };
+        // SAFETY: the mapping was made by `map` with this length, and only `self` could reach it.
+        unsafe { libc::munmap(self.mapping.cast(), self.mapped as usize) };
     }
 }
 
-/// Draws the map at the top of this file for `bytes` of RAM.
-fn regions(bytes: u64) -> Vec<RamRegion> {
+/// Bytes of the memory file for `bytes` of RAM and `pages` of device memory.
+fn check_size(bytes: u64, pages: u64) -> Result<u64, MemoryError> {
+    let whole = bytes != 0 && bytes.is_multiple_of(PAGE_SIZE);
+    let fits = pages <= DEVICE_PAGES_MAXIMUM;
+    let mapped = bytes.checked_add(pages.saturating_mul(PAGE_SIZE)).filter(|m| i64::try_from(*m).is_ok());
+    mapped.filter(|_| whole && fits).ok_or(MemoryError::Size(bytes))
+}
+
+/// Draws the map at the top of this file for `bytes` of RAM and `devices` bytes of device pages.
+fn regions(bytes: u64, devices: u64) -> Vec<RamRegion> {
     let low = bytes.min(HOLE_START);
-    let mut regions = vec![RamRegion { start: 0, length: low, offset: 0 }];
+    let mut regions = vec![RamRegion { start: 0, length: low + devices, offset: 0 }];
     if bytes > low {
-        regions.push(RamRegion { start: HOLE_END, length: bytes - low, offset: low });
+        regions.push(RamRegion { start: HOLE_END, length: bytes - low, offset: low + devices });
     }
     regions
 }
 
+/// Nobody can cut the file short any more.
+fn seal(file: &File) -> std::io::Result<()> {
+    // SAFETY: sets a property of a descriptor that we own.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn is_sealed(file: &File) -> bool {
+    // SAFETY: asks for a property of a descriptor that we own.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0
+}
+
+/// A file of one zeroed page that several machines can [`Memory::graft`].
+///
+/// # Errors
+/// What the host says.
+pub fn shared_page() -> std::io::Result<File> {
+    let file = memory_file()?;
+    file.set_len(PAGE_SIZE)?;
+    seal(&file)?;
+    Ok(file)
+}
+
 fn memory_file() -> std::io::Result<File> {
     // SAFETY: the name is a NUL-terminated literal; the call makes a new descriptor and touches nothing else.
-    let descriptor = unsafe { libc::memfd_create(c"lguest-memory".as_ptr(), libc::MFD_CLOEXEC) };
+    let descriptor =
+        unsafe { libc::memfd_create(c"lguest-memory".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if descriptor < 0 {
         return Err(std::io::Error::last_os_error());
     }
@@ -228,61 +437,5 @@ fn map_shared(file: &File, bytes: u64) -> std::io::Result<*mut u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_is_read_back_through_both_mappings() {
-        let memory = Memory::new(1 << 20).unwrap();
-        memory.write(GuestAddress(0x1234), b"lguest").unwrap();
-        let mut bytes = [0; 6];
-        memory.read(GuestAddress(0x1234), &mut bytes).unwrap();
-        assert_eq!(&bytes, b"lguest");
-        let mut bytes = [0; 6];
-        assert!(memory.ram().unwrap().read(0x1234, &mut bytes));
-        assert_eq!(&bytes, b"lguest");
-    }
-
-    #[test]
-    fn a_part_of_a_file_lands_where_it_should() {
-        use std::io::Write;
-        let mut file = memory_file().unwrap();
-        file.write_all(b"hello lguest").unwrap();
-        let memory = Memory::new(0x2000).unwrap();
-        memory.write_from(GuestAddress(0x1001), &file, 6..12).unwrap();
-        let mut bytes = [0; 8];
-        memory.read(GuestAddress(0x1000), &mut bytes).unwrap();
-        assert_eq!(&bytes, b"\0lguest\0");
-        let short = memory.write_from(GuestAddress(0), &file, 6..13);
-        assert!(matches!(short, Err(MemoryError::File(_))));
-        let outside = memory.write_from(GuestAddress(0x1fff), &file, 0..2);
-        assert!(matches!(outside, Err(MemoryError::OutOfRange { .. })));
-    }
-
-    #[test]
-    fn a_read_past_the_end_is_refused() {
-        let memory = Memory::new(0x2000).unwrap();
-        for (address, length) in [(0x1fff, 2), (0x2000, 1), (u64::MAX, 1), (0, 0x2001)] {
-            let mut bytes = vec![0; length];
-            assert!(memory.read(GuestAddress(address), &mut bytes).is_err(), "{address:#x} + {length}");
-            assert!(memory.write(GuestAddress(address), &bytes).is_err(), "{address:#x} + {length}");
-        }
-    }
-
-    #[test]
-    fn memory_over_three_gibibytes_goes_on_above_the_hole() {
-        let memory = Memory::new(HOLE_START + PAGE_SIZE).unwrap();
-        assert_eq!(memory.low_end(), GuestAddress(HOLE_START));
-        memory.write(GuestAddress(HOLE_END), b"high").unwrap();
-        assert!(memory.write(GuestAddress(HOLE_START), b"hole").is_err());
-        assert!(memory.write(GuestAddress(HOLE_START - 2), b"hole").is_err());
-        assert!(memory.write(GuestAddress(HOLE_END + PAGE_SIZE), b"end").is_err());
-    }
-
-    #[test]
-    fn no_memory_and_half_a_page_are_refused() {
-        for bytes in [0, 1, PAGE_SIZE + 1, !(PAGE_SIZE - 1)] {
-            assert!(matches!(Memory::new(bytes), Err(MemoryError::Size(_))), "{bytes:#x}");
-        }
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

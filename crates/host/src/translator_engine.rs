@@ -5,18 +5,22 @@
 
 use std::sync::Arc;
 
+use lguest_abi::meeting::HYPERCALL_PORT;
 use lguest_translator::{Exit as CpuExit, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu};
 
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
-use crate::engine::{Exit, ExitCounts, Vcpu};
+use crate::engine::{Exit, ExitCounts, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
 use crate::irq::seat::Entry;
 use crate::irq::timer_register::APIC_BUS_KHZ;
 
-/// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst).
-const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
+/// Encoding numbers of the registers that carry hypercalls.
 const RAX: usize = 0;
+const RCX: usize = 1;
+const RDX: usize = 2;
+const RBX: usize = 3;
+const RSI: usize = 6;
 /// A real machine would sit there until somebody pulls the plug. Here that would look like a hang.
 const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing can wake it any more";
 
@@ -34,6 +38,8 @@ pub struct TranslatorVcpu {
     system_time: u64,
     /// What the translator was last told about interrupt windows.
     window: bool,
+    /// The last exit was a hypercall.
+    asked: bool,
     counts: ExitCounts,
 }
 
@@ -63,6 +69,7 @@ impl TranslatorVcpu {
             wall_clock: 0,
             system_time: 0,
             window: false,
+            asked: false,
             counts: ExitCounts::default(),
         })
     }
@@ -89,6 +96,8 @@ impl TranslatorVcpu {
                     None => return Some(Exit::PortIn { port, size }),
                 }
             }
+            // The other way to ask, which every engine has (lguest-abi, "On 64 bits", 4).
+            CpuExit::PortOut { port: HYPERCALL_PORT, size: 4, .. } => return Some(self.hypercall(RSI)),
             CpuExit::PortOut { port, size, value } => {
                 self.counts.ports += 1;
                 if !self.controllers.write_port(port, size, value) {
@@ -120,11 +129,23 @@ impl TranslatorVcpu {
             }
             CpuExit::Kicked => self.counts.kicks += 1,
             CpuExit::InterruptWindow => self.counts.windows += 1,
-            CpuExit::Hypercall => self.cpu.set_gpr(RAX, NO_SUCH_HYPERCALL),
+            CpuExit::Hypercall => match self.cpu.cpu().cpl {
+                0 => return Some(self.hypercall(RDX)),
+                _ => self.cpu.set_gpr(RAX, NOT_PRIVILEGED),
+            },
             CpuExit::TripleFault => return Some(Exit::Shutdown),
             CpuExit::Dead(death) => return Some(Exit::Dead(death.to_string())),
         }
         None
+    }
+
+    /// A hypercall whose first argument is in register `first`.
+    fn hypercall(&mut self, first: usize) -> Exit {
+        self.asked = true;
+        let arguments = [first, RBX, RCX].map(|register| self.cpu.gpr(register));
+        // By port only the low half gets there, on either engine.
+        let mask = if first == RSI { 0xffff_ffff } else { u64::MAX };
+        Exit::Hypercall { number: self.cpu.gpr(RAX) & mask, arguments }
     }
 
     fn read_msr(&mut self, index: u32) {
@@ -170,6 +191,7 @@ impl TranslatorVcpu {
 
 impl Vcpu for TranslatorVcpu {
     fn run(&mut self) -> Exit {
+        self.asked = false;
         loop {
             match self.controllers.enter(self.index, self.cpu.interruptible()) {
                 Entry::Stopped => return Exit::Stopped,
@@ -192,7 +214,11 @@ impl Vcpu for TranslatorVcpu {
     }
 
     fn reply(&mut self, value: u64) {
-        self.cpu.reply(value);
+        if std::mem::take(&mut self.asked) {
+            self.cpu.set_gpr(RAX, value);
+        } else {
+            self.cpu.reply(value);
+        }
     }
 
     fn counts(&self) -> ExitCounts {

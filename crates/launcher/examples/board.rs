@@ -3,7 +3,8 @@
 
 use std::io::Read;
 
-use lguest_launcher::board::{Machine, MachineSpec};
+use lguest_launcher::board::{BusSpec, Machine, MachineSpec};
+use lguest_launcher::engine::Engine;
 use lguest_launcher::kernel_image::program::{Kernel, Program};
 
 fn main() {
@@ -16,6 +17,8 @@ fn main() {
         .map(|name| std::fs::read(name).expect("the initrd can be read"));
     let cmdline = arguments.next().unwrap_or_else(|| "console=ttyS0 earlyprintk=ttyS0".into());
     let spec = MachineSpec {
+        engine: Engine::Translator,
+        bus: BusSpec::Pci,
         memory: 512 << 20,
         cpus: 1,
         kernel: Kernel { program: Program::File(vmlinux), setup_header: None },

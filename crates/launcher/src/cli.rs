@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
+  lguest run                                     the default Guest: a small kernel with a shell; try help
+  echo 'net ping all' | lguest run --net link=x  its commands from a pipe; the end of input turns it off
   lguest run debian                              a shell on Debian's own kernel; the first time it is downloaded
   lguest run debian -- uname -a                  one command; its exit status is lguest's
   echo 'echo $((6*7))' | lguest run debian       a script from a pipe
@@ -48,7 +50,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// What to run: `debian`, `debian:PACKAGE` for one of Debian's kernel packages, or the path of a kernel
-    /// (bzImage or 64-bit ELF)
+    /// (bzImage or 64-bit ELF). Without it, the default Guest, which comes with lguest
     pub guest: Option<String>,
 
     /// The kernel: a bzImage or a 64-bit ELF file. With the Guest `debian` it takes the place of Debian's
@@ -74,6 +76,18 @@ pub struct RunArguments {
     /// What executes the Guest's instructions: auto, kvm or translator
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
+
+    /// A disk: PATH[,readonly][,format=raw]. May be repeated
+    #[arg(long, value_name = "PATH")]
+    pub disk: Vec<String>,
+
+    /// A network: link=NAME for machines of yours on this host, or none. May be repeated
+    #[arg(long, value_name = "NET")]
+    pub net: Vec<String>,
+
+    /// How the Guest finds its devices: pci, or lguest-dma for the default Guest
+    #[arg(long, value_name = "BUS")]
+    pub bus: Option<String>,
 
     /// Stop the machine after so many seconds, with exit status 124
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
@@ -139,8 +153,8 @@ mod tests {
 
     #[test]
     fn a_mistake_of_the_command_line_is_one_line() {
-        let error = Cli::try_parse_from(["lguest", "run", "--disk", "x"]).unwrap_err();
+        let error = Cli::try_parse_from(["lguest", "run", "--disc", "x"]).unwrap_err();
         let sentence = one_sentence(&error);
-        assert!(!sentence.contains('\n') && sentence.contains("--disk"), "{sentence}");
+        assert!(!sentence.contains('\n') && sentence.contains("--disc"), "{sentence}");
     }
 }

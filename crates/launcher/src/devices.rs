@@ -1,7 +1,10 @@
-//! `lguest devices`: the machine that a Guest sees today.
+//! `lguest devices`: the machine that a Guest sees today, and the options that add to it.
 
-/// A device of the board: its name, where the Guest finds it, what it is for.
-const DEVICES: [(&str, &str, &str); 9] = [
+/// A device or a bus: its name, where the Guest finds it or how it is asked for, what it is.
+type Row = (&'static str, &'static str, &'static str);
+
+/// On every machine.
+const BOARD: [Row; 9] = [
     ("serial 0", "ports 0x3f8-0x3ff, IRQ 4", "16550A; the console, ttyS0"),
     ("serial 1", "ports 0x2f8-0x2ff, IRQ 3", "16550A; ttyS1, where lguest's first process reports"),
     ("clock", "ports 0x70-0x71", "CMOS clock and memory, in UTC"),
@@ -21,21 +24,70 @@ const DEVICES: [(&str, &str, &str); 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge of an empty bus"),
 ];
 
-/// The bus's name and what it is.
-const BUSES: [(&str, &str); 2] = [
-    ("ISA", "the devices above at their usual places, described by ACPI tables"),
-    ("PCI", "one root without devices; disks and network cards come in a later version"),
+/// On `--bus lguest-dma`, in the order in which the Guest finds them: `--disk`, `--net`, then these two.
+const LGUEST_BUS: [Row; 4] = [
+    (
+        "block",
+        "--disk PATH[,readonly][,format=raw]",
+        "a disk in a file of whole 512-byte sectors: lgba, lgbb, ...; repeatable",
+    ),
+    (
+        "net",
+        "--net link=NAME | none",
+        "a network of your machines on this host that give the same name; repeatable",
+    ),
+    ("pipe", "always there", "bytes from and to the Host: the example of the 2007 mail"),
+    ("console", "always there, the last", "the terminal, or standard input and output"),
+];
+
+const BUSES: [Row; 2] = [
+    ("pci", "--bus pci", "usual for Linux; one root, without devices in this version"),
+    ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 
 /// The list, as text.
 pub fn list() -> String {
-    let mut text = String::from("Devices\n");
-    for (name, place, purpose) in DEVICES {
+    let mut text = section("Buses", &BUSES);
+    text += &section("On every machine", &BOARD);
+    text += &section("On the bus lguest-dma, for the default Guest or one that has its drivers", &LGUEST_BUS);
+    text
+}
+
+fn section(title: &str, rows: &[Row]) -> String {
+    let mut text = format!("{title}\n");
+    for (name, place, purpose) in rows {
         text += &format!("  {name:<11} {place:<37} {purpose}\n");
     }
-    text += "Buses\n";
-    for (name, purpose) in BUSES {
-        text += &format!("  {name:<11} {purpose}\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachments::{self, BusChoice};
+
+    #[test]
+    fn every_option_that_is_listed_is_one_and_every_bus_that_there_is_is_listed() {
+        let run = <crate::cli::Cli as clap::CommandFactory>::command();
+        let run = run.find_subcommand("run").unwrap();
+        for (_, place, _) in BUSES.iter().chain(&LGUEST_BUS) {
+            let Some(option) = place.strip_prefix("--") else { continue };
+            let option = option.split(' ').next().unwrap();
+            assert!(run.get_arguments().any(|argument| argument.get_long() == Some(option)), "{option}");
+        }
+        for (name, ..) in BUSES {
+            assert!(attachments::bus(Some(name), BusChoice::Pci).is_ok(), "{name}");
+        }
+        for choice in [BusChoice::Pci, BusChoice::LguestDma] {
+            let listed = |row: &Row| attachments::bus(Some(row.0), BusChoice::Pci) == Ok(choice);
+            assert!(BUSES.iter().any(listed), "{choice:?}");
+        }
     }
-    text + "None of them has an option in this version.\n"
+
+    #[test]
+    fn columns_line_up() {
+        for (name, place, _) in BOARD.iter().chain(&LGUEST_BUS).chain(&BUSES) {
+            assert!(name.len() <= 11 && place.len() <= 37, "{name}: {place}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub fn examine() -> (String, bool) {
     kvm(&mut report);
     debian(&mut report);
     let verdict = match engine::choose("auto") {
-        Ok(choice) => format!("{} ({})", choice.engine, choice.reason),
+        Ok(choice) => format!("{} ({})", engine::name(choice.engine), choice.reason),
         Err(mistake) => format!("none ({mistake})"),
     };
     line(&mut report, "engine", &verdict);
@@ -63,14 +63,8 @@ fn memory(report: &mut String) {
 fn kvm(report: &mut String) {
     let (opens, state) = engine::kvm_state();
     line(report, "kvm", &state);
-    if opens {
-        line(report, "", "this version does not use it yet; a later one will");
-    } else {
-        line(
-            report,
-            "",
-            "access to a working /dev/kvm would help a later version, which will have a KVM engine",
-        );
+    if !opens {
+        line(report, "", "access to a working /dev/kvm would make Guests run at hardware speed");
     }
 }
 

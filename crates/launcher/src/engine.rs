@@ -1,9 +1,10 @@
 //! Which engine executes the Guest's instructions, and why.
 
-use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
+use lguest_host::kvm::{Calibrated, calibrate};
+pub use lguest_host::platform::Engine;
 use lguest_translator::requirements;
 
 use crate::request::Mistake;
@@ -11,16 +12,11 @@ use crate::request::Mistake;
 /// Where the Host offers KVM.
 const KVM: &str = "/dev/kvm";
 
-/// What executes a Guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    /// x86-64 rewritten to x86-64 in this process.
-    Translator,
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("translator")
+/// The name that `--engine` takes.
+pub fn name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Translator => "translator",
+        Engine::Kvm => "kvm",
     }
 }
 
@@ -47,24 +43,31 @@ pub fn kvm_state() -> (bool, String) {
     }
 }
 
-/// Chooses the engine for `--engine`.
+/// Chooses the engine for `--engine`. `auto` takes KVM only when a small Guest runs on it at hardware speed.
 ///
 /// # Errors
-/// For a word that is no engine, for the one that this version does not have, and for a processor that lacks
+/// For a word that is no engine, for a KVM that was asked for and does not run, and for a processor that lacks
 /// what the translator's code uses.
 pub fn choose(word: &str) -> Result<EngineChoice, Mistake> {
+    let asked = "asked for with --engine";
     let reason = match word {
-        "translator" => "asked for with --engine".to_owned(),
-        "auto" => match kvm_state() {
-            (true, state) => format!("{state}, but this version has no KVM engine yet"),
-            (false, state) => state,
-        },
+        "translator" => asked.to_owned(),
         "kvm" => {
-            return Err(Mistake(
-                "--engine kvm: this version has no KVM engine yet; give translator, or leave the option out"
-                    .to_owned(),
-            ));
+            return match kvm_speed() {
+                Ok(_) => Ok(EngineChoice { engine: Engine::Kvm, reason: asked.to_owned() }),
+                Err(reason) => {
+                    Err(Mistake(format!("--engine kvm: {reason}; --engine translator needs no KVM")))
+                }
+            };
         }
+        "auto" => match kvm_speed() {
+            Ok(speed) if speed.is_hardware() => {
+                let reason = format!("{KVM} runs {}", in_words(speed));
+                return Ok(EngineChoice { engine: Engine::Kvm, reason });
+            }
+            Ok(speed) => format!("{KVM} opens, but only interprets: {}", in_words(speed)),
+            Err(reason) => reason,
+        },
         _ => {
             return Err(Mistake(format!("--engine {word}: is no engine; give auto, kvm or translator")));
         }
@@ -76,6 +79,19 @@ pub fn choose(word: &str) -> Result<EngineChoice, Mistake> {
         )));
     }
     Ok(EngineChoice { engine: Engine::Translator, reason })
+}
+
+/// How fast KVM is here, or why there is none.
+fn kvm_speed() -> Result<Calibrated, String> {
+    match kvm_state() {
+        (true, _) => calibrate().map_err(|error| error.to_string()),
+        (false, state) => Err(state),
+    }
+}
+
+/// A speed as a person says it.
+fn in_words(speed: Calibrated) -> String {
+    format!("{:.1} million instructions a second", speed.per_second as f64 / 1e6)
 }
 
 /// A field of the first processor in /proc/cpuinfo.
@@ -91,8 +107,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kvm_is_refused_honestly() {
-        assert!(choose("kvm").unwrap_err().0.contains("no KVM engine yet"));
+    fn auto_takes_kvm_only_at_hardware_speed_and_always_says_why() {
+        let choice = choose("auto").unwrap();
+        let fast = kvm_speed().is_ok_and(Calibrated::is_hardware);
+        assert_eq!(choice.engine == Engine::Kvm, fast, "{choice:?}");
+        assert!(choice.reason.contains(KVM), "{}", choice.reason);
+    }
+
+    #[test]
+    fn an_interpreter_loses_and_hardware_wins() {
+        assert!(!Calibrated { per_second: 1_600_000 }.is_hardware());
+        assert!(Calibrated { per_second: 800_000_000 }.is_hardware());
+    }
+
+    #[test]
+    fn kvm_is_what_was_asked_for_or_a_sentence() {
+        match choose("kvm") {
+            Ok(choice) => assert_eq!(choice.engine, Engine::Kvm),
+            Err(mistake) => assert!(mistake.0.starts_with("--engine kvm: "), "{mistake}"),
+        }
     }
 
     #[test]

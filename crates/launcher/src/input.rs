@@ -2,7 +2,8 @@
 //!
 //! A person's keys pass through the escape filter. A pipe's bytes are quoted for the Guest's terminal, which only
 //! knows lines (init.sh, the mode of pipes): ^D ends the input, ^V makes the next byte an ordinary one, and a line
-//! longer than the terminal's buffer is handed over in pieces, each pushed by a ^D of its own.
+//! longer than the terminal's buffer is handed over in pieces, each pushed by a ^D of its own. The default Guest's shell
+//! knows no end of input, so its end is typed as the command that says the same: `poweroff`.
 
 use std::io::Read;
 use std::thread;
@@ -24,6 +25,9 @@ const QUOTE: u8 = 0x16;
 /// How long a piece of a line gets before it is pushed. Linux's terminals take lines of 4095 bytes, quotes included.
 const LONGEST_PIECE: usize = 1024;
 
+/// What ends a session of the default Guest's shell. It runs once the lines before it have run.
+const FAREWELL: &[u8] = b"poweroff\n";
+
 /// What standard input is to the Guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -31,6 +35,8 @@ pub enum Source {
     Keyboard,
     /// A pipe or a file, for a session of ours.
     Pipe,
+    /// A pipe or a file, for the default Guest's shell.
+    Commands,
     /// A pipe or a file, for a Guest that we know nothing of.
     Plain,
 }
@@ -84,6 +90,7 @@ pub fn answer_the_end(control: ConsoleInput, console: Console) {
 enum Encoder {
     Keyboard(EscapeFilter),
     Pipe { piece: usize },
+    Commands { unfinished: bool },
     Plain { any: bool },
 }
 
@@ -92,6 +99,7 @@ impl Encoder {
         match source {
             Source::Keyboard => Encoder::Keyboard(EscapeFilter::default()),
             Source::Pipe => Encoder::Pipe { piece: 0 },
+            Source::Commands => Encoder::Commands { unfinished: false },
             Source::Plain => Encoder::Plain { any: false },
         }
     }
@@ -104,6 +112,10 @@ impl Encoder {
                 Action::Stop => None,
             },
             Encoder::Pipe { piece } => Some(quote(bytes, piece)),
+            Encoder::Commands { unfinished } => {
+                *unfinished = bytes.last().map_or(*unfinished, |byte| !matches!(byte, b'\n' | b'\r'));
+                Some(bytes.to_vec())
+            }
             Encoder::Plain { any } => {
                 *any |= !bytes.is_empty();
                 Some(bytes.to_vec())
@@ -119,6 +131,9 @@ impl Encoder {
             Encoder::Pipe { piece: 0 } => vec![END],
             // The first pushes the unfinished line.
             Encoder::Pipe { .. } => vec![END, END],
+            // The last line runs even if nobody ended it, as in any shell.
+            Encoder::Commands { unfinished: true } => [b"\n", FAREWELL].concat(),
+            Encoder::Commands { unfinished: false } => FAREWELL.to_vec(),
             // Nobody wrote a word: the input is just not there, and a log-in prompt must not take it for a farewell.
             Encoder::Plain { any: false } => Vec::new(),
             Encoder::Plain { any: true } => vec![END],
@@ -209,6 +224,15 @@ mod tests {
         assert!(encoder.end().is_empty());
         assert_eq!(encoder.encode(b"\x04\x16\n").unwrap(), b"\x04\x16\n");
         assert_eq!(encoder.end(), [END]);
+    }
+
+    #[test]
+    fn the_end_of_input_turns_the_default_guest_off_after_its_last_line() {
+        for (typed, end) in [("", "poweroff\n"), ("help\n", "poweroff\n"), ("help", "\npoweroff\n")] {
+            let mut encoder = Encoder::new(Source::Commands);
+            assert_eq!(encoder.encode(typed.as_bytes()).unwrap(), typed.as_bytes());
+            assert_eq!(encoder.end(), end.as_bytes(), "after {typed:?}");
+        }
     }
 
     #[test]

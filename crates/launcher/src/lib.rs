@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod request;
 pub mod engine;
+pub mod attachments;
 pub mod run;
 pub mod kernel_image;
 pub mod initramfs;

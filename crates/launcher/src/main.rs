@@ -6,10 +6,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use lguest_launcher::cli::{Cli, Command, RunArguments, one_sentence};
-use lguest_launcher::ending::Ending;
-use lguest_launcher::{build_initramfs, devices, doctor, request, run, terminal};
+use lguest_launcher::ending::{Ending, MISTAKE};
+use lguest_launcher::{attachments, build_initramfs, devices, doctor, request, run, terminal};
 
 fn main() -> ExitCode {
+    // A broker is this same program (attachments.rs); it has no command line and no terminal.
+    if std::env::args_os().nth(1).is_some_and(|word| word == attachments::BROKER) {
+        let status = attachments::be_broker().map_or(MISTAKE, |()| 0);
+        return ExitCode::from(status);
+    }
+
     let ending = match Cli::try_parse() {
         Ok(cli) => perform(&cli.command),
         // `--help` and `--version` arrive as errors that are none.

@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::board::{Machine, MachineSpec, Outcome};
+use crate::attachments::{self, Attachment, BusChoice};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
@@ -51,6 +52,8 @@ struct Plan {
     stream: Stream,
     /// The initrd is ours, so the session reports on the control channel.
     ours: bool,
+    /// The Guest is the one that comes with lguest, whose shell knows `poweroff`.
+    own: bool,
     /// A person sits at both ends.
     attached: bool,
     limit: Option<Duration>,
@@ -76,6 +79,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
+    let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
+    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
+    let bus = bus_spec(
+        attachments::bus(arguments.bus.as_deref(), usual)?,
+        attachments::read(&arguments.disk, &arguments.net)?,
+    )?;
     let engine = engine::choose(&arguments.engine)?;
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     check_command(&guest, own_initrd.as_deref(), arguments)?;
@@ -86,12 +95,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (GuestChoice::Debian(name), own_kernel) => debian_files(name, own_kernel, own_initrd, &progress)?,
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, None) => return Err(no_guest()),
+        (GuestChoice::Unsaid, None) => (default_guest().into(), own_initrd.unwrap_or_default()),
     };
     // Only now, so that it stands right above what the Guest prints.
     let attached = terminal::is_attached();
     let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
-    terminal::say(&format!("engine {} ({}){hint}", engine.engine, engine.reason));
+    terminal::say(&format!("engine {} ({}){hint}", engine::name(engine.engine), engine.reason));
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
@@ -108,16 +117,40 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, true) => Stream::UntilEnd(word),
         (true, false) => Stream::Session(word),
     };
-    Ok(Plan { spec: MachineSpec { memory, cpus, kernel, initrd, cmdline }, stream, ours, attached, limit })
+    let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
+    Ok(Plan { spec, stream, ours, own, attached, limit })
 }
 
-fn no_guest() -> Mistake {
-    Mistake("the default Guest is not built yet; try lguest run debian".to_owned())
+/// The Guest that comes with lguest.
+fn default_guest() -> KernelImage {
+    KernelImage { vmlinux: lguest_kernel::IMAGE.to_vec(), setup_header: None }
+}
+
+/// The bus with what is attached to it.
+fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+    match bus {
+        BusChoice::LguestDma => {
+            // The mail's example device, so that there is something to read.
+            attachments.push(Attachment::Pipe);
+            let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
+            Ok(BusSpec::LguestDma { attachments, links })
+        }
+        BusChoice::Pci => match attachments.first() {
+            None => Ok(BusSpec::Pci),
+            Some(Attachment::Disk(_)) => Err(no_pci_devices("--disk")),
+            Some(_) => Err(no_pci_devices("--net")),
+        },
+    }
+}
+
+fn no_pci_devices(option: &str) -> Mistake {
+    Mistake(format!(
+        "{option}: a later version will have it on --bus pci; the default Guest has it now, on --bus lguest-dma"
+    ))
 }
 
 fn check_guest(guest: &GuestChoice, arguments: &RunArguments) -> Result<(), Mistake> {
     match guest {
-        GuestChoice::Unsaid if arguments.kernel.is_none() => Err(no_guest()),
         GuestChoice::Kernel(path) if arguments.kernel.is_some() => Err(Mistake(format!(
             "--kernel: GUEST {} is a kernel already; give one of the two",
             path.display()
@@ -255,10 +288,11 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     let machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
     let stopper = machine.stopper();
     let reason = supervisor.watch(stopper, plan.limit)?;
-    let (source, raw) = match (plan.attached, plan.ours) {
-        (true, _) => (Source::Keyboard, Some(RawTerminal::enter()?)),
-        (false, true) => (Source::Pipe, None),
-        (false, false) => (Source::Plain, None),
+    let (source, raw) = match (plan.attached, plan.ours, plan.own) {
+        (true, ..) => (Source::Keyboard, Some(RawTerminal::enter()?)),
+        (false, true, _) => (Source::Pipe, None),
+        (false, false, true) => (Source::Commands, None),
+        (false, false, false) => (Source::Plain, None),
     };
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());

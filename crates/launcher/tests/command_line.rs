@@ -45,20 +45,17 @@ fn every_value_that_cannot_work_is_named_with_its_option() {
     for (option, value) in [
         ("--cpus", "2"),
         ("--cpus", "none"),
-        ("--engine", "kvm"),
         ("--engine", "steam"),
         ("--timeout", "0"),
         ("--timeout", "-3"),
         ("--log-level", "loud"),
+        ("--bus", "isa"),
+        ("--net", "wifi"),
+        ("--disk", "/no/such/disk"),
     ] {
         let sentence = mistake(&["run", "debian", option, value]);
         assert!(sentence.starts_with(&format!("{option} {value}: ")), "{sentence}");
     }
-}
-
-#[test]
-fn no_guest_points_to_debian() {
-    assert!(mistake(&["run"]).contains("lguest run debian"));
 }
 
 #[test]
@@ -69,8 +66,7 @@ fn a_guest_that_is_neither_debian_nor_a_file_is_named() {
 }
 
 #[test]
-fn an_option_of_a_later_version_is_unknown() {
-    assert!(mistake(&["run", "debian", "--disk", "x"]).contains("--disk"));
+fn a_command_that_is_none_is_named() {
     assert!(mistake(&["fly"]).contains("fly"));
 }
 
@@ -150,7 +146,9 @@ fn doctor_and_devices_report() {
     let doctor = String::from_utf8(lguest(folder.path(), &["doctor"]).stdout).unwrap();
     assert!(doctor.contains("missing; give a kernel with --kernel"), "{doctor}");
     let devices = String::from_utf8(lguest(folder.path(), &["devices"]).stdout).unwrap();
-    assert!(devices.contains("ttyS0"), "{devices}");
+    for word in ["ttyS0", "--disk PATH", "--net link=NAME", "--bus lguest-dma"] {
+        assert!(devices.contains(word), "{devices}");
+    }
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl Gsi {
     pub fn new(number: u8) -> Option<Gsi> {
         (usize::from(number) < ioapic::PINS).then_some(Gsi(number))
     }
+
+    /// Its number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
 }
 
 struct Chips {
@@ -110,6 +115,11 @@ impl Controllers {
         self.seats.iter().for_each(Seat::stop);
     }
 
+    /// Takes a stop back.
+    pub fn resume(&self) {
+        self.seats.iter().for_each(Seat::resume);
+    }
+
     /// What the vCPU does next; arms the alarm when it goes into the Guest.
     pub fn enter(&self, vcpu: u32, interruptible: bool) -> Entry {
         let entry = self.seat(vcpu).enter(interruptible);
@@ -130,6 +140,11 @@ impl Controllers {
             chips.ioapic.set_line(usize::from(gsi.0), up)
         });
         message.into_iter().for_each(|message| self.deliver(message, None));
+    }
+
+    /// A message that came from no line: what a device's message-signalled interrupt is.
+    pub fn send_message(&self, message: Message) {
+        self.deliver(message, None);
     }
 
     /// Does something to the chips, and shows the first vCPU what became of the 8259's output.

@@ -165,7 +165,12 @@ impl Seat {
         self.external.load(Ordering::Acquire) && state.lapic.passes_external()
     }
 
-    /// Ends the vCPU's run, now and for ever.
+    /// Takes a stop back: the vCPU may run again.
+    pub fn resume(&self) {
+        lock(&self.state).stopped = false;
+    }
+
+    /// Ends the vCPU's run, now and until [`Self::resume`].
     pub fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = true;

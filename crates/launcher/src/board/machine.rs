@@ -7,28 +7,46 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lguest_devices::bus::{Bus, BusError, Device};
 use lguest_devices::cmos::Cmos;
-use lguest_devices::outside::{Clock, InterruptLine, PowerChange, PowerSwitch};
+use lguest_devices::outside::{Clock, PowerChange, PowerSwitch};
 use lguest_devices::pci::{self, PciRoot};
 use lguest_devices::pm::{self, Pm};
 use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
-use lguest_host::clock::paravirtual::ClockOrigin;
-use lguest_host::engine::{Exit, ExitCounts, Vcpu};
-use lguest_host::irq::{Controllers, Gsi, Line};
+use lguest_host::engine::{Exit, ExitCounts, NO_SUCH_HYPERCALL, Vcpu};
 use lguest_host::memory::{Memory, MemoryError};
-use lguest_host::translator_engine::TranslatorVcpu;
+use lguest_host::platform::{Platform, PlatformError};
 
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
 use super::elf::{self, ElfError};
 use super::layout;
+use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace, Next};
+use super::platform::BoardLine;
+use crate::attachments::Attachment;
+use crate::engine::Engine;
 use crate::kernel_image::program::Kernel;
 
+/// The bus on which a Guest finds its devices.
+pub enum BusSpec {
+    /// PCI, with no devices yet but the bridge.
+    Pci,
+    /// lguest's first generation.
+    LguestDma {
+        /// Its devices, in this order; the console comes by itself.
+        attachments: Vec<Attachment>,
+        /// Where links are.
+        links: LinkPlace,
+    },
+}
+
 /// What a machine is made of.
-#[derive(Debug)]
 pub struct MachineSpec {
+    /// What executes the Guest.
+    pub engine: Engine,
+    /// How it finds its devices.
+    pub bus: BusSpec,
     /// RAM in bytes, a multiple of 4096.
     pub memory: u64,
     /// vCPUs.
@@ -56,9 +74,12 @@ pub enum BoardError {
     /// The command line, the initrd, the setup header.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The processor.
-    #[error("the translator cannot start: {0}")]
-    Engine(#[from] lguest_translator::SetupError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] PlatformError),
+    /// The lguest bus.
+    #[error(transparent)]
+    LguestBus(#[from] LguestBusError),
     /// A thread.
     #[error("the host refuses a thread: {0}")]
     Thread(std::io::Error),
@@ -78,15 +99,6 @@ pub enum Outcome {
     Stopped,
     /// The Guest cannot go on; why.
     Dead(String),
-}
-
-/// An interrupt line of this board, as devices want it.
-pub struct BoardLine(Line);
-
-impl InterruptLine for BoardLine {
-    fn set(&self, up: bool) {
-        self.0.set(up);
-    }
 }
 
 /// The Host's time, as devices want it.
@@ -111,20 +123,39 @@ impl Clock for HostClock {
     }
 }
 
-/// Feeds a serial port. Cloneable, and usable from any thread.
-pub type ConsoleInput = console::ConsoleInput<BoardLine>;
+/// Feeds a console. Cloneable, and usable from any thread.
+#[derive(Clone)]
+pub enum ConsoleInput {
+    /// A serial port.
+    Serial(console::ConsoleInput<BoardLine>),
+    /// The lguest bus's console.
+    Lguest(LguestInput),
+}
+
+impl ConsoleInput {
+    /// Sends bytes to the Guest. Waits while nobody in the Guest takes them.
+    ///
+    /// # Errors
+    /// [`console::MachineGone`] when the machine ended; some bytes may have been taken.
+    pub fn send(&self, bytes: &[u8]) -> Result<(), console::MachineGone> {
+        match self {
+            ConsoleInput::Serial(input) => input.send(bytes),
+            ConsoleInput::Lguest(input) => input.send(bytes),
+        }
+    }
+}
 
 /// Ends the run from any thread.
 #[derive(Clone)]
 pub struct Stopper {
-    controllers: Arc<Controllers>,
+    platform: Platform,
     outputs: [OutputPump; 2],
 }
 
 impl Stopper {
     /// The machine's [`Machine::run`] returns [`Outcome::Stopped`] soon. Once is enough, more is harmless.
     pub fn stop(&self) {
-        self.controllers.stop();
+        self.platform.stop();
         // A vCPU may be waiting for a terminal that does not read.
         self.outputs.iter().for_each(OutputPump::abandon);
     }
@@ -157,15 +188,16 @@ impl Power {
 
 /// A machine, ready to run.
 pub struct Machine {
-    vcpu: TranslatorVcpu,
+    vcpu: Box<dyn Vcpu>,
     ports: Bus,
+    lguest: Option<LguestBus>,
     mapped: Bus,
     power: Power,
-    controllers: Arc<Controllers>,
+    platform: Platform,
     consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
     outputs: [OutputPump; 2],
-    /// Loaders are done with it, but it owns the memory file that the translator maps.
-    _memory: Memory,
+    /// Loaders are done with it, but it owns the memory file that the engines map.
+    _memory: Arc<Memory>,
 }
 
 impl Machine {
@@ -178,7 +210,7 @@ impl Machine {
             return Err(BoardError::Cpus(spec.cpus));
         }
         let calibration = Calibration::start();
-        let memory = Memory::new(spec.memory)?;
+        let (memory, links) = make_memory(spec.memory, &spec.bus)?;
         let kernel = elf::load(&spec.kernel.program, &memory)?;
         let boot = Boot {
             setup_header: spec.kernel.setup_header.as_deref(),
@@ -187,42 +219,52 @@ impl Machine {
             acpi_root: acpi::place(&memory, spec.cpus)?,
         };
         let entry = boot.place(&kernel, &memory)?;
-        let controllers = Controllers::new(spec.cpus, calibration.finish()).map_err(BoardError::Thread)?;
-        let ram = Arc::new(memory.ram()?);
-        let mut vcpu = TranslatorVcpu::new(ram, 0, spec.cpus, controllers.clone(), ClockOrigin::now())?;
-        vcpu.enter_long_mode(entry);
+        let rate = calibration.finish();
+        let (platform, vcpu) = Platform::start(spec.engine, &memory, rate, entry)?;
         let [first, second] = serial.map(OutputPump::start);
         let outputs = [first.map_err(BoardError::Thread)?, second.map_err(BoardError::Thread)?];
         let mut ports = Bus::new();
         let consoles = [
-            attach_serial(&mut ports, &controllers, 0, &outputs)?,
-            attach_serial(&mut ports, &controllers, 1, &outputs)?,
+            attach_serial(&mut ports, &platform, 0, &outputs)?,
+            attach_serial(&mut ports, &platform, 1, &outputs)?,
         ];
         let power = Power::default();
-        attach_chipset(&mut ports, &controllers, &power)?;
+        attach_chipset(&mut ports, &platform, &power)?;
+        let lguest = match spec.bus {
+            BusSpec::Pci => None,
+            BusSpec::LguestDma { attachments, .. } => {
+                lguest_bus::say_so(&memory, spec.engine == Engine::Kvm)?;
+                let screen = outputs[0].clone();
+                Some(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?)
+            }
+        };
         Ok(Machine {
             vcpu,
             ports,
+            lguest,
             mapped: Bus::new(),
             power,
-            controllers,
+            platform,
             consoles,
             outputs,
             _memory: memory,
         })
     }
 
-    /// The input of serial port `port` (0 or 1).
+    /// The input of serial port `port` (0 or 1); on the lguest bus its console takes the first port's place.
     ///
     /// # Panics
     /// When there is no such port.
     pub fn console_input(&self, port: usize) -> ConsoleInput {
-        ConsoleInput::new(self.consoles[port].clone())
+        match &self.lguest {
+            Some(bus) if port == 0 => ConsoleInput::Lguest(bus.console_input()),
+            _ => ConsoleInput::Serial(console::ConsoleInput::new(self.consoles[port].clone())),
+        }
     }
 
     /// The handle that ends the run.
     pub fn stopper(&self) -> Stopper {
-        Stopper { controllers: self.controllers.clone(), outputs: self.outputs.clone() }
+        Stopper { platform: self.platform.clone(), outputs: self.outputs.clone() }
     }
 
     /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
@@ -250,15 +292,49 @@ impl Machine {
                     self.vcpu.reply(value);
                 }
                 Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
+                Exit::Hypercall { number, arguments } => {
+                    if let Some(outcome) = self.hypercall(number, arguments) {
+                        return outcome;
+                    }
+                }
                 Exit::Shutdown => return Outcome::Dead(triple_fault(self.vcpu.rip())),
                 Exit::Dead(reason) => return Outcome::Dead(reason),
-                Exit::Stopped => return Outcome::Stopped,
+                Exit::Stopped => return self.stopped(),
             }
             if let Some(outcome) = self.power.outcome() {
                 return outcome;
             }
         }
     }
+
+    /// Answers a hypercall; the outcome when the machine ends by it.
+    fn hypercall(&mut self, number: u64, arguments: [u64; 3]) -> Option<Outcome> {
+        let Some(bus) = &mut self.lguest else {
+            self.vcpu.reply(NO_SUCH_HYPERCALL);
+            return None;
+        };
+        match bus.call(number, arguments) {
+            Next::Go(answer) => answer.into_iter().for_each(|value| self.vcpu.reply(value)),
+            Next::Off => return Some(Outcome::PowerOff),
+            Next::Dead(reason) => return Some(Outcome::Dead(reason)),
+        }
+        None
+    }
+
+    /// Who stopped the machine: somebody outside, or a rule that its Guest broke on another machine's behalf.
+    fn stopped(&self) -> Outcome {
+        self.lguest.as_ref().and_then(LguestBus::death).map_or(Outcome::Stopped, Outcome::Dead)
+    }
+}
+
+/// Memory for this bus, with the pages of the links it is on.
+fn make_memory(bytes: u64, bus: &BusSpec) -> Result<(Arc<Memory>, Vec<lguest_host::link::Link>), BoardError> {
+    let BusSpec::LguestDma { attachments, links } = bus else {
+        return Ok((Arc::new(Memory::new(bytes)?), Vec::new()));
+    };
+    let mut memory = Memory::with_device_pages(bytes, lguest_bus::pages(attachments))?;
+    let links = lguest_bus::join_links(attachments, &mut memory, links)?;
+    Ok((Arc::new(memory), links))
 }
 
 /// What became of a processor that could not even tell its kernel of a fault.
@@ -276,18 +352,13 @@ impl Drop for Machine {
     }
 }
 
-fn line(controllers: &Arc<Controllers>, number: u8) -> BoardLine {
-    let gsi = Gsi::new(number).expect("the layout names only lines that the I/O APIC has");
-    BoardLine(controllers.line(gsi))
-}
-
 fn attach_serial(
     ports: &mut Bus,
-    controllers: &Arc<Controllers>,
+    platform: &Platform,
     number: usize,
     outputs: &[OutputPump; 2],
 ) -> Result<Arc<Mutex<ConsolePort<BoardLine>>>, BusError> {
-    let line = line(controllers, layout::SERIAL_GSI[number]);
+    let line = BoardLine::new(platform, layout::SERIAL_GSI[number]);
     let port = Arc::new(Mutex::new(ConsolePort::new(line, outputs[number].clone())));
     let first = layout::SERIAL[number];
     ports.attach(first..first + serial::REGISTERS, port.clone() as Arc<Mutex<dyn Device>>)?;
@@ -295,8 +366,8 @@ fn attach_serial(
 }
 
 /// The small parts that every PC has: clock, power management, reset lines, the PCI root.
-fn attach_chipset(ports: &mut Bus, controllers: &Arc<Controllers>, power: &Power) -> Result<(), BusError> {
-    let sci = line(controllers, layout::SCI_GSI);
+fn attach_chipset(ports: &mut Bus, platform: &Platform, power: &Power) -> Result<(), BusError> {
+    let sci = BoardLine::new(platform, layout::SCI_GSI);
     let management = Pm::new(sci, HostClock::new(), power.clone());
     ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
     ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;

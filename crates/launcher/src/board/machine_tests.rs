@@ -12,7 +12,15 @@ fn refused(spec: MachineSpec) -> String {
 
 fn spec(memory: u64, cpus: u32, vmlinux: &[u8]) -> MachineSpec {
     let kernel = Kernel { program: Program::Bytes(vmlinux.to_vec()), setup_header: None };
-    MachineSpec { memory, cpus, kernel, initrd: Vec::new(), cmdline: String::new() }
+    MachineSpec {
+        engine: Engine::Translator,
+        bus: BusSpec::Pci,
+        memory,
+        cpus,
+        kernel,
+        initrd: Vec::new(),
+        cmdline: String::new(),
+    }
 }
 
 #[test]
@@ -47,13 +55,14 @@ fn the_first_wish_of_the_guest_wins() {
 
 #[test]
 fn every_port_of_the_map_has_one_owner() {
-    let controllers = Controllers::new(1, Calibration::start().finish()).unwrap();
+    let controllers = lguest_host::irq::Controllers::new(1, Calibration::start().finish()).unwrap();
+    let platform = Platform::Translator(controllers.clone());
     let mut ports = Bus::new();
     let sink = || OutputPump::start(Box::new(std::io::sink())).unwrap();
     let outputs = [sink(), sink()];
-    attach_serial(&mut ports, &controllers, 0, &outputs).unwrap();
-    attach_serial(&mut ports, &controllers, 1, &outputs).unwrap();
-    attach_chipset(&mut ports, &controllers, &Power::default()).unwrap();
+    attach_serial(&mut ports, &platform, 0, &outputs).unwrap();
+    attach_serial(&mut ports, &platform, 1, &outputs).unwrap();
+    attach_chipset(&mut ports, &platform, &Power::default()).unwrap();
     assert_eq!(ports.read(layout::SERIAL[0] + 5, 1), 0x60, "a serial port with nothing to send");
     assert_eq!(ports.read(layout::PM + 4, 2), 1, "ACPI mode");
     assert_eq!(ports.read(0x80, 1), 0xff, "nobody");

@@ -7,7 +7,10 @@ mod elf;
 mod boot;
 mod acpi;
 mod console;
+mod platform;
+mod lguest_bus;
 mod machine;
 
 pub use console::MachineGone;
-pub use machine::{BoardError, ConsoleInput, Machine, MachineSpec, Outcome, Stopper};
+pub use lguest_bus::{LguestBusError, LinkPlace};
+pub use machine::{BoardError, BusSpec, ConsoleInput, Machine, MachineSpec, Outcome, Stopper};

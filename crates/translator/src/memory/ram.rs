@@ -75,6 +75,34 @@ impl Ram {
         Ok(Ram { writable, readable, length, regions, code })
     }
 
+    /// Maps the first page of another file in place of the page at the memory file's byte `offset`, in both views:
+    /// memory that several machines share. The file must have that page as long as the mapping lives.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    ///
+    /// # Panics
+    /// When `offset` is no page of this memory: the caller is wrong, not the Guest.
+    pub fn graft(&mut self, offset: u64, file: &File) -> Result<(), RamError> {
+        use std::os::fd::AsRawFd;
+        assert!(offset.is_multiple_of(PAGE_SIZE));
+        let views = [
+            (self.writable(offset).cast_const(), libc::PROT_READ | libc::PROT_WRITE),
+            (self.readable(offset), libc::PROT_READ),
+        ];
+        for (address, protection) in views {
+            let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+            let place = address.cast_mut().cast();
+            // SAFETY: replaces one page of a mapping of our own, which `&mut self` says nobody reaches now.
+            let done =
+                unsafe { libc::mmap(place, PAGE_SIZE as usize, protection, flags, file.as_raw_fd(), 0) };
+            if done == libc::MAP_FAILED {
+                return Err(RamError::Map { length: PAGE_SIZE, source: std::io::Error::last_os_error() });
+            }
+        }
+        Ok(())
+    }
+
     /// Place in the memory file of a guest-physical address, with the bytes that follow it in its region.
     pub fn offset(&self, address: u64) -> Option<(u64, u64)> {
         self.regions.iter().find_map(|r| {

@@ -1,0 +1,128 @@
+//! An engine as the rest of a machine sees it: lines, the bus's interrupts, and a way to be stopped.
+
+use std::sync::Arc;
+
+use lguest_translator::LongModeEntry;
+
+use crate::clock::TscRate;
+use crate::clock::paravirtual::ClockOrigin;
+use crate::engine::Vcpu;
+use crate::interrupts::Interrupts;
+use crate::irq::{Controllers, Gsi, Line};
+use crate::kvm::{KvmError, KvmLine, KvmMachine, KvmVcpu};
+use crate::memory::{Memory, MemoryError};
+use crate::translator_engine::TranslatorVcpu;
+
+/// What executes a Guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// x86-64 rewritten to x86-64 in this process.
+    Translator,
+    /// The host's kernel and its processor's virtual machine.
+    Kvm,
+}
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// The translator.
+    #[error("the translator cannot start: {0}")]
+    Translator(#[from] lguest_translator::SetupError),
+    /// KVM.
+    #[error("--engine kvm: {0}; --engine translator needs no KVM")]
+    Kvm(#[from] KvmError),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A thread.
+    #[error("the host refuses a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The controllers of a machine, in software or in the host's kernel.
+#[derive(Clone)]
+pub enum Platform {
+    /// In software.
+    Translator(Arc<Controllers>),
+    /// In the host's kernel.
+    Kvm(Arc<KvmMachine>),
+}
+
+impl Platform {
+    /// An engine for this memory, and its vCPU 0 where a boot loader leaves it.
+    ///
+    /// # Errors
+    /// [`PlatformError`].
+    pub fn start(
+        engine: Engine,
+        memory: &Arc<Memory>,
+        rate: TscRate,
+        entry: LongModeEntry,
+    ) -> Result<(Platform, Box<dyn Vcpu>), PlatformError> {
+        match engine {
+            Engine::Translator => {
+                let controllers = Controllers::new(1, rate).map_err(PlatformError::Thread)?;
+                let ram = Arc::new(memory.ram()?);
+                let mut vcpu = TranslatorVcpu::new(ram, 0, 1, controllers.clone(), ClockOrigin::now())?;
+                vcpu.enter_long_mode(entry);
+                Ok((Platform::Translator(controllers), Box::new(vcpu)))
+            }
+            Engine::Kvm => {
+                let machine = KvmMachine::new(memory.clone())?;
+                let mut vcpu = KvmVcpu::new(&machine, 0, rate)?;
+                vcpu.enter_long_mode(entry)?;
+                Ok((Platform::Kvm(machine), Box::new(vcpu)))
+            }
+        }
+    }
+
+    /// The handle by which a device holds its line.
+    pub fn line(&self, gsi: Gsi) -> PlatformLine {
+        match self {
+            Platform::Translator(controllers) => PlatformLine::Translator(controllers.line(gsi)),
+            Platform::Kvm(machine) => PlatformLine::Kvm(machine.line(gsi)),
+        }
+    }
+
+    /// Who raises the lguest bus's interrupts.
+    pub fn interrupts(&self) -> Arc<dyn Interrupts> {
+        match self {
+            Platform::Translator(controllers) => controllers.clone(),
+            Platform::Kvm(machine) => machine.clone(),
+        }
+    }
+
+    /// Ends the run of every vCPU, from any thread.
+    pub fn stop(&self) {
+        match self {
+            Platform::Translator(controllers) => controllers.stop(),
+            Platform::Kvm(machine) => machine.stop(),
+        }
+    }
+
+    /// Takes a stop back: the next run goes on.
+    pub fn resume(&self) {
+        match self {
+            Platform::Translator(controllers) => controllers.resume(),
+            Platform::Kvm(machine) => machine.resume(),
+        }
+    }
+}
+
+/// An interrupt line.
+pub enum PlatformLine {
+    /// Of the controllers in software.
+    Translator(Line),
+    /// Of those in the host's kernel.
+    Kvm(KvmLine),
+}
+
+impl PlatformLine {
+    /// Raises (true) or lowers the line.
+    pub fn set(&self, up: bool) {
+        match self {
+            PlatformLine::Translator(line) => line.set(up),
+            PlatformLine::Kvm(line) => line.set(up),
+        }
+    }
+}

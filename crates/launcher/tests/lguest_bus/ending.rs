@@ -1,0 +1,53 @@
+//! How a session of the default Guest goes and ends, on every engine that runs here.
+
+use crate::guest::{Guest, TRANSLATOR, engines, folder};
+
+#[test]
+fn a_session_reaches_its_prompt_obeys_and_powers_off_with_status_0() {
+    let folder = folder();
+    for engine in engines("a_session_reaches_its_prompt_obeys_and_powers_off_with_status_0") {
+        let mut guest = Guest::start(engine, &folder, &[]);
+        assert!(guest.ask("help").contains("poweroff"), "{engine}");
+        let devices = guest.ask("devices");
+        assert!(devices.contains("bus lguest") && devices.contains("driven by lguestcons"), "{devices}");
+        assert_eq!(guest.ask("echo one two"), "one two");
+        assert_eq!(guest.ask("pipe"), "0: 34 bytes: The driver need not know the bus.");
+        assert!(guest.ask("uptime").starts_with("up "), "{engine}");
+        assert_eq!(guest.ask("dance"), "dance: no such command; try help");
+        guest.power_off();
+    }
+}
+
+#[test]
+fn a_panic_is_a_death_with_its_text_and_status_126() {
+    let folder = folder();
+    for engine in engines("a_panic_is_a_death_with_its_text_and_status_126") {
+        let mut guest = Guest::start(engine, &folder, &[]);
+        guest.type_line("panic the roof is on fire");
+        let ended = guest.end();
+        assert_eq!(ended.status, Some(126), "{engine}: {ended:?}");
+        let last = ended.messages.lines().last().unwrap_or_default();
+        assert!(last.contains("the Guest died: ") && last.ends_with("the roof is on fire"), "{ended:?}");
+    }
+}
+
+#[test]
+fn the_end_of_input_lets_the_last_command_end_and_turns_the_machine_off() {
+    let folder = folder();
+    for engine in engines("the_end_of_input_lets_the_last_command_end_and_turns_the_machine_off") {
+        let mut guest = Guest::start(engine, &folder, &[]);
+        guest.type_line("pipe");
+        let ended = guest.hang_up();
+        assert_eq!(ended.status, Some(0), "{engine}: {ended:?}");
+        assert!(ended.output.contains("The driver need not know the bus."), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_session_with_the_signals_status() {
+    let folder = folder();
+    let guest = Guest::start(TRANSLATOR, &folder, &[]);
+    guest.signal("TERM");
+    let ended = guest.end();
+    assert_eq!(ended.status, Some(128 + 15), "{ended:?}");
+}

@@ -1,0 +1,148 @@
+//! Two machines on a link, and a link that is in trouble.
+
+use crate::guest::{Guest, folder};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// An empty broker lingers for a second; a busy machine may need a few more to let it go.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The broker processes of the links in this folder.
+fn brokers(folder: &TempDir) -> Vec<String> {
+    let wanted = format!("XDG_RUNTIME_DIR={}", folder.path().display());
+    let holds = |process: &Path, file: &str, text: &str| {
+        let bytes = std::fs::read(process.join(file)).unwrap_or_default();
+        bytes.split(|byte| *byte == 0).any(|word| word == text.as_bytes())
+    };
+    std::fs::read_dir("/proc")
+        .expect("there are processes")
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|process| holds(process, "cmdline", "link-broker") && holds(process, "environ", &wanted))
+        .map(|process| process.file_name().expect("a number").to_string_lossy().into_owned())
+        .collect()
+}
+
+fn await_no_broker(folder: &TempDir) {
+    let end = Instant::now() + LINGER;
+    while !brokers(folder).is_empty() {
+        assert!(Instant::now() < end, "a broker stays behind: {:?}", brokers(folder));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn kill(process: &str, signal: &str) {
+    assert!(std::process::Command::new("kill").args([signal, process]).status().unwrap().success());
+}
+
+/// Processes that a test has stopped: they end with it, however it ends.
+struct Stuck(Vec<String>);
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|process| kill(process, "-KILL"));
+    }
+}
+
+#[test]
+fn two_machines_ping_by_both_kinds_of_address_and_leave_no_broker() {
+    let folder = folder();
+    let (mut one, first) = Guest::on_link(&folder, "pair");
+    let (mut two, second) = Guest::on_link(&folder, "pair");
+    assert_ne!(first, second);
+    assert_eq!(brokers(&folder).len(), 1);
+    let said = one.ask(&format!("net ping {second}"));
+    assert!(
+        said.contains(&format!("answer from {second}")) && said.ends_with("1 sent, 1 answered"),
+        "{said}"
+    );
+    assert!(two.ask(&format!("net ping {first}")).ends_with("1 sent, 1 answered"));
+    assert_eq!(one.ask("net ip 10.0.0.1"), "");
+    assert_eq!(two.ask("net ip 10.0.0.2"), "");
+    assert!(two.ask("net ping 10.0.0.1").starts_with(&format!("answer from {first}")));
+    let counts = one.ask("net");
+    assert!(counts.contains("0 carrier errors") && counts.contains("0 dropped"), "{counts}");
+    one.power_off();
+    two.power_off();
+    await_no_broker(&folder);
+}
+
+#[test]
+fn machines_on_links_of_different_names_do_not_meet() {
+    let folder = folder();
+    let (mut one, _) = Guest::on_link(&folder, "east");
+    let (_two, _) = Guest::on_link(&folder, "west");
+    assert_eq!(one.ask("net ping all"), "0 sent, 0 answered");
+    assert_eq!(brokers(&folder).len(), 2);
+}
+
+#[test]
+fn killing_the_machine_that_started_the_link_leaves_the_others_working() {
+    let folder = folder();
+    let (first, gone) = Guest::on_link(&folder, "office");
+    let (mut two, _) = Guest::on_link(&folder, "office");
+    let (_three, third) = Guest::on_link(&folder, "office");
+    first.signal("KILL");
+    assert_eq!(first.end().status, None);
+    assert!(two.ask(&format!("net ping {third}")).ends_with("1 sent, 1 answered"));
+    assert!(two.ask(&format!("net ping {gone}")).ends_with("0 answered"));
+    assert!(two.ask("net ping all").ends_with("1 sent, 1 answered"));
+    // Its place is free again, and whoever takes it is a newcomer like any other.
+    let (mut heir, address) = Guest::on_link(&folder, "office");
+    assert_eq!(address, gone);
+    assert!(heir.ask("net ping all").ends_with("2 sent, 2 answered"));
+}
+
+#[test]
+fn a_machine_that_hangs_does_not_hang_the_rest_and_comes_back() {
+    let folder = folder();
+    let (mut one, _) = Guest::on_link(&folder, "hung");
+    let (_two, second) = Guest::on_link(&folder, "hung");
+    let (mut three, third) = Guest::on_link(&folder, "hung");
+    three.signal("STOP");
+    // More than it has lists for: the rest are carrier errors of the sender, and nobody waits.
+    let begun = Instant::now();
+    for _ in 0..20 {
+        one.ask(&format!("net send {third} hello"));
+        assert!(one.ask(&format!("net ping {second}")).ends_with("1 sent, 1 answered"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
+    let counts = one.ask("net");
+    assert!(!counts.contains(" 0 carrier errors"), "{counts}");
+    three.signal("CONT");
+    assert_eq!(three.ask("echo awake"), "awake");
+    assert!(one.ask(&format!("net ping {third}")).ends_with("1 sent, 1 answered"));
+}
+
+#[test]
+fn a_broker_that_is_killed_costs_the_link_and_not_the_machines() {
+    let folder = folder();
+    let (mut one, _) = Guest::on_link(&folder, "lost");
+    let (mut two, second) = Guest::on_link(&folder, "lost");
+    assert_eq!(brokers(&folder).len(), 1);
+    brokers(&folder).iter().for_each(|broker| kill(broker, "-KILL"));
+    assert!(one.ask(&format!("net ping {second}")).ends_with("0 answered"));
+    assert_eq!(one.ask("echo alive"), "alive");
+    assert_eq!(two.ask("echo alive"), "alive");
+    one.power_off();
+    two.power_off();
+}
+
+#[test]
+fn a_broker_that_hangs_costs_its_machines_seconds_once() {
+    let folder = folder();
+    let (mut one, _) = Guest::on_link(&folder, "stuck");
+    let (_two, second) = Guest::on_link(&folder, "stuck");
+    let stuck = Stuck(brokers(&folder));
+    assert_eq!(stuck.0.len(), 1);
+    stuck.0.iter().for_each(|broker| kill(broker, "-STOP"));
+    let begun = Instant::now();
+    for _ in 0..3 {
+        assert!(one.ask(&format!("net ping {second}")).ends_with("0 answered"));
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
+    one.power_off();
+}
