@@ -13,6 +13,7 @@
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
 //! | `spaces` | which tables hold for which address space |
+//! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap` | host faults and kicks |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `system` | what Rust does about it |
@@ -31,6 +32,7 @@ mod rewrite;
 mod cache;
 pub mod memory;
 mod spaces;
+mod x87;
 mod trap;
 mod run;
 mod mend;

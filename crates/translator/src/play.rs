@@ -13,6 +13,7 @@ use crate::memory::walk::{Access, Intent};
 use crate::mend::is_masked_move;
 use crate::rewrite::{self, operand_size};
 use crate::system::segments::{in_segment, on_stack};
+use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
 use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
@@ -260,6 +261,10 @@ impl Vcpu {
     /// Takes the answer to the last exit; `None` refuses it.
     pub(crate) fn finish(&mut self, answer: Option<u64>) {
         let Some(pending) = self.pending.take() else { return };
+        // A played instruction goes on with its operand here, and may fault like any other.
+        signal_stack().expect("the host takes a signal stack of the right size");
+        self.running.cache = &raw mut *self.cache;
+        let _attached = Attached::new(&raw mut *self.running);
         let Some(value) = answer else {
             if let Err(exit) = self.raise(Exception::gp(0)) {
                 self.pending = Some(Pending::Over(exit));

@@ -11,6 +11,7 @@ use crate::SetupError;
 use crate::cache::Cache;
 use crate::frame::{Fault, Frame};
 use crate::unit::UnitIndex;
+use crate::x87::Registers;
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::Once;
@@ -29,26 +30,33 @@ pub struct Running {
     pub cache: *mut Cache,
     /// The unit whose ways out the handler closed.
     pub closed: Option<UnitIndex>,
+    /// The Guest's x87 registers while it is not attached.
+    pub x87: Registers,
 }
 
 thread_local! {
     static RUNNING: Cell<*mut Running> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// Tells this thread's handlers which vCPU runs, for as long as the guard lives.
-pub struct Attached;
+/// Tells this thread's handlers which vCPU runs, and has its x87 registers in the processor, for as long as the guard
+/// lives. No generated code runs without one: whatever faults in it would end the process.
+pub struct Attached(*mut Running);
 
 impl Attached {
     /// `running` must stay where it is until the guard is dropped.
     pub fn new(running: *mut Running) -> Attached {
+        // SAFETY: the caller vouches for it; nothing else refers to it.
+        unsafe { &(*running).x87 }.load();
         RUNNING.set(running);
-        Attached
+        Attached(running)
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
         RUNNING.set(std::ptr::null_mut());
+        // SAFETY: as in `new`.
+        unsafe { &mut (*self.0).x87 }.store();
     }
 }
 

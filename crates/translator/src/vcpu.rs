@@ -17,6 +17,7 @@ use crate::rewrite::Tools;
 use crate::run::Draft;
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
+use crate::x87::Registers;
 use std::sync::Arc;
 
 /// One leaf of `cpuid`'s answer.
@@ -154,7 +155,8 @@ impl Vcpu {
         let cpu = unsafe { &raw mut (*frame).cpu };
         // SAFETY: the mapping is fresh and aligned; nobody else knows it yet.
         unsafe { cpu.write(Cpu::at_power_on(cpuid.xcr0())) };
-        let mut running = Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None });
+        let mut running =
+            Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None, x87: Registers::new() });
         let mut cache = cache;
         running.cache = &raw mut *cache;
         let mut vcpu = Vcpu {

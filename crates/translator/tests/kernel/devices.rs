@@ -160,6 +160,25 @@ fn vector_accesses_become_pieces_of_eight_bytes() {
 }
 
 #[test]
+fn an_answer_that_an_instruction_faults_on_is_the_guests_fault() {
+    // The host's processor raises these while the answer is being taken.
+    let mut machine = machine(&assembled!("mov eax, 1", "xor edx, edx", "div dword ptr [rbx]", "hlt"));
+    answer(&mut machine, 0, 4, 0);
+    let trapped = machine.run_to_trap();
+    assert_eq!((trapped.vector, trapped.rip, machine.vcpu.gpr(reg::RAX)), (0, CODE + 7, 1));
+    let mut machine = self::machine(&assembled!(
+        "push 0x1d80", // division by zero is not masked
+        "ldmxcsr [rsp]",
+        "mov eax, 1",
+        "cvtsi2sd xmm0, eax",
+        "divsd xmm0, [rbx]",
+        "hlt"
+    ));
+    answer(&mut machine, 0, 8, 0);
+    assert_eq!(machine.run_to_trap().vector, 19);
+}
+
+#[test]
 fn an_unanswered_read_is_ones() {
     let mut machine = machine(&assembled!("mov rax, [rbx]", "in al, 0x80", "hlt"));
     assert_eq!(machine.run(), Stop::Exit(Exit::MmioRead { address: DEVICE, size: 8 }));
