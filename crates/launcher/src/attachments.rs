@@ -195,17 +195,29 @@ fn explain(cause: &std::io::Error, path: &Path, writable: bool) -> String {
     }
 }
 
+/// How often a disk's lock is asked for, and the time in between: a tenth of a second in all.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 fn lock(file: &File, writable: bool) -> Result<(), ()> {
     let operation = if writable {
         FlockOperation::NonBlockingLockExclusive
     } else {
         FlockOperation::NonBlockingLockShared
     };
-    match rustix::fs::flock(file, operation) {
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(()),
-        // A file system without locks has no second opinion.
-        _ => Ok(()),
+    for attempt in 1.. {
+        match rustix::fs::flock(file, operation) {
+            // A process that is being started holds a copy of our descriptors until it runs its program, and a machine
+            // that just ended may not be gone yet.
+            Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(()),
+            // A file system without locks has no second opinion.
+            _ => return Ok(()),
+        }
     }
+    Ok(())
 }
 
 impl Disk for FileDisk {
