@@ -17,6 +17,12 @@ impl Arguments {
         self.0.pop_front()
     }
 
+    /// Takes the next word if it is this one.
+    pub fn next_is(&mut self, word: &str) -> bool {
+        let is = self.0.front().is_some_and(|next| next == word);
+        is && self.0.pop_front().is_some()
+    }
+
     /// Takes `NAME VALUE` out, wherever it stands.
     pub fn value(&mut self, name: &str) -> Result<Option<String>, Errand> {
         let Some(place) = self.0.iter().position(|word| word == name) else { return Ok(None) };
@@ -47,6 +53,7 @@ fn values_and_flags_are_found_wherever_they_stand() {
     let words = ["5", "--kernel", "k", "--build-only"].map(str::to_owned);
     let mut arguments = Arguments(words.into());
     assert_eq!(arguments.value("--kernel").ok(), Some(Some("k".to_owned())));
+    assert!(!arguments.next_is("--build-only"));
     assert!(arguments.flag("--build-only"));
     assert!(!arguments.flag("--build-only"));
     assert_eq!(arguments.next().as_deref(), Some("5"));

@@ -1,6 +1,7 @@
 //! The project's own errands, as `cargo xtask ERRAND`. They use the built `lguest` as a stranger would: by its command.
 //!
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
+//! - `bench lguest`: what the default Guest and its bus cost, on each engine.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
@@ -11,6 +12,7 @@ mod inputs;
 mod machine;
 mod table;
 mod bench;
+mod lguest_bus;
 mod boots;
 mod extras;
 
@@ -21,6 +23,8 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask bench [--rounds N] [--kernel VMLINUZ] [--only native,lguest,qemu,uml]
     compute and kernel rows and boot time on each machine, medians of N interleaved rounds (default 3)
+cargo xtask bench lguest [--rounds N]
+    the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
 cargo xtask boots [N]
     N boots (default 10) of each of the three Debian kernels
 cargo xtask initramfs-extras [--output FILE] [--build-only]
@@ -30,6 +34,7 @@ cargo xtask initramfs-extras [--output FILE] [--build-only]
 fn main() -> ExitCode {
     let mut arguments = Arguments::of_this_process();
     let done = match arguments.next().as_deref() {
+        Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use lguest_devices::lguest::block::{Disk, DiskError};
 use rustix::fs::FlockOperation;
 
+use crate::board::tap::{self, Tap};
 use crate::request::Mistake;
 
 /// Bytes of a sector, of which a disk has a whole number.
@@ -49,6 +50,8 @@ pub enum Attachment {
     Disk(FileDisk),
     /// A network of machines on this host, by name.
     Link(String),
+    /// A network interface of this host's.
+    Tap(Tap),
     /// The 2007 mail's example.
     Pipe,
 }
@@ -70,19 +73,41 @@ pub fn read(disks: &[String], nets: &[String]) -> Result<Vec<Attachment>, Mistak
 
 fn net(text: &str) -> Result<Option<Attachment>, Mistake> {
     let later = |what: &str| {
-        Err(Mistake(format!("--net {text}: {what} comes with a later version; give link=NAME or none")))
+        Err(Mistake(format!(
+            "--net {text}: {what} comes with a later version; give link=NAME, tap=NAME or none"
+        )))
     };
     match text.split_once('=') {
         None if text == "none" => Ok(None),
         None if text == "user" => later("the user-mode network"),
-        Some(("tap", _)) => later("a tap"),
+        Some(("tap", name)) if tap::is_name(name) => open_tap(text, name).map(Some),
+        Some(("tap", _)) => Err(Mistake(format!(
+            "--net {text}: a tap's name is 1 to 15 letters, digits, '-', '_' or '.', as in tap=tap0"
+        ))),
         Some(("link", name)) if link_name(name) => Ok(Some(Attachment::Link(name.to_owned()))),
         Some(("link", _)) => Err(Mistake(format!(
             "--net {text}: a link's name is 1 to 32 letters, digits, '-' or '_', as in link=office"
         ))),
         _ if text.starts_with("user,") => later("the user-mode network"),
-        _ => Err(Mistake(format!("--net {text}: is no network; give link=NAME or none"))),
+        _ => Err(Mistake(format!("--net {text}: is no network; give link=NAME, tap=NAME or none"))),
     }
+}
+
+/// Takes hold of a tap, or says in one sentence who may.
+fn open_tap(text: &str, name: &str) -> Result<Attachment, Mistake> {
+    Tap::open(name).map(Attachment::Tap).map_err(|cause| {
+        let hint = match cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
+                format!(
+                    "making one needs root: `ip tuntap add dev {name} mode tap user $USER` makes it yours for good"
+                )
+            }
+            Some(rustix::io::Errno::BUSY) => "another machine uses it".to_owned(),
+            Some(rustix::io::Errno::INVAL) => "an interface of that name is no tap; give another name".to_owned(),
+            _ => "taps need /dev/net/tun; link=NAME needs nothing".to_owned(),
+        };
+        Mistake(format!("--net {text}: cannot be opened ({cause}); {hint}"))
+    })
 }
 
 fn link_name(name: &str) -> bool {
@@ -170,17 +195,29 @@ fn explain(cause: &std::io::Error, path: &Path, writable: bool) -> String {
     }
 }
 
+/// How often a disk's lock is asked for, and the time in between: a tenth of a second in all.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 fn lock(file: &File, writable: bool) -> Result<(), ()> {
     let operation = if writable {
         FlockOperation::NonBlockingLockExclusive
     } else {
         FlockOperation::NonBlockingLockShared
     };
-    match rustix::fs::flock(file, operation) {
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(()),
-        // A file system without locks has no second opinion.
-        _ => Ok(()),
+    for attempt in 1.. {
+        match rustix::fs::flock(file, operation) {
+            // A process that is being started holds a copy of our descriptors until it runs its program, and a machine
+            // that just ended may not be gone yet.
+            Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(()),
+            // A file system without locks has no second opinion.
+            _ => return Ok(()),
+        }
     }
+    Ok(())
 }
 
 impl Disk for FileDisk {
@@ -310,12 +347,21 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_a_link_or_none() {
+    fn networks_are_a_link_a_tap_or_none() {
         assert!(matches!(net("none"), Ok(None)));
         assert!(matches!(net("link=office"), Ok(Some(Attachment::Link(name))) if name == "office"));
-        for text in
-            ["link=", "link=a/b", "link=../x", "user", "user,forward=tcp:1:2", "tap=tap0", "wifi", "none=1"]
-        {
+        for text in [
+            "link=",
+            "link=a/b",
+            "link=../x",
+            "user",
+            "user,forward=tcp:1:2",
+            "tap=",
+            "tap=a/b",
+            "tap=lo",
+            "wifi",
+            "none=1",
+        ] {
             assert!(net(text).unwrap_err().0.starts_with(&format!("--net {text}: ")), "{text}");
         }
     }

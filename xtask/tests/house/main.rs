@@ -6,6 +6,7 @@
 //! and that nothing names a place packages come from.
 
 mod arrows;
+mod checklist;
 mod files;
 mod manifest;
 mod rooms;

@@ -58,6 +58,9 @@ pub enum ControlError {
     /// No free list is bound there. ENOENT.
     #[error("no free list is bound to that key")]
     NoList,
+    /// A number that is no open file. EBADF.
+    #[error("that number is no open file")]
+    BadFile,
     /// Somebody asked for the Launcher's attention. EAGAIN.
     #[error("the Guest was called out")]
     Again,
@@ -73,6 +76,7 @@ impl ControlError {
             ControlError::Invalid(_) => libc::EINVAL,
             ControlError::WrongThread => libc::EPERM,
             ControlError::Dead | ControlError::NoList => libc::ENOENT,
+            ControlError::BadFile => libc::EBADF,
             ControlError::Again => libc::EAGAIN,
         }
     }
@@ -305,5 +309,6 @@ fn fill(buffer: &mut [u8], bytes: impl Iterator<Item = u8>) -> usize {
     buffer.iter_mut().zip(bytes).map(|(to, byte)| *to = byte).count()
 }
 
+mod words;
 #[cfg(test)]
 mod tests;

@@ -184,3 +184,28 @@ fn closing_lets_a_waker_go_and_a_file_without_a_guest_closes_too() {
     drop(control);
     assert!(VCPUS.with_borrow(|vcpus| vcpus.is_empty()));
 }
+
+#[test]
+fn requests_in_words_have_the_originals_errors() {
+    use std::os::fd::AsRawFd;
+    let control = Control::open(Engine::Translator);
+    for words in [&[2, 1][..], &[9], &[4, 8, 0], &[]] {
+        assert_eq!(number(control.write(0, words)), libc::EINVAL, "{words:?} before INITIALIZE");
+    }
+    assert_eq!(number(control.write(0, &[0, 0, 16, 0])), libc::EFAULT, "a number is no memory");
+    let control = guest(&calls(&[(1, 0x6000, 0, 0), (12, 0x4000, LIST as u32, 1 << 8 | 5), (17, 0, 8, 0)]));
+    assert_eq!(number(control.write(0, &[0, 0, 16, 0])), libc::EBUSY);
+    assert_eq!(words(&control), [8]);
+    for request in [&[5][..], &[u64::MAX], &[2, 32], &[2, 257], &[2], &[4, 0, 0], &[4, 8]] {
+        assert_eq!(number(control.write(0, request)), libc::EINVAL, "{request:?}");
+    }
+    assert_eq!(number(control.write(1, &[2, 1])), libc::EINVAL, "one processor");
+    assert_eq!(control.write(0, &[2, 31]).unwrap(), 0);
+    assert_eq!(control.write(0, &[1, 0x4000]).unwrap(), LIST);
+    assert_eq!(number(control.write(0, &[1, 0x4000])), libc::ENOENT);
+    for file in [u64::MAX, 1 << 32, i32::MAX as u64] {
+        assert_eq!(number(control.write(0, &[4, 8, file])), libc::EBADF);
+    }
+    let event = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    assert_eq!(control.write(0, &[4, 8, event.as_raw_fd() as u64]).unwrap(), 0);
+}

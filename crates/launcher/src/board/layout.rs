@@ -5,6 +5,7 @@
 //!   0x0000_0500                GDT                        \
 //!   0x0000_7000                boot parameters             |  boot structures: the Guest may
 //!   0x0000_9000 .. 0xe000      identity page tables        |  reuse them once it has read them
+//!   0x0001_0000 ..            device tree, on the lguest bus
 //!   0x0002_0000 .. 0x2_1000    command line               /
 //!   0x0009_fc00 .. 0x0010_0000 reserved: where a PC keeps its firmware
 //!   0x000e_0000 .. 0x0010_0000   the ACPI tables in it
@@ -40,6 +41,8 @@ pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);
 pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 /// What the page tables map: all that is below 4 GiB, hence every place a loader here may use.
 pub const IDENTITY_GIBIBYTES: u64 = 4;
+/// The device tree of a machine with the lguest bus, as further boot data. Ends before the command line.
+pub const DEVICE_TREE: GuestAddress = GuestAddress(0x1_0000);
 /// The kernel's command line.
 pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 /// End of conventional memory. A PC keeps its extended BIOS data area above.

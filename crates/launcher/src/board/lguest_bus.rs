@@ -13,8 +13,10 @@ use std::time::Duration;
 use lguest_abi::descriptor::{Descriptor, MAX_DEVICES, feature, kind};
 use lguest_abi::dma::Sections;
 use lguest_abi::meeting::{BOOT_SUBARCH, BOOT_SUBARCH_DATA, GENERATION_1, HYPERCALL_BY_PORT, SUBARCH_LGUEST};
+use lguest_abi::net::TAP_GUEST_SLOT;
 use lguest_devices::lguest::block::LguestBlock;
 use lguest_devices::lguest::console::{self, LguestConsole};
+use lguest_devices::lguest::net::LguestNet;
 use lguest_devices::lguest::pipe::LguestPipe;
 use lguest_devices::lguest::{Carrier, LguestDevice, Reserved};
 use lguest_host::clock::TscRate;
@@ -25,6 +27,7 @@ use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
 use lguest_host::platform::Platform;
 
 use super::console::{MachineGone, OutputPump};
+use super::device_tree::TreePipe;
 use super::layout;
 use crate::attachments::Attachment;
 
@@ -53,6 +56,9 @@ pub enum LguestBusError {
     /// A thread.
     #[error("the host refuses a thread: {0}")]
     Thread(std::io::Error),
+    /// A tap that was opened before.
+    #[error("--net tap: the host refuses to serve it: {0}")]
+    Tap(std::io::Error),
 }
 
 /// How to start a link's broker, and where its sockets lie.
@@ -122,6 +128,8 @@ pub struct LguestBus {
     host: Arc<Generation1>,
     devices: Vec<Attached>,
     pipes: Vec<(u64, LguestPipe)>,
+    /// The pipe of the device tree.
+    tree: TreePipe,
 }
 
 /// What a machine's loop does after a hypercall.
@@ -165,7 +173,7 @@ impl LguestBus {
         let area = Area::new(memory.clone(), page_limit(memory, &attachments), Form::Bits64);
         let host = Arc::new(Generation1::new(area, links, platform.interrupts(), rate));
         let _ = killed.set(Arc::downgrade(&host));
-        let mut bus = LguestBus { host, devices: Vec::new(), pipes: Vec::new() };
+        let mut bus = LguestBus { host, devices: Vec::new(), pipes: Vec::new(), tree: TreePipe::default() };
         let mut slots = slots.into_iter();
         let count = attachments.len();
         for (index, attachment) in attachments.into_iter().enumerate() {
@@ -200,6 +208,13 @@ impl LguestBus {
             Attachment::Link(_) => {
                 Descriptor { kind: kind::NET, features: feature::NET_NO_CHECKSUM | slot, ..with_page }
             }
+            // The host may pass the frames on, so checksums count; and when they come is nobody's secret plan.
+            Attachment::Tap(tap) => {
+                let frames = tap.start(&self.host, page.0).map_err(LguestBusError::Tap)?;
+                self.devices.push(Attached { key: page.0, device: Box::new(LguestNet::new(frames)) });
+                let slot = TAP_GUEST_SLOT;
+                Descriptor { kind: kind::NET, features: feature::RANDOMNESS | slot, ..with_page }
+            }
             Attachment::Pipe => {
                 self.pipes.push((page.0, LguestPipe::new()));
                 Descriptor { kind: kind::PIPE, ..with_page }
@@ -217,8 +232,9 @@ impl LguestBus {
             }
             Called::Done | Called::Notify(_) => Next::Go(None),
             Called::Sent { key, list } => self.sent(key, list),
-            // There is no device tree on this board yet, so no handle is known: -ENODEV.
-            Called::Transfer { .. } => Next::Go(Some(-19i64 as u64)),
+            Called::Transfer { write, handle, buffer, length } => {
+                Next::Go(Some(self.tree.transfer(self.host.area(), write, handle, buffer, length)))
+            }
             Called::PowerOff => Next::Off,
             Called::Dead(reason) => Next::Dead(reason),
         }
@@ -268,7 +284,7 @@ impl LguestBus {
 }
 
 /// The bus's carrier: the Host's half of the generation, as devices want it.
-struct Wires<'a>(&'a Generation1);
+pub(super) struct Wires<'a>(pub(super) &'a Generation1);
 
 impl Carrier for Wires<'_> {
     fn read(&self, address: u64, bytes: &mut [u8]) -> bool {

@@ -20,6 +20,7 @@ use lguest_host::platform::{Platform, PlatformError};
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
+use super::device_tree;
 use super::elf::{self, ElfError};
 use super::layout;
 use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace, Next};
@@ -234,6 +235,7 @@ impl Machine {
             BusSpec::Pci => None,
             BusSpec::LguestDma { attachments, .. } => {
                 lguest_bus::say_so(&memory, spec.engine == Engine::Kvm)?;
+                device_tree::place(&memory)?;
                 let screen = outputs[0].clone();
                 Some(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?)
             }

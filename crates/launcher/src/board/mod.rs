@@ -8,7 +8,9 @@ mod boot;
 mod acpi;
 mod console;
 mod platform;
+mod device_tree;
 mod lguest_bus;
+pub mod tap;
 mod machine;
 
 pub use console::MachineGone;

@@ -1,0 +1,189 @@
+//! `cargo xtask bench lguest`: what the default Guest and its bus cost, on each engine that runs here.
+//!
+//! The Guest measures itself with its shell's `bench`; the start is measured from outside. Then the Host's own bench of
+//! SEND_DMA between two memories, and the size of the drivers beside the original's.
+
+use crate::arguments::Arguments;
+use crate::errand::Errand;
+use crate::inputs;
+use crate::programs;
+use crate::table::{columns, figure, median};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the shell says when it waits for a line.
+const PROMPT: &str = "lguest> ";
+/// Bytes of the disk; the bench reads its first page.
+const DISK: u64 = 64 << 10;
+/// Seconds that one Guest may take (--timeout): an engine that only interprets takes three milliseconds for a disk request.
+const LIMIT: &str = "120";
+/// The engines, and how often a thing is done on each: enough to drown the clock, few enough for a KVM that interprets.
+const ENGINES: [(&str, u32); 2] = [("translator", 5000), ("kvm", 100)];
+
+/// Nanoseconds of one.
+const SECOND: f64 = 1e9;
+
+/// What one round on one engine showed, in the order of [`ROWS`].
+type Round = [f64; ROWS.len()];
+/// The rows, with their units.
+const ROWS: [&str; 6] = ["prompt_ms", "hypercall_ns", "disk_4k_ns", "disk_4k/s", "frame_ns", "frames_MB/s"];
+
+/// Runs the bench and prints its table.
+pub fn run(mut arguments: Arguments) -> Result<(), Errand> {
+    let rounds = arguments.value("--rounds")?.map_or(Ok(3), |word| Arguments::count(&word))?;
+    arguments.end()?;
+    let bench = Bench { lguest: inputs::lguest()?, folder: inputs::workshop()? };
+    let disk = bench.disk();
+    std::fs::File::create(&disk).and_then(|file| file.set_len(DISK)).map_err(Errand::file(&disk))?;
+    let mut done: Vec<(&str, Vec<Round>)> = Vec::new();
+    let mut times = Vec::new();
+    for (engine, count) in ENGINES {
+        match bench.refusal(engine)? {
+            Some(reason) => eprintln!("xtask: left out: {reason}"),
+            None => {
+                done.push((engine, Vec::new()));
+                times.push(count);
+            }
+        }
+    }
+    for round in 1..=rounds {
+        for ((engine, figures), times) in done.iter_mut().zip(&times) {
+            eprintln!("xtask: round {round} of {rounds}: {engine}");
+            figures.push(bench.round(engine, *times)?);
+        }
+    }
+    print!("{}", report(&done));
+    println!("\nSEND_DMA between two memories, in the Host alone:");
+    print!("{}", host_bench()?);
+    println!("\nThe drivers, in bytes of code:");
+    print!(
+        "{}",
+        programs::run(Command::new("sh").arg(inputs::root().join("crates/kernel/driver-sizes.sh")))?
+    );
+    Ok(())
+}
+
+fn host_bench() -> Result<String, Errand> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let words = ["run", "--quiet", "--release", "--package", "lguest-host", "--example", "link_speed"];
+    programs::run(Command::new(cargo).args(words).current_dir(inputs::root()))
+}
+
+fn report(done: &[(&str, Vec<Round>)]) -> String {
+    let mut lines = vec![vec!["default Guest".to_owned()]];
+    lines[0].extend(done.iter().map(|(engine, _)| (*engine).to_owned()));
+    for (at, name) in ROWS.iter().enumerate() {
+        let mut line = vec![(*name).to_owned()];
+        for (_, rounds) in done {
+            line.push(figure(median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>())));
+        }
+        lines.push(line);
+    }
+    columns(&lines)
+}
+
+/// The command, and where its disk and links lie.
+struct Bench {
+    lguest: PathBuf,
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn disk(&self) -> PathBuf {
+        self.folder.join("bus-bench.disk")
+    }
+
+    fn command(&self, engine: &str) -> Command {
+        let mut command = Command::new(&self.lguest);
+        command
+            .args(["run", "--engine", engine, "--timeout", LIMIT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        command
+    }
+
+    /// Why this engine does not run here.
+    fn refusal(&self, engine: &str) -> Result<Option<String>, Errand> {
+        let output =
+            self.command(engine).stdin(Stdio::null()).output().map_err(Errand::file(&self.lguest))?;
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Ok((!output.status.success()).then_some(reason))
+    }
+
+    fn round(&self, engine: &str, times: u32) -> Result<Round, Errand> {
+        // A link of this process' own, so that two benches do not meet.
+        let link = format!("link=bench-{}", std::process::id());
+        let peer = Guest::start(self.command(engine).args(["--net", &link]).stderr(Stdio::null()))?;
+        let mut command = self.command(engine);
+        command.args(["--net", &link, "--disk"]).arg(self.disk()).stderr(Stdio::null());
+        let guest = Guest::start(&mut command)?;
+        let prompt = guest.prompt.as_secs_f64() * 1e3;
+        let script = format!("bench hypercall x {times}\nbench disk lgba {times}\nbench net all {times}\n");
+        let said = guest.finish(&script)?;
+        peer.finish("")?;
+        let [hypercall, disk, net] = figures(&said)?;
+        Ok([prompt, hypercall.0, disk.0, SECOND / disk.0, net.0, net.1])
+    }
+}
+
+/// The three lines of the shell's `bench`: nanoseconds each, and megabytes a second where bytes moved.
+fn figures(said: &str) -> Result<[(f64, f64); 3], Errand> {
+    let found: Vec<(f64, f64)> = said.lines().filter_map(measured).collect();
+    found
+        .try_into()
+        .map_err(|_| Errand::Failed { what: "the Guest's bench".to_owned(), why: said.to_owned() })
+}
+
+/// `2000 times, 217 ns each, 854 MB/s`, the last part optional.
+fn measured(line: &str) -> Option<(f64, f64)> {
+    let (_, rest) = line.split_once(" times, ")?;
+    let (time, rest) = rest.split_once(" ns each")?;
+    let speed = rest.strip_prefix(", ").and_then(|rest| rest.strip_suffix(" MB/s"));
+    Some((time.parse().ok()?, speed.map_or(Some(f64::NAN), |speed| speed.parse().ok())?))
+}
+
+/// A Guest at its prompt.
+struct Guest {
+    child: Child,
+    prompt: Duration,
+}
+
+impl Guest {
+    fn start(command: &mut Command) -> Result<Guest, Errand> {
+        let begun = Instant::now();
+        let mut child = command.spawn().map_err(Errand::file(command.get_program()))?;
+        let output = child.stdout.as_mut().expect("piped");
+        let (mut said, mut byte) = (Vec::new(), [0]);
+        while !said.ends_with(PROMPT.as_bytes()) {
+            // Its time limit ends a Guest that never gets there, and then there is nothing more to read.
+            match output.read(&mut byte) {
+                Ok(1) => said.push(byte[0]),
+                _ => return Err(failed(&String::from_utf8_lossy(&said))),
+            }
+        }
+        Ok(Guest { child, prompt: begun.elapsed() })
+    }
+
+    /// Types these lines and the end of input; what it says up to its end.
+    fn finish(mut self, lines: &str) -> Result<String, Errand> {
+        let typed = self.child.stdin.take().expect("piped").write_all(lines.as_bytes());
+        let output = self.child.wait_with_output().map_err(Errand::file("lguest"))?;
+        let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        if typed.is_err() || !output.status.success() { Err(failed(&said)) } else { Ok(said) }
+    }
+}
+
+fn failed(said: &str) -> Errand {
+    Errand::Failed { what: "the default Guest".to_owned(), why: format!("it said {said:?}") }
+}
+
+#[test]
+fn the_shells_lines_are_read_and_others_are_not() {
+    let said = "lguest> bench disk lgba 5\n5 times, 217 ns each\n5 times, 40 ns each, 854 MB/s\n7 times, 1 ns each\n";
+    let [first, second, third] = figures(said).unwrap();
+    assert_eq!((first.0, second, third.0), (217.0, (40.0, 854.0), 1.0));
+    assert!(first.1.is_nan());
+    assert!(figures("bench: no network: see devices\n").is_err());
+}
