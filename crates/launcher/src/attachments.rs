@@ -205,19 +205,16 @@ fn lock(file: &File, writable: bool) -> Result<(), ()> {
     } else {
         FlockOperation::NonBlockingLockShared
     };
-    for attempt in 1.. {
+    for _ in 0..LOCK_ATTEMPTS {
         match rustix::fs::flock(file, operation) {
             // A process that is being started holds a copy of our descriptors until it runs its program, and a machine
             // that just ended may not be gone yet.
-            Err(rustix::io::Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => {
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
             // A file system without locks has no second opinion.
             _ => return Ok(()),
         }
     }
-    Ok(())
+    Err(())
 }
 
 impl Disk for FileDisk {
