@@ -12,9 +12,10 @@ use crate::cpu::{RSP, flags};
 use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
-use crate::memory::tables::Fill;
-use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
+use crate::memory::tables::{Fill, Half};
+use crate::memory::walk::{Access, Intent, Paging, Translation, canonical, walk};
 use crate::rewrite::{address_is_wide, operand_size};
+use crate::spaces::Spaces;
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{
@@ -104,17 +105,40 @@ impl Vcpu {
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
-        let offset = offset & !0xfff;
         let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };
-        let writable = found.writable && found.dirty && !self.ram.has_code(offset);
+        let writable = self.lets_write(&found, offset);
         if write && !writable {
             return Ok(Mended::ByHand);
         }
+        self.fill(half, address, &found, offset & !0xfff, writable);
+        Ok(Mended::Filled)
+    }
+
+    /// Whether generated code may write a page: not before it is dirty, and never where code was made from it.
+    fn lets_write(&self, found: &Translation, offset: u64) -> bool {
+        found.writable && found.dirty && !self.ram.has_code(offset)
+    }
+
+    /// Makes the entry for a translation to a page of the memory file.
+    fn fill(&mut self, half: Half, address: u64, found: &Translation, offset: u64, writable: bool) {
         let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
         let page = writable.then_some((offset >> 12) as u32);
         let fill = Fill { address, host, writable: page, global: found.global, page_bits: found.page_bits };
         self.spaces.tables.fill(half, fill);
-        Ok(Mended::Filled)
+    }
+
+    /// Lets thunks see a table of the processor's that the supervisor itself never reads.
+    pub(crate) fn show_to_processor(&mut self, address: u64) {
+        let view = self.spaces.kernel_views(self.cpu()).1;
+        let Some(half) = Spaces::half_of(view, address) else { return };
+        let access = Access::by_processor(Intent::Read);
+        let Ok(found) = walk(&self.ram, &Paging::of(self.cpu()), address, access) else { return };
+        let Some((offset, _)) = self.ram.offset(found.physical) else { return };
+        // A user's page is the supervisor's to see only while nothing forbids it.
+        if !found.user {
+            let writable = self.lets_write(&found, offset);
+            self.fill(half, address, &found, offset & !0xfff, writable);
+        }
     }
 
     /// The host raised a signal in a unit.

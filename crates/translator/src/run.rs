@@ -49,6 +49,7 @@ impl Vcpu {
         self.frame().view = 0;
         self.refresh_shortcuts();
         self.refresh_calls();
+        self.refresh_returns();
         let exit = loop {
             if self.kicker.0.take() {
                 break Exit::Kicked;

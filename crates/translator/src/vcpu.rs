@@ -4,6 +4,7 @@
 
 use crate::cache::Cache;
 use crate::cache::calls::Calls;
+use crate::cache::returns::Returns;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::{Cpu, cr0, cr4, flags};
 use crate::events::deliver::{Event, Shutdown, deliver};
@@ -182,6 +183,7 @@ impl Vcpu {
         frame.stack_mask = 7;
         frame.mxcsr = 0x1f80;
         frame.kick = kick;
+        frame.returns = Returns::none(frame.cpu.gdtr);
         Ok(vcpu)
     }
 
@@ -330,6 +332,12 @@ impl Vcpu {
     /// The same for what `syscall` and `sysret` load, after a write to one of their registers.
     pub(crate) fn refresh_calls(&mut self) {
         self.frame().calls = Calls::of(self.cpu());
+    }
+
+    /// The same for what `iretq` loads, when the descriptor table is another one.
+    pub(crate) fn refresh_returns(&mut self) {
+        let table = self.cpu().gdtr;
+        self.frame().returns.heed_table(table);
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.

@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod thunks;
 pub mod calls;
+pub mod returns;
 
 use crate::SetupError;
 use crate::frame::{FrameMapping, JUMP_SLOTS, SPACES};

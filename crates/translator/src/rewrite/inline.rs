@@ -42,6 +42,7 @@ impl Rewriter<'_> {
             M::Pushfq if !mode.single() => self.push_flags(),
             M::Syscall if mode.user && !mode.single() => self.call_kernel(instruction),
             M::Sysretq if kernel => self.call_kernel(instruction),
+            M::Iretq if kernel => self.return_from_handler(instruction),
             M::Rdtsc | M::Rdtscp if !(mode.user && mode.clock_hidden) => self.read_clock(instruction),
             M::Mov if kernel && instruction.op1_register().is_cr() => return self.read_control(instruction),
             M::Mov if is_segment_read(instruction) => self.read_selector(instruction),
@@ -122,6 +123,16 @@ impl Rewriter<'_> {
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         self.colds.push(Cold { jumps: slow, restore, ask: Ask::Site { thunk: self.thunks.system, site } });
         self.aside = false;
+    }
+
+    /// `iretq` through its thunk, which asks Rust about all but the plain ones.
+    fn return_from_handler(&mut self, instruction: &Instruction) {
+        self.set_flags_aside();
+        debug_assert!(self.aside, "system instructions count as readers of every flag");
+        self.aside = false;
+        let site =
+            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        self.call_site(self.thunks.iret, site);
     }
 
     /// `rdtsc` and `rdtscp`: the host's counter plus the Guest's offset.

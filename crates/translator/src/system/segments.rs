@@ -32,7 +32,7 @@ impl Vcpu {
                     M::Iretd => 4,
                     _ => 8,
                 };
-                self.with_memory(|cpu, memory| iret::iret(cpu, memory, size))?;
+                self.return_from_handler(size)?;
                 return Ok(Then::Moved);
             }
             M::Int | M::Int3 => {
@@ -69,6 +69,19 @@ impl Vcpu {
             _ => return self.descriptor_query(instruction),
         }
         Ok(Then::Next)
+    }
+
+    /// `iret`. What the supervisor's loads is kept, for the next one like it to be done in place.
+    fn return_from_handler(&mut self, size: usize) -> Result<(), super::Stop> {
+        let supervisor = self.cpu().cpl == 0;
+        self.with_memory(|cpu, memory| iret::iret(cpu, memory, size))?;
+        if supervisor && size == 8 {
+            let mut returns = self.frame().returns;
+            let places = self.with_memory(|cpu, memory| returns.keep(cpu, memory));
+            self.frame().returns = returns;
+            places.into_iter().flatten().for_each(|place| self.show_to_processor(place));
+        }
+        Ok(())
     }
 
     /// Reads an offset of the operand's size and a selector, and goes there.
@@ -221,7 +234,7 @@ impl Vcpu {
         let address = self.address_of(instruction, 0).unwrap_or(0);
         let global = matches!(instruction.mnemonic(), M::Lgdt | M::Sgdt);
         let load = matches!(instruction.mnemonic(), M::Lgdt | M::Lidt);
-        self.with_memory(|cpu, memory| {
+        self.with_memory(|cpu, memory| -> Result<(), super::Stop> {
             if !load {
                 let table = if global { cpu.gdtr } else { cpu.idtr };
                 let access = Access::by_operand(cpu, Intent::Write);
@@ -243,7 +256,9 @@ impl Vcpu {
                 cpu.idtr = table
             }
             Ok(())
-        })
+        })?;
+        self.refresh_returns();
+        Ok(())
     }
 
     fn descriptor_query(&mut self, instruction: &Instruction) -> Done {
