@@ -17,7 +17,7 @@ use crate::debian::package::PackageName;
 use crate::default_guest;
 use crate::doctor;
 use crate::ending::Ending;
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
@@ -26,6 +26,7 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::supervise::{Reason, Supervisor};
 use crate::terminal::{self, RawTerminal};
 
@@ -58,6 +59,7 @@ struct Plan {
     /// A person sits at both ends.
     attached: bool,
     limit: Option<Duration>,
+    sandbox: Sandbox,
 }
 
 /// Runs one machine.
@@ -76,6 +78,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // The cheap questions first, so that no mistake waits for a download.
     let memory = request::memory(&arguments.memory, doctor::host_memory())?;
     let cpus = request::cpus(&arguments.cpus)?;
+    let wish = Wish::read(&arguments.sandbox)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
@@ -87,6 +90,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         attachments::read(&arguments.disk, &arguments.net)?,
     )?;
     let engine = engine::choose(&arguments.engine)?;
+    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
@@ -124,7 +128,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit })
+    Ok(Plan { spec, stream, ours, own, attached, limit, sandbox })
 }
 
 /// The bus with what is attached to it.
@@ -141,6 +145,19 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             Some(Attachment::Disk(_)) => Err(no_pci_devices("--disk")),
             Some(_) => Err(no_pci_devices("--net")),
         },
+    }
+}
+
+/// What this machine's vCPUs will ask of the host.
+fn needs(bus: &BusSpec, engine: Engine) -> Needs {
+    let attachments: &[Attachment] = match bus {
+        BusSpec::Pci => &[],
+        BusSpec::LguestDma { attachments, .. } => attachments,
+    };
+    Needs {
+        kvm: engine == Engine::Kvm,
+        disks: attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
+        networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
 }
 
@@ -298,7 +315,9 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
-    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
+    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
+    plan.sandbox.close(&button)?;
+    plan.sandbox.confine_vcpu();
     let outcome = machine.run();
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
