@@ -12,7 +12,8 @@ use crate::cpu::{RSP, flags};
 use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
-use crate::memory::tables::{Fill, Half};
+use crate::memory::ram::PAGE_SIZE;
+use crate::memory::tables::{Fill, Half, RUN, RunFill};
 use crate::memory::walk::{Access, Intent, Paging, Translation, canonical, walk};
 use crate::rewrite::{address_is_wide, operand_size};
 use crate::spaces::Spaces;
@@ -119,12 +120,57 @@ impl Vcpu {
         found.writable && found.dirty && !self.ram.has_code(offset)
     }
 
-    /// Makes the entry for a translation to a page of the memory file.
-    fn fill(&mut self, half: Half, address: u64, found: &Translation, offset: u64, writable: bool) {
+    /// Makes the entry for a translation to a page of the memory file, and those beside it that the same large page gives.
+    pub(crate) fn fill(
+        &mut self,
+        half: Half,
+        address: u64,
+        found: &Translation,
+        offset: u64,
+        writable: bool,
+    ) {
+        if found.page_bits > 12 && self.fill_run(half, address, found) {
+            return;
+        }
         let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
         let page = writable.then_some((offset >> 12) as u32);
         let fill = Fill { address, host, writable: page, global: found.global, page_bits: found.page_bits };
         self.spaces.tables.fill(half, fill);
+    }
+
+    /// Makes the entry for a page that Rust walked to on behalf of the Guest, so that generated code finds it next time.
+    pub(crate) fn show(&mut self, address: u64, found: &Translation, offset: u64) {
+        let Some(half) = self.spaces.keeper(self.cpu(), address, found) else { return };
+        let writable = self.lets_write(found, offset);
+        let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
+        if self.spaces.tables.look(half, address) != host.wrapping_sub(address) {
+            self.fill(half, address, found, offset & !0xfff, writable);
+        }
+    }
+
+    /// Makes the run of entries around an address in a large page; false when that is not for this one.
+    fn fill_run(&mut self, half: Half, address: u64, found: &Translation) -> bool {
+        // Pages that code was made from are the exception of a writable run, not a reason against one.
+        let writable = found.writable && found.dirty;
+        let into = address & (RUN * PAGE_SIZE - 1);
+        let (address, physical) = (address - into, found.physical - into);
+        let Some((offset, room)) = self.ram.offset(physical) else { return false };
+        let aligned = offset.is_multiple_of(RUN * PAGE_SIZE);
+        if !aligned || room < RUN * PAGE_SIZE || self.spaces.tables.has_run(half, address, writable) {
+            return false;
+        }
+        let (global, page_bits) = (found.global, found.page_bits);
+        let fill = RunFill { address, page: (offset >> 12) as u32, writable, global, page_bits };
+        let hosts: [u64; RUN as usize] = std::array::from_fn(|page| {
+            let offset = offset + page as u64 * PAGE_SIZE;
+            if self.lets_write(found, offset) {
+                self.ram.writable(offset) as u64
+            } else {
+                self.ram.readable(offset) as u64
+            }
+        });
+        self.spaces.tables.fill_run(half, fill, |page| hosts[page as usize]);
+        true
     }
 
     /// Lets thunks see a table of the processor's that the supervisor itself never reads.

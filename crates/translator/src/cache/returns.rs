@@ -4,7 +4,7 @@
 //! ([`Return`]): both selectors, the words of the descriptor table behind them, and the segments they gave. A later
 //! return that finds the same selectors in its frame and the same words in the table passes the same checks, so what is
 //! left to do here is to look whether it does, and to refuse everything unusual: flags that mean more than themselves
-//! (TF, NT, RF, VM, AC), a stack pointer off its alignment, addresses that are not canonical, a page without an entry,
+//! (TF, NT, VM, AC), a stack pointer off its alignment, addresses that are not canonical, a page without an entry,
 //! data segments that the return would take away. Refused is not wrong: Rust does those from the start.
 //!
 //! A Debian kernel's boot returns 108,625 times, mostly to itself: it orders its processor by `iretq` after each place
@@ -24,8 +24,9 @@ use std::mem::offset_of;
 
 /// Bytes that `iretq` pops.
 const POPPED: u32 = 40;
-/// Flags whose return is Rust's, when they are set in the frame.
-const UNUSUAL: u64 = flags::TF | flags::NT | flags::RF | flags::VM | flags::AC | flags::VIF | flags::VIP;
+/// Flags whose return is Rust's, when they are set in the frame. RF is set in every fault's, and means nothing here: see
+/// [`Cpu::rflags`].
+const UNUSUAL: u64 = flags::TF | flags::NT | flags::VM | flags::AC | flags::VIF | flags::VIP;
 /// Flags that the supervisor's return loads (SDM vol. 2, IRET), less those above.
 const LOADED: u64 = flags::ARITHMETIC | flags::DF | flags::IF | flags::IOPL | flags::ID;
 /// A table index, table and privilege level that a selector cannot be: see [`Return::code_selector`].

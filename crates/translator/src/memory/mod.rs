@@ -2,4 +2,5 @@
 pub mod ram;
 pub mod walk;
 pub mod access;
+mod runs;
 pub mod tables;

@@ -18,6 +18,8 @@
 
 use crate::SetupError;
 use crate::frame::SPACES;
+pub use crate::memory::runs::RUN;
+use crate::memory::runs::{RunNumber, RunWriters, Runs};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -85,6 +87,20 @@ pub struct Fill {
     pub page_bits: u8,
 }
 
+/// What a run of entries is made from.
+pub struct RunFill {
+    /// Guest-virtual address of the first page.
+    pub address: u64,
+    /// Its page of the memory file; the others follow.
+    pub page: u32,
+    /// Some entry lets the Guest write.
+    pub writable: bool,
+    /// Survives address-space switches.
+    pub global: bool,
+    /// log2 of the Guest's page size.
+    pub page_bits: u8,
+}
+
 #[derive(Default)]
 struct Book {
     /// Filled entries, oldest first; some may have been cleared since.
@@ -96,6 +112,7 @@ struct Book {
     large: FxHashSet<u32>,
     /// 1 GiB frames with entries from 1 GiB pages.
     huge: FxHashSet<u32>,
+    runs: Runs,
 }
 
 /// All tables of one vCPU.
@@ -105,6 +122,7 @@ pub struct Tables {
     books: Vec<Book>,
     views: Vec<*mut u8>,
     writers: FxHashMap<u32, Vec<(u8, u64)>>,
+    run_writers: RunWriters,
     /// What users' reads of high addresses touched, a space each: numbers of pages of the host's page tables.
     void: Vec<FxHashSet<u32>>,
     /// Entries filled since the start.
@@ -144,6 +162,10 @@ const fn page_number(address: u64) -> u64 {
     address >> 12 & (ENTRIES - 1)
 }
 
+const fn run_number(address: u64) -> RunNumber {
+    (page_number(address) / RUN) as RunNumber
+}
+
 impl Tables {
     /// Empty tables.
     pub fn new() -> Result<Tables, SetupError> {
@@ -165,6 +187,7 @@ impl Tables {
             books: (0..halves).map(|_| Book::default()).collect(),
             views: Vec::new(),
             writers: FxHashMap::default(),
+            run_writers: RunWriters::default(),
             void: (0..SPACES).map(|_| FxHashSet::default()).collect(),
             fills: 0,
         };
@@ -228,6 +251,11 @@ impl Tables {
         unsafe { self.entry(half, number).read() }
     }
 
+    /// What generated code finds for an address: the addend, or 0.
+    pub fn look(&self, half: Half, address: u64) -> u64 {
+        self.get(half.number(), page_number(address))
+    }
+
     /// Makes an entry.
     pub fn fill(&mut self, half: Half, fill: Fill) {
         let number = page_number(fill.address);
@@ -251,6 +279,42 @@ impl Tables {
         }
         self.fills += 1;
         self.set(n, number, fill.host.wrapping_sub(fill.address & !0xfff));
+    }
+
+    /// Whether the run of `address` was made already, with the right to write if that is asked.
+    pub fn has_run(&self, half: Half, address: u64, writable: bool) -> bool {
+        self.books[half.number()].runs.has(run_number(address), writable)
+    }
+
+    /// Makes [`RUN`] entries; `host` gives the host address of each page.
+    pub fn fill_run(&mut self, half: Half, fill: RunFill, mut host: impl FnMut(u64) -> u64) {
+        let n = half.number();
+        self.touch(half, fill.address);
+        let (first, run) = (page_number(fill.address), run_number(fill.address));
+        let book = &mut self.books[n];
+        match fill.page_bits {
+            21 => _ = book.large.insert((first >> 9) as u32),
+            _ => _ = book.huge.insert((first >> 18) as u32),
+        }
+        book.runs.note(run, fill.writable, half == Half::High && !fill.global);
+        if fill.writable {
+            let books = &self.books;
+            let still_there = |half: u8, run| books[usize::from(half)].runs.holds(run);
+            self.run_writers.note(fill.page, n as u8, run, still_there);
+        }
+        self.fills += 1;
+        for within in 0..RUN {
+            let address = (fill.address & !0xfff).wrapping_add(within << 12);
+            self.set(n, first + within, host(within).wrapping_sub(address));
+        }
+    }
+
+    /// Ends the entries of runs.
+    fn clear_runs(&self, half: usize, runs: Vec<RunNumber>) {
+        for run in runs {
+            let first = u64::from(run) * RUN;
+            (first..first + RUN).for_each(|number| self.set(half, number, 0));
+        }
     }
 
     /// Says that the Guest looked an address up in vain, so that looking cannot touch tables without bound.
@@ -320,6 +384,12 @@ impl Tables {
             // The entry may show another page by now; clearing it costs one look at the page tables.
             self.set(half.into(), number, 0);
         }
+        for (half, number) in self.run_writers.of(page) {
+            // One that is gone must not be touched: its page of table may have been given back.
+            if self.books[usize::from(half)].runs.holds((number / RUN) as RunNumber) {
+                self.set(half.into(), number, 0);
+            }
+        }
     }
 
     /// Ends one page's entries, as `invlpg` does.
@@ -333,11 +403,14 @@ impl Tables {
                 self.set(n, other, 0);
             }
             self.books[n].filled = filled;
+            let runs = self.books[n].runs.take_around(number, 18);
+            self.clear_runs(n, runs);
         }
         if self.books[n].large.remove(&frame) {
             for other in u64::from(frame) << 9..u64::from(frame + 1) << 9 {
                 self.set(n, other, 0);
             }
+            self.books[n].runs.take_around(number, 9);
         } else if self.books[n].touched.contains(&frame) {
             self.set(n, number, 0);
         }
@@ -351,6 +424,8 @@ impl Tables {
             self.set(n, number, 0);
         }
         filled.clear();
+        let runs = self.books[n].runs.take();
+        self.clear_runs(n, runs);
         let book = &mut self.books[n];
         book.filled = filled;
         book.passing.clear();
@@ -366,6 +441,8 @@ impl Tables {
         }
         passing.clear();
         self.books[0].passing = passing;
+        let runs = self.books[0].runs.take_passing();
+        self.clear_runs(0, runs);
     }
 
     /// Ends all entries of a half and gives its memory back.

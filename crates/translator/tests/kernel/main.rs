@@ -9,6 +9,7 @@ mod mappings;
 mod rights;
 mod interrupts;
 mod returns;
+mod runs;
 mod devices;
 mod strings;
 mod vectors;
