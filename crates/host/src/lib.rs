@@ -11,6 +11,7 @@ pub mod dma;
 pub mod link;
 pub mod generation1;
 pub mod engine;
+pub mod sight;
 pub mod translator_engine;
 pub mod kvm;
 pub mod platform;

@@ -5,6 +5,8 @@
 //! built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
 //! `marker`, `control`), while `supervise` watches for a reason to end. `ending` says what the shell is told.
 //!
+//! `watching`, with `stats`, `symbols` and `perf_map`, shows what the machine is doing to those who ask.
+//!
 //! It has no unsafe code, and nothing that a Guest writes can make it grow: `control` and `console` say how.
 
 pub mod cli;
@@ -17,6 +19,11 @@ pub mod initramfs;
 pub mod debian;
 pub mod board;
 pub mod supervise;
+pub mod stats;
+pub mod memory_account;
+pub mod symbols;
+pub mod perf_map;
+pub mod watching;
 pub mod console;
 pub mod marker;
 pub mod control;

@@ -27,6 +27,7 @@ use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::supervise::{Reason, Supervisor};
 use crate::terminal::{self, RawTerminal};
+use crate::watching::Watching;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
@@ -57,6 +58,7 @@ struct Plan {
     /// A person sits at both ends.
     attached: bool,
     limit: Option<Duration>,
+    watching: Watching,
 }
 
 /// Runs one machine.
@@ -87,6 +89,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     )?;
     let engine = engine::choose(&arguments.engine)?;
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let watching = Watching::read(arguments, engine.engine)?;
     check_command(&guest, own_initrd.as_deref(), arguments)?;
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
 
@@ -118,7 +121,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching })
 }
 
 /// The Guest that comes with lguest.
@@ -285,7 +288,8 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     let button = supervisor.button();
     let console = Console::new(plan.ours);
     let screen = console.screen(plan.stream, io::stdout(), button.clone());
-    let machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let watch = plan.watching.begin(&mut machine)?;
     let stopper = machine.stopper();
     let reason = supervisor.watch(stopper, plan.limit)?;
     let (source, raw) = match (plan.attached, plan.ours, plan.own) {
@@ -298,12 +302,13 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
-    let outcome = machine.run();
+    let (outcome, account) = watch.run(machine);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
         let _ = io::stderr().write_all(b"\r\n");
     }
     drop(raw);
+    account.print();
     Ok(conclude(outcome, &reason, &console))
 }
 

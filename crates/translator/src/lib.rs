@@ -18,6 +18,7 @@
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
 
@@ -40,6 +41,7 @@ mod play;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod sight;
 mod requirements;
 mod vcpu;
 
