@@ -106,6 +106,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "FILE")]
     pub symbols: Option<PathBuf>,
 
+    /// What the run may ask of the host once its machine is built: auto (little, as far as the kernel can enforce
+    /// it), on (or it is refused) or off
+    #[arg(long, value_name = "WISH", default_value = "auto")]
+    pub sandbox: String,
+
     /// Print no progress, only what the Guest prints, the engine and what went wrong
     #[arg(long)]
     pub quiet: bool,

@@ -3,7 +3,8 @@
 //! Read in this order it is the life of one run. The command line (`cli`) becomes a request without mistakes
 //! (`request`, `engine`). The Guest's files are found or fetched (`debian`, `kernel_image`, `initramfs`). A machine is
 //! built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
-//! `marker`, `control`), while `supervise` watches for a reason to end. `ending` says what the shell is told.
+//! `marker`, `control`), while `supervise` watches for a reason to end
+//! and `sandbox` takes away what a running machine does not need. `ending` says what the shell is told.
 //!
 //! `watching`, with `stats`, `symbols` and `perf_map`, shows what the machine is doing to those who ask.
 //!
@@ -24,6 +25,7 @@ pub mod memory_account;
 pub mod symbols;
 pub mod perf_map;
 pub mod watching;
+pub mod sandbox;
 pub mod console;
 pub mod marker;
 pub mod control;

@@ -16,7 +16,7 @@ use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
 use crate::doctor;
 use crate::ending::Ending;
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
@@ -25,6 +25,7 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::supervise::{Reason, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
@@ -59,6 +60,7 @@ struct Plan {
     attached: bool,
     limit: Option<Duration>,
     watching: Watching,
+    sandbox: Sandbox,
 }
 
 /// Runs one machine.
@@ -77,6 +79,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // The cheap questions first, so that no mistake waits for a download.
     let memory = request::memory(&arguments.memory, doctor::host_memory())?;
     let cpus = request::cpus(&arguments.cpus)?;
+    let wish = Wish::read(&arguments.sandbox)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
@@ -88,8 +91,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         attachments::read(&arguments.disk, &arguments.net)?,
     )?;
     let engine = engine::choose(&arguments.engine)?;
-    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let watching = Watching::read(arguments, engine.engine)?;
+    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching));
+    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     check_command(&guest, own_initrd.as_deref(), arguments)?;
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
 
@@ -121,7 +125,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, sandbox })
 }
 
 /// The Guest that comes with lguest.
@@ -143,6 +147,20 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             Some(Attachment::Disk(_)) => Err(no_pci_devices("--disk")),
             Some(_) => Err(no_pci_devices("--net")),
         },
+    }
+}
+
+/// What this machine's vCPUs will ask of the host.
+fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
+    let attachments: &[Attachment] = match bus {
+        BusSpec::Pci => &[],
+        BusSpec::LguestDma { attachments, .. } => attachments,
+    };
+    Needs {
+        kvm: engine == Engine::Kvm,
+        disks: attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
+        watched: watching.is_wanted(),
+        networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
 }
 
@@ -301,7 +319,9 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
-    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
+    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
+    plan.sandbox.close(&button)?;
+    plan.sandbox.confine_vcpu();
     let (outcome, account) = watch.run(machine);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.

@@ -13,7 +13,7 @@ use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
 use crate::board::errands::Summoner;
-use crate::memory_account::MemoryAccount;
+use crate::memory_account::{AccountBook, MemoryAccount};
 use crate::request::Mistake;
 
 /// How many kinds of instructions are listed: the rest are rare, and a table is to be read.
@@ -228,7 +228,7 @@ pub fn print(account: &Account, form: Form) {
 ///
 /// # Errors
 /// When the signal cannot be caught.
-pub fn print_on_signal(form: Form, start: Instant, summoner: Summoner) -> io::Result<()> {
+pub fn print_on_signal(form: Form, start: Instant, summoner: Summoner, book: AccountBook) -> io::Result<()> {
     let mut signals = Signals::new([SIGUSR1])?;
     thread::spawn(move || {
         for _ in signals.forever() {
@@ -237,7 +237,7 @@ pub fn print_on_signal(form: Form, start: Instant, summoner: Summoner) -> io::Re
                 crate::terminal::say("--stats: this engine gives an account only at the end of the run");
                 continue;
             }
-            print(&Account { elapsed: start.elapsed(), reports, memory: MemoryAccount::take() }, form);
+            print(&Account { elapsed: start.elapsed(), reports, memory: book.read() }, form);
         }
     });
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::board::{Machine, Outcome};
 use crate::cli::RunArguments;
 use crate::engine::Engine;
-use crate::memory_account::MemoryAccount;
+use crate::memory_account::AccountBook;
 use crate::perf_map::{self, PerfMap};
 use crate::request::Mistake;
 use crate::stats::{self, Account, Form};
@@ -45,15 +45,23 @@ impl Watching {
         Ok(Watching { stats, perf_map })
     }
 
+    /// True when anything was asked for.
+    pub fn is_wanted(&self) -> bool {
+        self.stats.is_some() || self.perf_map.is_some()
+    }
+
     /// Makes the machine note what was asked for, before it runs.
     ///
     /// # Errors
     /// When the map cannot be written or the signal cannot be caught.
     pub fn begin(self, machine: &mut Machine) -> Result<Watch, Mistake> {
         let start = Instant::now();
+        let mut book = None;
         if let Some(form) = self.stats {
             machine.vcpus().for_each(|vcpu| vcpu.watch_itself());
-            stats::print_on_signal(form, start, machine.summoner())?;
+            // Two, for they are read on two threads, each from its own place.
+            stats::print_on_signal(form, start, machine.summoner(), AccountBook::open()?)?;
+            book = Some(AccountBook::open()?);
         }
         if let Some(symbols) = self.perf_map {
             let place = perf_map::place();
@@ -66,7 +74,7 @@ impl Watching {
             }
             terminal::say(&format!("perf finds names in {}", place.display()));
         }
-        Ok(Watch { stats: self.stats, start })
+        Ok(Watch { stats: self.stats, start, book })
     }
 }
 
@@ -74,6 +82,7 @@ impl Watching {
 pub struct Watch {
     stats: Option<Form>,
     start: Instant,
+    book: Option<AccountBook>,
 }
 
 impl Watch {
@@ -82,7 +91,7 @@ impl Watch {
         let Some(form) = self.stats else { return (machine.run(), FinalAccount(None)) };
         let mut account = None;
         let outcome = machine.run_watched(|reports| {
-            let memory = MemoryAccount::take();
+            let memory = self.book.as_ref().and_then(AccountBook::read);
             account = Some((Account { elapsed: self.start.elapsed(), reports, memory }, form));
         });
         (outcome, FinalAccount(account))

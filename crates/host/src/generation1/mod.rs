@@ -271,6 +271,15 @@ pub fn describe(memory: &Memory, index: usize, descriptor: &Descriptor) -> Resul
     memory.write(address, descriptor.as_bytes())
 }
 
+/// The descriptor of device `index` as it is now: the Guest writes its status (facts 3). None past the page's end, or in
+/// memory without that page.
+pub fn described(memory: &Memory, index: usize) -> Option<Descriptor> {
+    let mut descriptor = Descriptor::default();
+    let address = GuestAddress(memory.low_end().0 + index as u64 * size_of::<Descriptor>() as u64);
+    let read = memory.read(address, descriptor.as_mut_bytes());
+    (index < MAX_DEVICES && read.is_ok()).then_some(descriptor)
+}
+
 fn seconds_since_1970() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -21,7 +21,7 @@ use lguest_devices::lguest::pipe::LguestPipe;
 use lguest_devices::lguest::{Carrier, LguestDevice, Reserved};
 use lguest_host::clock::TscRate;
 use lguest_host::dma::{Area, Form};
-use lguest_host::generation1::{Bound, Called, Generation1, describe};
+use lguest_host::generation1::{Bound, Called, Generation1, describe, described};
 use lguest_host::link::{Joining, Link, LinkError};
 use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
 use lguest_host::platform::Platform;
@@ -245,6 +245,16 @@ impl LguestBus {
         self.host.death()
     }
 
+    /// What the Guest's drivers have written into the descriptors: each device's index and status in hexadecimal, as its
+    /// own files show it. Readable whatever became of the Guest's console.
+    pub fn statuses(&self) -> String {
+        let memory = self.host.area().memory();
+        let devices = (0..MAX_DEVICES).filter_map(|index| Some((index, described(memory, index)?)));
+        let used = devices.filter(|(_, descriptor)| descriptor.kind != kind::NONE);
+        let words: Vec<String> = used.map(|(index, found)| format!("{index}:{:x}", found.status)).collect();
+        words.join(" ")
+    }
+
     fn sent(&mut self, key: u64, list: u64) -> Next {
         let sections = match self.host.sent(list) {
             Ok(sections) => sections,
@@ -334,3 +344,7 @@ impl LguestInput {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "lguest_bus_tests.rs"]
+mod tests;

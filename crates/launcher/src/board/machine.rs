@@ -291,6 +291,9 @@ impl Machine {
     /// The same; `at_end` sees what the vCPUs did, before the machine is gone.
     pub fn run_watched(mut self, at_end: impl FnOnce(Vec<Report>)) -> Outcome {
         let outcome = self.serve();
+        if let Some(bus) = &self.lguest {
+            tracing::info!("the devices' statuses at the end: {}", bus.statuses());
+        }
         self.outputs.iter().for_each(OutputPump::finish);
         at_end(vec![self.vcpu.report()]);
         outcome
