@@ -11,6 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   lguest run                                     the default Guest: a small kernel with a shell; try help
   echo 'net ping all' | lguest run --net link=x  its commands from a pipe; the end of input turns it off
+  lguest run -- devices                          one of its commands; its exit status is lguest's
   lguest run debian                              a shell on Debian's own kernel; the first time it is downloaded
   lguest run debian -- uname -a                  one command; its exit status is lguest's
   echo 'echo $((6*7))' | lguest run debian       a script from a pipe

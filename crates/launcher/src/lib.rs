@@ -15,6 +15,7 @@ pub mod request;
 pub mod engine;
 pub mod attachments;
 pub mod run;
+pub mod default_guest;
 pub mod kernel_image;
 pub mod initramfs;
 pub mod debian;

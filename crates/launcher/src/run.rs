@@ -14,6 +14,7 @@ use crate::console::{Console, Stream};
 use crate::debian;
 use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
+use crate::default_guest;
 use crate::doctor;
 use crate::ending::Ending;
 use crate::engine::{self, Engine};
@@ -94,7 +95,13 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let watching = Watching::read(arguments, engine.engine)?;
     let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
-    check_command(&guest, own_initrd.as_deref(), arguments)?;
+    let attached = terminal::is_attached();
+    let cmdline = if own {
+        Some(default_guest::cmdline(cmdline.as_deref(), &arguments.command, attached)?)
+    } else {
+        check_command(&guest, own_initrd.as_deref(), arguments)?;
+        cmdline
+    };
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
 
     let progress = Progress::new(arguments.quiet);
@@ -102,10 +109,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (GuestChoice::Debian(name), own_kernel) => debian_files(name, own_kernel, own_initrd, &progress)?,
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, None) => (default_guest().into(), own_initrd.unwrap_or_default()),
+        (GuestChoice::Unsaid, None) => (default_guest::image().into(), own_initrd.unwrap_or_default()),
     };
     // Only now, so that it stands right above what the Guest prints.
-    let attached = terminal::is_attached();
     let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
     terminal::say(&format!("engine {} ({}){hint}", engine::name(engine.engine), engine.reason));
 
@@ -126,11 +132,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
     Ok(Plan { spec, stream, ours, own, attached, limit, watching, sandbox })
-}
-
-/// The Guest that comes with lguest.
-fn default_guest() -> KernelImage {
-    KernelImage { vmlinux: lguest_kernel::IMAGE.to_vec(), setup_header: None }
 }
 
 /// The bus with what is attached to it.
@@ -195,7 +196,7 @@ fn check_command(
     }
     let command = &arguments.command[0];
     Err(Mistake(format!(
-        "COMMAND {command}: needs the Guest debian or an --initrd built with lguest initramfs, whose first process runs it"
+        "COMMAND {command}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
     )))
 }
 

@@ -24,6 +24,7 @@ use lguest_host::dma::{Area, Form};
 use lguest_host::generation1::{Bound, Called, Generation1, describe, described};
 use lguest_host::link::{Joining, Link, LinkError};
 use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
+use lguest_host::number::GuestNumber;
 use lguest_host::platform::Platform;
 
 use super::console::{MachineGone, OutputPump};
@@ -53,6 +54,9 @@ pub enum LguestBusError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// No number for its Ethernet addresses.
+    #[error("--net: this host has no number left for one more Guest on a network: {0}")]
+    Number(std::io::Error),
     /// A thread.
     #[error("the host refuses a thread: {0}")]
     Thread(std::io::Error),
@@ -171,7 +175,12 @@ impl LguestBus {
             link.listen(platform.interrupts(), Box::new(died)).map_err(LguestBusError::Thread)?;
         }
         let area = Area::new(memory.clone(), page_limit(memory, &attachments), Form::Bits64);
-        let host = Arc::new(Generation1::new(area, links, platform.interrupts(), rate));
+        let mut host = Generation1::new(area, links, platform.interrupts(), rate);
+        if attachments.iter().any(|attachment| matches!(attachment, Attachment::Link(_) | Attachment::Tap(_)))
+        {
+            host = host.with_number(GuestNumber::claim().map_err(LguestBusError::Number)?);
+        }
+        let host = Arc::new(host);
         let _ = killed.set(Arc::downgrade(&host));
         let mut bus = LguestBus { host, devices: Vec::new(), pipes: Vec::new(), tree: TreePipe::default() };
         let mut slots = slots.into_iter();
