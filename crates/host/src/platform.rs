@@ -69,6 +69,7 @@ impl Platform {
             }
             Engine::Kvm => {
                 let machine = KvmMachine::new(memory.clone())?;
+                machine.watch().map_err(PlatformError::Thread)?;
                 let mut vcpu = KvmVcpu::new(&machine, 0, rate)?;
                 vcpu.enter_long_mode(entry)?;
                 Ok((Platform::Kvm(machine), Box::new(vcpu)))
