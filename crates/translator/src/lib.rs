@@ -19,6 +19,7 @@
 //! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
 //! | `mend`, `play`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
 
@@ -44,6 +45,7 @@ mod near;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod sight;
 mod requirements;
 mod vcpu;
 
