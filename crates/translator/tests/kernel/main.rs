@@ -13,5 +13,6 @@ mod runs;
 mod devices;
 mod strings;
 mod vectors;
+mod modes;
 mod limits;
 mod noise;
