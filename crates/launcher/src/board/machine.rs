@@ -269,6 +269,14 @@ impl Machine {
         Stopper { platform: self.platform.clone(), outputs: self.outputs.clone() }
     }
 
+    /// Counts every instruction of vCPU 0 in [`ExitCounts::steps`], slowly.
+    ///
+    /// # Errors
+    /// A sentence, on an engine that cannot.
+    pub fn count_instructions(&mut self) -> Result<(), String> {
+        self.vcpu.count_instructions()
+    }
+
     /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
     pub fn run(self) -> Outcome {
         self.run_counted().0
