@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use lguest_host::Vcpu;
 use lguest_launcher::attachments::Attachment;
 use lguest_launcher::board::{BusSpec, LinkPlace, Machine, MachineSpec, Stopper};
 use lguest_launcher::default_guest;
@@ -53,10 +54,11 @@ fn main() {
         Ok(machine) => machine,
         Err(error) => return eprintln!("left out: {error}"),
     };
-    if let Err(error) = machine.count_instructions() {
+    if let Err(error) = machine.vcpus().try_for_each(Vcpu::count_instructions) {
         return eprintln!("left out: {error}");
     }
     give.send(machine.stopper()).expect("the screen waits for it");
-    let (outcome, counts) = machine.run_counted();
-    println!("{} instructions, then {outcome:?}", counts.steps);
+    let mut steps = 0;
+    let outcome = machine.run_watched(|reports| steps = reports.iter().map(|vcpu| vcpu.exits.steps).sum());
+    println!("{steps} instructions, then {outcome:?}");
 }
