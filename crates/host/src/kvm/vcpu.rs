@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP,
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, kvm_cpuid_entry2, kvm_guest_debug, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use lguest_abi::meeting::HYPERCALL_PORT;
@@ -13,7 +14,7 @@ use super::kick::Seat;
 use super::machine::{KvmError, KvmMachine, refuses};
 use crate::clock::TscRate;
 use crate::clock::paravirtual;
-use crate::engine::{Exit, ExitCounts, Vcpu};
+use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, Vcpu};
 use crate::irq::timer_register::APIC_BUS_KHZ;
 
 /// Selectors of the 64-bit boot protocol.
@@ -23,6 +24,8 @@ const BOOT_DS: u16 = 0x18;
 const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 /// CR4: physical address extension.
 const CR4: u64 = 1 << 5;
+/// RFLAGS: interrupts are taken (SDM vol. 1, 3.4.3.3).
+const INTERRUPT_FLAG: u64 = 1 << 9;
 /// EFER: long mode, enabled and active.
 const EFER: u64 = 1 << 8 | 1 << 10;
 /// CPUID leaf 1, ecx: a timer with deadlines; a hypervisor is there.
@@ -132,6 +135,13 @@ impl KvmVcpu {
         }
     }
 
+    /// Whether this processor, the only one, waits in `hlt` for an interrupt that it does not take.
+    fn halted_for_ever(&self) -> bool {
+        let halted = self.fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+        let deaf = || self.fd.get_regs().is_ok_and(|registers| registers.rflags & INTERRUPT_FLAG == 0);
+        halted && self.machine.kicks.alone() && deaf()
+    }
+
     /// What KVM came back for, turned into what a board answers; None to go on.
     fn translate(&mut self) -> Option<Exit> {
         let (seat, kicks) = (&self.seat, &self.machine.kicks);
@@ -149,6 +159,7 @@ impl KvmVcpu {
                 }
                 Ok(VcpuExit::Shutdown) => Back::Exit(Exit::Shutdown),
                 Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return None,
+                Ok(VcpuExit::Debug(_)) => Back::Step,
                 Ok(VcpuExit::FailEntry(reason, _)) => {
                     dead(format!("the processor refuses the Guest's state (reason {reason:#x})"))
                 }
@@ -161,6 +172,10 @@ impl KvmVcpu {
         match entered {
             None => Some(Exit::Stopped),
             Some(None) => None,
+            Some(Some(Back::Step)) => {
+                self.counts.steps += 1;
+                None
+            }
             Some(Some(Back::Port)) => Some(self.port()),
             Some(Some(Back::Internal)) => Some(Exit::Dead(self.internal_error())),
             Some(Some(Back::Exit(exit))) => {
@@ -249,6 +264,7 @@ impl KvmVcpu {
 }
 
 enum Back {
+    Step,
     Port,
     Internal,
     Exit(Exit),
@@ -269,10 +285,17 @@ impl Vcpu for KvmVcpu {
         }
         self.repeat = None;
         loop {
+            let steps = self.counts.steps;
             if let Some(exit) = self.translate() {
                 return exit;
             }
+            if self.counts.steps != steps {
+                continue;
+            }
             self.counts.kicks += 1;
+            if self.halted_for_ever() {
+                return Exit::Dead(HALTED_FOR_EVER.to_owned());
+            }
         }
     }
 
@@ -302,6 +325,12 @@ impl Vcpu for KvmVcpu {
 
     fn counts(&self) -> ExitCounts {
         self.counts
+    }
+
+    fn count_instructions(&mut self) -> Result<(), String> {
+        let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        let debug = kvm_guest_debug { control, ..Default::default() };
+        self.fd.set_guest_debug(&debug).map_err(|error| refuses("single steps")(error).to_string())
     }
 
     fn rip(&self) -> u64 {
