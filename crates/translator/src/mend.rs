@@ -60,7 +60,7 @@ impl Vcpu {
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
                 let unit = self.cache.unit(unit);
-                let offset = unit.start + unit.marks[mark as usize].host;
+                let offset = unit.start + u32::from(unit.marks[mark as usize].host);
                 self.resume = Some(self.cache.arena.address(offset as usize));
                 Ok(())
             }
@@ -216,7 +216,7 @@ impl Vcpu {
     fn rewind(&mut self, index: UnitIndex, host: u64) -> Instruction {
         let unit = self.cache.unit(index);
         let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
-        let after = unit.marks.partition_point(|m| m.host <= offset);
+        let after = unit.marks.partition_point(|m| u32::from(m.host) <= offset);
         let mark = unit.marks[after.saturating_sub(1)];
         let pc = unit.key.pc + u64::from(mark.guest);
         let frame = self.frame();
@@ -224,7 +224,7 @@ impl Vcpu {
         match mark.lent {
             Lent::Nothing => {}
             Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
-            Lent::Strings { source, from } if offset >= from => {
+            Lent::Strings { source, from } if offset >= u32::from(from) => {
                 use crate::cpu::{RDI, RSI};
                 frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
                 frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });

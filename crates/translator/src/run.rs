@@ -263,7 +263,6 @@ impl Vcpu {
             self.statistics.units += 1;
             self.statistics.instructions += block.instructions.len() as u64;
             let size = rewritten.code.len() as u32;
-            self.tools.keep(rewritten.code);
             let unit = Unit {
                 key,
                 second_page,
@@ -272,7 +271,7 @@ impl Vcpu {
                 size,
                 marks: rewritten.marks,
                 exits: rewritten.exits,
-                incoming: Vec::new(),
+                incoming: Default::default(),
                 alive: true,
             };
             self.sight.tell(CodeNews::Made {
@@ -281,7 +280,10 @@ impl Vcpu {
                 pc: Some(key.pc),
                 user: key.mode.user,
             });
-            return self.cache.insert(unit, rewritten.sites);
+            let mut sites = rewritten.sites;
+            let index = self.cache.insert(unit, &mut sites);
+            self.tools.keep(rewritten.code, sites);
+            return index;
         }
         unreachable!("the second attempt succeeds or asserts")
     }

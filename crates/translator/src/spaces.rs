@@ -32,6 +32,9 @@ struct Space {
     code: FxHashMap<u64, CodePage>,
     /// Slots of the jump table that are set.
     jumps: Vec<u16>,
+    /// The jump table leads to Rust where it leads nowhere else. One that no process has used yet is memory that
+    /// nobody has touched.
+    prepared: bool,
 }
 
 /// See the module.
@@ -175,12 +178,14 @@ impl Spaces {
 
     /// Empties all jump tables and forgets all code pages, when the cache starts over.
     pub fn forget_all_code(&mut self, jumps: &FrameMapping, lookup: u64) {
-        for space in 0..=SPACES {
-            jumps.fill_jumps(space, lookup);
-        }
-        for space in &mut self.spaces {
+        jumps.fill_jumps(0, lookup);
+        for (number, space) in self.spaces.iter_mut().enumerate() {
             space.jumps.clear();
             space.code.clear();
+            space.prepared |= number == self.current;
+            if space.prepared {
+                jumps.fill_jumps(1 + number, lookup);
+            }
         }
         self.kernel_jumps.clear();
         self.kernel_code.clear();
@@ -231,6 +236,9 @@ impl Spaces {
         });
         self.current = space;
         self.spaces[space].last_used = self.clock;
+        if !std::mem::replace(&mut self.spaces[space].prepared, true) {
+            reach.jumps.fill_jumps(1 + space, reach.cache.thunks.lookup);
+        }
         if flush && known.is_some() {
             self.flush_user(reach, space);
         }

@@ -1,6 +1,7 @@
 //! A unit: a run of Guest instructions and the host code made from it.
 
 use iced_x86::Instruction;
+use smallvec::SmallVec;
 
 /// What a translation depends on besides the bytes: part of a unit's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -41,8 +42,9 @@ pub struct Key {
 /// Where one Guest instruction begins in host code.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
-    /// Bytes from the unit's host start.
-    pub host: u32,
+    /// Bytes from the unit's host start. Sixteen bits, for there are half a million of these after a boot, and a unit of
+    /// 64 instructions takes a few thousand bytes.
+    pub host: u16,
     /// Bytes from the unit's first Guest instruction.
     pub guest: u16,
     /// What is not in its place while the instruction itself runs.
@@ -64,7 +66,7 @@ pub enum Lent {
         /// rsi too.
         source: bool,
         /// Bytes from the unit's host start.
-        from: u32,
+        from: u16,
     },
 }
 
@@ -129,9 +131,9 @@ pub struct Unit {
     /// Instruction starts, ascending.
     pub marks: Vec<Mark>,
     /// Ways out.
-    pub exits: Vec<Exit>,
+    pub exits: SmallVec<[Exit; 2]>,
     /// Direct exits of other units that are linked here: (unit, exit).
-    pub incoming: Vec<(UnitIndex, u32)>,
+    pub incoming: SmallVec<[(UnitIndex, u32); 2]>,
     /// False once the Guest changed the bytes or the mapping.
     pub alive: bool,
 }

@@ -38,6 +38,11 @@ pub struct Cache {
 /// Bytes a snippet takes at most: one instruction and the moves around it.
 const SNIPPET: usize = 256;
 
+/// Units that there is room for without copying: a Debian boot makes 50,445. Room that is not used takes no memory.
+const UNITS: usize = 1 << 16;
+/// Sites likewise: eight a unit.
+const SITES: usize = 8 * UNITS;
+
 /// First bytes of the `jmp [rsp + r11*8 + disp32]` that a kick replaces by a five-byte jump.
 const TABLE_JUMP: [u8; 4] = [0x42, 0xff, 0xa4, 0xdc];
 
@@ -53,8 +58,8 @@ impl Cache {
             snippet,
             arena,
             thunks,
-            units: Vec::new(),
-            sites: Vec::new(),
+            units: Vec::with_capacity(UNITS),
+            sites: Vec::with_capacity(SITES),
             names: FxHashMap::default(),
             pages: FxHashMap::default(),
             resets: 0,
@@ -100,7 +105,7 @@ impl Cache {
     }
 
     /// Enters a unit whose code is in the arena into the books.
-    pub fn insert(&mut self, unit: Unit, sites: Vec<Site>) -> UnitIndex {
+    pub fn insert(&mut self, unit: Unit, sites: &mut Vec<Site>) -> UnitIndex {
         let index = self.units.len() as UnitIndex;
         self.names.insert(unit.key, index);
         self.pages.entry(unit.key.page).or_default().push(index);
@@ -108,7 +113,7 @@ impl Cache {
             self.pages.entry(second).or_default().push(index);
         }
         self.units.push(unit);
-        self.sites.extend(sites);
+        self.sites.append(sites);
         index
     }
 

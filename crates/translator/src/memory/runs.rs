@@ -63,7 +63,7 @@ impl Runs {
 
     /// Forgets those among `2^bits` entries that hold entry `number`, and gives them.
     pub fn take_around(&mut self, number: u64, bits: u32) -> Vec<RunNumber> {
-        let same = |run: RunNumber| (u64::from(run) * RUN ^ number) >> bits == 0;
+        let same = |run: RunNumber| ((u64::from(run) * RUN) ^ number) >> bits == 0;
         let around: Vec<RunNumber> = self.made.keys().copied().filter(|&run| same(run)).collect();
         for run in &around {
             self.made.remove(run);

@@ -21,6 +21,7 @@ use crate::frame::SPACES;
 pub use crate::memory::runs::RUN;
 use crate::memory::runs::{RunNumber, RunWriters, Runs};
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Entries in a half.
@@ -121,7 +122,7 @@ pub struct Tables {
     halves: Vec<*mut u64>,
     books: Vec<Book>,
     views: Vec<*mut u8>,
-    writers: FxHashMap<u32, Vec<(u8, u64)>>,
+    writers: FxHashMap<u32, SmallVec<[(u8, u64); 1]>>,
     run_writers: RunWriters,
     /// What users' reads of high addresses touched, a space each: numbers of pages of the host's page tables.
     void: Vec<FxHashSet<u32>>,
@@ -164,6 +165,16 @@ const fn page_number(address: u64) -> u64 {
 
 const fn run_number(address: u64) -> RunNumber {
     (page_number(address) / RUN) as RunNumber
+}
+
+fn entry(halves: &[*mut u64], half: usize, number: u64) -> *mut u64 {
+    assert!(number < ENTRIES);
+    halves[half].wrapping_add(number as usize)
+}
+
+fn peek(halves: &[*mut u64], half: usize, number: u64) -> u64 {
+    // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
+    unsafe { entry(halves, half, number).read() }
 }
 
 impl Tables {
@@ -236,19 +247,13 @@ impl Tables {
         self.views[number] as u64
     }
 
-    fn entry(&self, half: usize, number: u64) -> *mut u64 {
-        assert!(number < ENTRIES);
-        self.halves[half].wrapping_add(number as usize)
-    }
-
     fn set(&self, half: usize, number: u64, value: u64) {
         // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
-        unsafe { self.entry(half, number).write(value) };
+        unsafe { entry(&self.halves, half, number).write(value) };
     }
 
     fn get(&self, half: usize, number: u64) -> u64 {
-        // SAFETY: as above.
-        unsafe { self.entry(half, number).read() }
+        peek(&self.halves, half, number)
     }
 
     /// What generated code finds for an address: the addend, or 0.
@@ -335,7 +340,9 @@ impl Tables {
 
     /// Counts a page of table as touched, and empties the fullest half when there are too many.
     fn touch(&mut self, half: Half, address: u64) {
-        self.books[half.number()].touched.insert((page_number(address) >> 9) as u32);
+        if !self.books[half.number()].touched.insert((page_number(address) >> 9) as u32) {
+            return;
+        }
         if self.books.iter().map(|b| b.touched.len()).sum::<usize>() > TOUCHED_LIMIT {
             let fullest = ALL_HALVES.into_iter().max_by_key(|h| self.books[h.number()].touched.len());
             self.discard(fullest.unwrap_or(half));
@@ -364,16 +371,20 @@ impl Tables {
     }
 
     fn note_writer(&mut self, page: u32, half: u8, number: u64) {
+        let halves = &self.halves;
         let list = self.writers.entry(page).or_default();
-        if list.last() != Some(&(half, number)) {
-            list.push((half, number));
+        match list.as_mut_slice() {
+            // Most pages have one writer at a time: a process' own entry takes the place of a dead process'.
+            [only] if peek(halves, only.0.into(), only.1) == 0 => *only = (half, number),
+            [.., last] if *last == (half, number) => {}
+            _ => list.push((half, number)),
         }
         // Weeding when the list has doubled keeps its cost in proportion, however many are not stale.
         if list.len() >= WRITERS_LIMIT && list.len().is_power_of_two() {
             let mut list = std::mem::take(list);
             list.sort_unstable();
             list.dedup();
-            list.retain(|&(h, n)| self.get(h.into(), n) != 0);
+            list.retain(|&mut (h, n)| self.get(h.into(), n) != 0);
             self.writers.insert(page, list);
         }
     }

@@ -12,6 +12,7 @@
 //! The sign bits above 47 take no part in the index, but they do take part in the sum: an address that is not
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
+use super::cold::Jumps;
 use super::{Cold, Restore, Rewriter, touches_flags};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
@@ -113,7 +114,7 @@ impl Rewriter<'_> {
 
     /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
     fn translate(&mut self, address: Address, size: usize, write: bool) -> Mem {
-        let mut jumps = Vec::with_capacity(2);
+        let mut jumps = Jumps::new();
         let place = match address {
             Address::Constant(constant) => {
                 self.code.constant(S0, constant);

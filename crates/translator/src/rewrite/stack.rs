@@ -10,6 +10,7 @@
 //!   pext s1, s0, [mask] ; mov s0, rcx ; mov rcx, gs:[s1*8] ; jrcxz cold ; mov s1, rcx ; mov rcx, s0 ; ...
 //! ```
 
+use super::cold::Jumps;
 use super::{Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
@@ -17,6 +18,7 @@ use crate::frame::Frame;
 use crate::rewrite::operands::home;
 use crate::unit::Part;
 use iced_x86::{Instruction, Mnemonic, OpKind};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 /// Where a pushed value comes from.
@@ -152,13 +154,13 @@ impl Rewriter<'_> {
             self.code.mov(RCX, S0);
             let ask = self.memory_site(part);
             self.islands
-                .push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
+                .push((missing, Cold { jumps: smallvec![], restore: Restore::CounterAndAddress(at), ask }));
         } else {
             self.code.load_table(S1, S1);
             self.code.test(S1);
             let missing = self.code.jump_if(cond::Z);
             let ask = self.memory_site(part);
-            self.colds.push(Cold { jumps: vec![missing], restore: Restore::Address(at), ask });
+            self.colds.push(Cold { jumps: smallvec![missing], restore: Restore::Address(at), ask });
         }
         place
     }
@@ -168,7 +170,7 @@ impl Rewriter<'_> {
         self.set_flags_aside();
         self.note_flags();
         self.code.lea(true, S0, at);
-        let mut jumps: Vec<Patch> = self.check_crossing(8).into_iter().collect();
+        let mut jumps: Jumps = self.check_crossing(8).into_iter().collect();
         self.page_number();
         self.code.load_table(S1, S1);
         self.code.test(S1);
