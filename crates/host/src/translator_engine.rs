@@ -173,7 +173,6 @@ impl TranslatorVcpu {
         }
     }
 
-    /// Known limit: a record written over translated code would not be noticed. Kernels keep it in data pages.
     fn write_wall_clock(&mut self, value: u64) -> Result<(), Refused> {
         self.wall_clock = value;
         if self.ram.write(value, &self.origin.wall_record()) { Ok(()) } else { Err(Refused) }
@@ -229,3 +228,7 @@ impl Vcpu for TranslatorVcpu {
         self.cpu.rip()
     }
 }
+
+#[cfg(test)]
+#[path = "translator_engine_tests.rs"]
+mod tests;

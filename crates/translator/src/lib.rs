@@ -13,13 +13,15 @@
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
 //! | `spaces` | which tables hold for which address space |
+//! | `neighbours` | what vCPUs ask of each other: code that was written over, pages that become code |
 //! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap` | host faults and kicks |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
 //!
-//! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
+//! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
+//! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
 
 mod assemble;
 pub mod cpu;
@@ -32,6 +34,7 @@ mod rewrite;
 mod cache;
 pub mod memory;
 mod spaces;
+mod neighbours;
 mod x87;
 mod trap;
 mod run;
@@ -48,6 +51,7 @@ mod workbench;
 
 pub use exit::{Death, Exit};
 pub use memory::ram::{Ram, RamError, RamRegion};
+pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;
 pub use trap::Kicker;

@@ -73,6 +73,9 @@ pub enum SetupError {
     /// The host's processor lacks something.
     #[error("this processor lacks {0}, which the translator needs")]
     Processor(&'static str),
+    /// A vCPU's number.
+    #[error("there is no place for a vCPU number {0}: a machine has eight, numbered from 0, each once")]
+    Number(u32),
 }
 
 impl SetupError {
@@ -109,6 +112,10 @@ pub struct Statistics {
     pub flushes: u64,
     /// Times the code cache started over.
     pub resets: u64,
+    /// Times other vCPUs had to be asked for something.
+    pub asked: u64,
+    /// Letters of other vCPUs and devices that were read.
+    pub letters: u64,
     /// Bytes of generated code.
     pub code_bytes: u64,
     /// Bytes of addend tables.
@@ -121,6 +128,8 @@ pub struct Vcpu {
     pub(crate) frames: FrameMapping,
     pub(crate) cache: Box<Cache>,
     pub(crate) spaces: Spaces,
+    /// This vCPU's number, which it holds in [`crate::memory::sharing::Sharing`].
+    pub(crate) me: usize,
     pub(crate) tools: Tools,
     pub(crate) draft: Draft,
     pub(crate) cpuid: Cpuid,
@@ -159,15 +168,21 @@ impl Vcpu {
             Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None, x87: Registers::new() });
         let mut cache = cache;
         running.cache = &raw mut *cache;
+        let kicker = Kicker::default();
+        let me = options.index as usize;
+        if !ram.sharing().join(me, kicker.clone()) {
+            return Err(SetupError::Number(options.index));
+        }
         let mut vcpu = Vcpu {
             ram,
+            me,
             frames,
             cache,
             spaces,
             tools: Tools::new(),
             draft: Draft::default(),
             cpuid,
-            kicker: Kicker::default(),
+            kicker,
             running,
             pending: None,
             resume: None,
@@ -356,6 +371,12 @@ impl Vcpu {
             Shutdown::TripleFault => Exit::TripleFault,
             Shutdown::Dead(death) => Exit::Dead(death),
         })
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        self.ram.sharing().leave(self.me);
     }
 }
 

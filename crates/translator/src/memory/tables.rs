@@ -322,6 +322,13 @@ impl Tables {
         }
     }
 
+    /// The same for all pages; says which they were.
+    pub fn forbid_all_writes(&mut self) -> Vec<u32> {
+        let pages: Vec<u32> = self.writers.keys().copied().collect();
+        pages.iter().for_each(|&page| self.forbid_writes(page));
+        pages
+    }
+
     /// Ends one page's entries, as `invlpg` does.
     pub fn invalidate(&mut self, half: Half, address: u64) {
         let n = half.number();

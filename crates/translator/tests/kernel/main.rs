@@ -13,3 +13,4 @@ mod strings;
 mod vectors;
 mod limits;
 mod noise;
+mod neighbours;
