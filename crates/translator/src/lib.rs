@@ -15,7 +15,7 @@
 //! | `spaces` | which tables hold for which address space |
 //! | `neighbours` | what vCPUs ask of each other: code that was written over, pages that become code |
 //! | `x87` | x87's registers, when a Guest starts and stops running |
-//! | `trap` | host faults and kicks |
+//! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
@@ -37,6 +37,7 @@ mod spaces;
 mod neighbours;
 mod x87;
 mod trap;
+mod forbidden;
 mod run;
 mod mend;
 mod play;
@@ -50,6 +51,7 @@ mod vcpu;
 mod workbench;
 
 pub use exit::{Death, Exit};
+pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};
 pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
