@@ -79,8 +79,24 @@ pub struct ExitCounts {
     pub interrupts: u64,
 }
 
-/// One virtual processor on some engine.
-pub trait Vcpu {
+impl ExitCounts {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: ExitCounts) -> ExitCounts {
+        ExitCounts {
+            ports: self.ports + other.ports,
+            mmio: self.mmio + other.mmio,
+            msrs: self.msrs + other.msrs,
+            halts: self.halts + other.halts,
+            kicks: self.kicks + other.kicks,
+            windows: self.windows + other.windows,
+            interrupts: self.interrupts + other.interrupts,
+        }
+    }
+}
+
+/// One virtual processor on some engine. It runs on one thread at a time, and may be made on another.
+pub trait Vcpu: Send {
     /// Runs the Guest until the board has to do something.
     fn run(&mut self) -> Exit;
     /// Answers `PortIn`, `MmioRead` or `Hypercall`; bits above the size asked for are ignored.

@@ -12,7 +12,7 @@ use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLO
 use crate::engine::{Exit, ExitCounts, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
-use crate::irq::seat::Entry;
+use crate::irq::seat::{Entry, Takes};
 use crate::irq::timer_register::APIC_BUS_KHZ;
 
 /// Encoding numbers of the registers that carry hypercalls.
@@ -28,8 +28,6 @@ const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing 
 pub struct TranslatorVcpu {
     cpu: Cpu,
     index: u32,
-    /// The machine has no other vCPU that could wake this one.
-    alone: bool,
     ram: Arc<Ram>,
     controllers: Arc<Controllers>,
     origin: ClockOrigin,
@@ -37,7 +35,7 @@ pub struct TranslatorVcpu {
     wall_clock: u64,
     system_time: u64,
     /// What the translator was last told about interrupt windows.
-    window: bool,
+    window: (bool, bool),
     /// The last exit was a hypercall.
     asked: bool,
     counts: ExitCounts,
@@ -62,13 +60,12 @@ impl TranslatorVcpu {
         Ok(TranslatorVcpu {
             cpu,
             index,
-            alone: count == 1,
             ram,
             controllers,
             origin,
             wall_clock: 0,
             system_time: 0,
-            window: false,
+            window: (false, false),
             asked: false,
             counts: ExitCounts::default(),
         })
@@ -79,11 +76,21 @@ impl TranslatorVcpu {
         self.cpu.enter_long_mode(entry);
     }
 
-    fn set_window(&mut self, on: bool) {
-        if self.window != on {
-            self.window = on;
-            self.cpu.request_interrupt_window(on);
+    fn set_windows(&mut self, interrupt: bool, nmi: bool) {
+        if self.window != (interrupt, nmi) {
+            self.window = (interrupt, nmi);
+            self.cpu.request_interrupt_window(interrupt);
+            self.cpu.request_nmi_window(nmi);
         }
+    }
+
+    /// Sleeps; the end of the Guest if nobody is left who could wake it.
+    fn sleep(&mut self, interruptible: bool) -> Option<Exit> {
+        if !interruptible && self.controllers.nobody_is_left(self.index) {
+            return Some(Exit::Dead(HALTED_FOR_EVER.into()));
+        }
+        self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
+        None
     }
 
     /// Answers what the processor and its controllers settle between them; the rest is the board's.
@@ -121,11 +128,7 @@ impl TranslatorVcpu {
             CpuExit::WriteMsr { index, value } => self.write_msr(index, value),
             CpuExit::Halt => {
                 self.counts.halts += 1;
-                let interruptible = self.cpu.interruptible();
-                if !interruptible && self.alone {
-                    return Some(Exit::Dead(HALTED_FOR_EVER.into()));
-                }
-                self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
+                return self.sleep(self.cpu.interruptible());
             }
             CpuExit::Kicked => self.counts.kicks += 1,
             CpuExit::InterruptWindow => self.counts.windows += 1,
@@ -192,7 +195,8 @@ impl Vcpu for TranslatorVcpu {
     fn run(&mut self) -> Exit {
         self.asked = false;
         loop {
-            match self.controllers.enter(self.index, self.cpu.interruptible()) {
+            let takes = Takes { interrupts: self.cpu.interruptible(), nmi: self.cpu.takes_nmi() };
+            match self.controllers.enter(self.index, takes) {
                 Entry::Stopped => return Exit::Stopped,
                 Entry::Interrupt(vector) => {
                     self.counts.interrupts += 1;
@@ -200,8 +204,19 @@ impl Vcpu for TranslatorVcpu {
                 }
                 // `Controllers::enter` has turned it into an interrupt; asking again is right in any case.
                 Entry::External => {}
-                Entry::Run { window, .. } => {
-                    self.set_window(window);
+                Entry::Nmi => {
+                    self.counts.interrupts += 1;
+                    self.cpu.nmi();
+                }
+                Entry::Initialize => self.cpu.initialize(),
+                Entry::StartUp(page) => self.cpu.start_up(page),
+                Entry::Wait => {
+                    if let Some(exit) = self.sleep(false) {
+                        return exit;
+                    }
+                }
+                Entry::Run { window, nmi_window, .. } => {
+                    self.set_windows(window, nmi_window);
                     let exit = self.cpu.run();
                     self.controllers.seat(self.index).leave();
                     if let Some(exit) = self.settle(exit) {

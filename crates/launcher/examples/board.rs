@@ -38,6 +38,6 @@ fn main() {
             }
         }
     });
-    let (outcome, counts) = machine.run_counted();
+    let (outcome, counts) = machine.run_counted(&|| ());
     eprintln!("board: {outcome:?} after {counts:?}");
 }

@@ -55,7 +55,7 @@ impl Vcpu {
             {
                 break exit;
             }
-            if self.window && self.interruptible() {
+            if self.window && self.interruptible() || self.nmi_window && self.takes_nmi() {
                 break Exit::InterruptWindow;
             }
             if let Err(exit) = self.step() {
@@ -132,7 +132,7 @@ impl Vcpu {
             ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
             clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
             vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
-            one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending()),
+            one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending()),
         }
     }
 

@@ -140,6 +140,7 @@ pub struct Vcpu {
     /// Host address to go on at, when that is not the entry of a unit.
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
+    pub(crate) nmi_window: bool,
     pub(crate) bounce: crate::play::Bounce,
     /// Control bits that units' modes depend on, as the jump tables know them.
     modes: (u64, u64),
@@ -187,6 +188,7 @@ impl Vcpu {
             pending: None,
             resume: None,
             window: false,
+            nmi_window: false,
             bounce: crate::play::Bounce::new(),
             modes: (0, 0),
             statistics: Statistics::default(),
@@ -239,7 +241,49 @@ impl Vcpu {
     /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest is interruptible.
     pub fn request_interrupt_window(&mut self, on: bool) {
         self.window = on;
-        self.frame().window = on.into();
+        self.frame().window = (on || self.nmi_window).into();
+    }
+
+    /// True when a non-maskable interrupt would be taken now: none is being handled, and no shadow.
+    pub fn takes_nmi(&self) -> bool {
+        !self.cpu().nmi_blocked && !self.cpu().interrupt_shadow && self.pending.is_none()
+    }
+
+    /// Delivers a non-maskable interrupt; only while [`Self::takes_nmi`]. As for [`Self::interrupt`] otherwise.
+    pub fn nmi(&mut self) {
+        const NMI: u8 = 2;
+        debug_assert!(self.takes_nmi());
+        self.resume = None;
+        let delivered = self.deliver(Event::Interrupt(NMI));
+        self.cpu_mut().nmi_blocked = true;
+        if let Err(exit) = delivered {
+            self.pending = Some(Pending::Over(exit));
+        }
+    }
+
+    /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest takes a non-maskable interrupt.
+    pub fn request_nmi_window(&mut self, on: bool) {
+        self.nmi_window = on;
+        self.frame().window = (self.window || on).into();
+    }
+
+    /// INIT: the processor begins anew, in real mode, and forgets what it was asked. It waits for [`Self::start_up`] if the
+    /// Host makes it.
+    pub fn initialize(&mut self) {
+        let signature = self.cpuid.signature();
+        self.cpu_mut().initialize(signature);
+        (self.pending, self.resume) = (None, None);
+        self.apply(crate::cpu::control::Effect {
+            flush_all: true,
+            address_space_changed: true,
+            ..Default::default()
+        });
+    }
+
+    /// A start-up message: real mode from the start of this page of the first MiB.
+    pub fn start_up(&mut self, page: u8) {
+        self.cpu_mut().start_up(page);
+        self.resume = None;
     }
 
     /// The handle other threads wake this vCPU with.

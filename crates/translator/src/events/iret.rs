@@ -13,6 +13,8 @@ use crate::memory::walk::{Access, Intent};
 /// #GP(0) when NT is set, #SS and #PF for the frame, #GP, #NP and #SS for its segments; death for a return to a mode
 /// that this engine does not run. Nothing has changed then.
 pub fn iret(cpu: &mut Cpu, memory: &mut GuestMemory, size: usize) -> Result<(), Refusal> {
+    // Whatever comes of it (SDM vol. 3, 6.7.1).
+    cpu.nmi_blocked = false;
     if cpu.rflags & flags::NT != 0 {
         return Err(Exception::gp(0).into());
     }
