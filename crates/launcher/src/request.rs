@@ -82,9 +82,9 @@ pub fn cpus(text: &str) -> Result<u32, Mistake> {
         Ok(0) | Err(_) => {
             Err(Mistake(format!("--cpus {text}: is no number of processors; give 1 to {MOST_CPUS}")))
         }
-        Ok(_) => {
-            Err(Mistake(format!("--cpus {text}: is more processors than a machine has; give 1 to {MOST_CPUS}")))
-        }
+        Ok(_) => Err(Mistake(format!(
+            "--cpus {text}: is more processors than a machine has; give 1 to {MOST_CPUS}"
+        ))),
     }
 }
 
@@ -240,7 +240,10 @@ mod tests {
         assert_eq!((cpus("1"), cpus("8")), (Ok(1), Ok(8)));
         for text in ["0", "9", "-1", "many", "4294967296"] {
             let Mistake(sentence) = cpus(text).unwrap_err();
-            assert!(sentence.starts_with(&format!("--cpus {text}: ")) && sentence.ends_with("1 to 8"), "{sentence}");
+            assert!(
+                sentence.starts_with(&format!("--cpus {text}: ")) && sentence.ends_with("1 to 8"),
+                "{sentence}"
+            );
         }
     }
 

@@ -172,9 +172,10 @@ impl Controllers {
             }),
             // Of several that are not busier than the others, the first.
             Delivery::LowestPriority => {
-                let bids = self.seats.iter().filter_map(|seat| {
-                    seat.bid(message.destination, from).map(|bid| (bid, seat))
-                });
+                let bids = self
+                    .seats
+                    .iter()
+                    .filter_map(|seat| seat.bid(message.destination, from).map(|bid| (bid, seat)));
                 if let Some((_, seat)) = bids.min_by_key(|(bid, _)| *bid) {
                     seat.offer(message, from);
                 }

@@ -71,7 +71,12 @@ impl KvmVcpu {
     ///
     /// # Errors
     /// [`KvmError`].
-    pub fn new(machine: &Arc<KvmMachine>, index: u32, count: u32, rate: TscRate) -> Result<KvmVcpu, KvmError> {
+    pub fn new(
+        machine: &Arc<KvmMachine>,
+        index: u32,
+        count: u32,
+        rate: TscRate,
+    ) -> Result<KvmVcpu, KvmError> {
         let fd = machine.vm.create_vcpu(index.into()).map_err(refuses("a processor"))?;
         let supported =
             machine.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refuses("its CPUID"))?;

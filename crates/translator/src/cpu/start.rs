@@ -82,8 +82,7 @@ impl Cpu {
     /// 9.4.4.1).
     pub fn start_up(&mut self, page: u8) {
         let code = self.segments[CS];
-        self.segments[CS] =
-            Segment { selector: u16::from(page) << 8, base: u64::from(page) << 12, ..code };
+        self.segments[CS] = Segment { selector: u16::from(page) << 8, base: u64::from(page) << 12, ..code };
         self.rip = 0;
     }
 
