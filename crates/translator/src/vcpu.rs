@@ -6,7 +6,7 @@ use crate::cache::Cache;
 use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::{Cpu, cr0, cr4, flags};
-use crate::events::deliver::{Event, Shutdown, deliver};
+use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping};
 use crate::memory::access::GuestMemory;
@@ -213,6 +213,11 @@ impl Vcpu {
         self.apply(effect);
     }
 
+    /// Puts a processor that has just been reset where another's start-up message sends it: page `vector`, real mode.
+    pub fn start_up(&mut self, vector: u8) {
+        self.cpu_mut().start_up(vector);
+    }
+
     /// Answers `PortIn`, `MmioRead` or `ReadMsr`.
     pub fn reply(&mut self, value: u64) {
         self.finish(Some(value));
@@ -278,12 +283,6 @@ impl Vcpu {
             address_space_changed: true,
             ..Default::default()
         });
-    }
-
-    /// A start-up message: real mode from the start of this page of the first MiB.
-    pub fn start_up(&mut self, page: u8) {
-        self.cpu_mut().start_up(page);
-        self.resume = None;
     }
 
     /// The handle other threads wake this vCPU with.
@@ -411,10 +410,7 @@ impl Vcpu {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)
         });
-        done.map_err(|shutdown| match shutdown {
-            Shutdown::TripleFault => Exit::TripleFault,
-            Shutdown::Dead(death) => Exit::Dead(death),
-        })
+        done.map_err(|TripleFault| Exit::TripleFault)
     }
 }
 

@@ -11,6 +11,7 @@ mod interrupts;
 mod devices;
 mod strings;
 mod vectors;
+mod modes;
 mod limits;
 mod noise;
 mod neighbours;

@@ -70,7 +70,9 @@ fn too_many_letters_become_one_that_says_everything() {
 #[test]
 fn a_write_reaches_every_page_it_touches() {
     let sharing = with(&[0]);
-    [1, 2, 3, 4].map(|page| sharing.claim_code(0, page));
+    for page in [1, 2, 3, 4] {
+        sharing.claim_code(0, page);
+    }
     sharing.wrote(2 * PAGE_SIZE - 1, PAGE_SIZE + 2);
     assert_eq!([1, 2, 3, 4].map(|page| sharing.has_code(page)), [false, false, false, true]);
     sharing.wrote(4 * PAGE_SIZE, 0);
