@@ -80,6 +80,7 @@ impl Platform {
             }
             Engine::Kvm => {
                 let machine = KvmMachine::new(memory.clone())?;
+                machine.watch().map_err(PlatformError::Thread)?;
                 for index in 0..cpus {
                     let mut vcpu = KvmVcpu::new(&machine, index, cpus, rate)?;
                     if index == 0 {

@@ -9,7 +9,7 @@ use lguest_abi::meeting::HYPERCALL_PORT;
 use lguest_translator::{Exit as CpuExit, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu};
 
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
-use crate::engine::{Exit, ExitCounts, NOT_PRIVILEGED, Vcpu};
+use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
 use crate::irq::seat::{Entry, Takes};
@@ -21,8 +21,6 @@ const RCX: usize = 1;
 const RDX: usize = 2;
 const RBX: usize = 3;
 const RSI: usize = 6;
-/// A real machine would sit there until somebody pulls the plug. Here that would look like a hang.
-const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing can wake it any more";
 
 /// One vCPU on the translator.
 pub struct TranslatorVcpu {
