@@ -4,6 +4,8 @@
 //! interrupts, sleeps through `hlt`, serves the APICs, the legacy controllers and the paravirtual clock. What
 //! comes back from [`Vcpu::run`] is what a board has to answer: ports, memory-mapped registers, and endings.
 
+use crate::sight::{Journal, Report};
+
 /// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst): the answer
 /// of a board without the lguest bus.
 pub const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
@@ -63,6 +65,9 @@ pub enum Exit {
     Dead(String),
     /// Somebody stopped the machine.
     Stopped,
+    /// Somebody wants a moment of the vCPU's thread ([`crate::platform::Platform::summon`]). The next run goes on as if
+    /// nothing had been.
+    Summoned,
 }
 
 /// Exits that reached the engine, by kind: what a slow boot is diagnosed with.
@@ -84,22 +89,6 @@ pub struct ExitCounts {
     pub interrupts: u64,
 }
 
-impl ExitCounts {
-    /// Both together.
-    #[must_use]
-    pub fn and(self, other: ExitCounts) -> ExitCounts {
-        ExitCounts {
-            ports: self.ports + other.ports,
-            mmio: self.mmio + other.mmio,
-            msrs: self.msrs + other.msrs,
-            halts: self.halts + other.halts,
-            kicks: self.kicks + other.kicks,
-            windows: self.windows + other.windows,
-            interrupts: self.interrupts + other.interrupts,
-        }
-    }
-}
-
 /// One virtual processor on some engine. It runs on one thread at a time, and may be made on another.
 pub trait Vcpu: Send {
     /// Runs the Guest until the board has to do something.
@@ -110,4 +99,14 @@ pub trait Vcpu: Send {
     fn counts(&self) -> ExitCounts;
     /// Where the Guest is, for reports.
     fn rip(&self) -> u64;
+    /// What it did so far.
+    fn report(&self) -> Report {
+        Report { exits: self.counts(), ..Report::default() }
+    }
+    /// Notes times and instructions for [`Self::report`] from now on, where the engine can.
+    fn watch_itself(&mut self) {}
+    /// Tells `journal` of generated code from now on; false when this engine makes none.
+    fn keep_journal(&mut self, _journal: Journal) -> bool {
+        false
+    }
 }

@@ -117,6 +117,17 @@ impl Platform {
         }
     }
 
+    /// Has every vCPU come back once with [`crate::Exit::Summoned`], from any thread; false where the engine cannot.
+    pub fn summon(&self) -> bool {
+        match self {
+            Platform::Translator(controllers) => {
+                controllers.summon();
+                true
+            }
+            Platform::Kvm(_) => false,
+        }
+    }
+
     /// Takes a stop back: the next run goes on.
     pub fn resume(&self) {
         match self {

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use lguest_abi::meeting::HYPERCALL_PORT;
 use lguest_translator::{Exit as CpuExit, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu};
 
+use crate::clock::host_tsc;
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
 use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
 use crate::irq::seat::{Entry, Takes};
 use crate::irq::timer_register::APIC_BUS_KHZ;
+use crate::sight::{Journal, Report, Times};
 
 /// Encoding numbers of the registers that carry hypercalls.
 const RAX: usize = 0;
@@ -36,7 +38,11 @@ pub struct TranslatorVcpu {
     window: (bool, bool),
     /// The last exit was a hypercall.
     asked: bool,
+    /// Summoned away from its sleep.
+    halted: bool,
     counts: ExitCounts,
+    /// Ticks spent asleep.
+    asleep: u64,
 }
 
 impl TranslatorVcpu {
@@ -65,7 +71,9 @@ impl TranslatorVcpu {
             system_time: 0,
             window: (false, false),
             asked: false,
+            halted: false,
             counts: ExitCounts::default(),
+            asleep: 0,
         })
     }
 
@@ -80,15 +88,6 @@ impl TranslatorVcpu {
             self.cpu.request_interrupt_window(interrupt);
             self.cpu.request_nmi_window(nmi);
         }
-    }
-
-    /// Sleeps; the end of the Guest if nobody is left who could wake it.
-    fn sleep(&mut self, interruptible: bool) -> Option<Exit> {
-        if !interruptible && self.controllers.nobody_is_left(self.index) {
-            return Some(Exit::Dead(HALTED_FOR_EVER.into()));
-        }
-        self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
-        None
     }
 
     /// Answers what the processor and its controllers settle between them; the rest is the board's.
@@ -126,7 +125,7 @@ impl TranslatorVcpu {
             CpuExit::WriteMsr { index, value } => self.write_msr(index, value),
             CpuExit::Halt => {
                 self.counts.halts += 1;
-                return self.sleep(self.cpu.interruptible());
+                return self.sleep();
             }
             CpuExit::Kicked => self.counts.kicks += 1,
             CpuExit::InterruptWindow => self.counts.windows += 1,
@@ -137,6 +136,19 @@ impl TranslatorVcpu {
             CpuExit::TripleFault => return Some(Exit::Shutdown),
             CpuExit::Dead(death) => return Some(Exit::Dead(death.to_string())),
         }
+        None
+    }
+
+    /// Waits for what ends a halt. Two looks at the clock are nothing beside a sleep.
+    fn sleep(&mut self) -> Option<Exit> {
+        let interruptible = self.cpu.interruptible();
+        if !interruptible && self.controllers.nobody_is_left(self.index) {
+            return Some(Exit::Dead(HALTED_FOR_EVER.into()));
+        }
+        let began = host_tsc();
+        let over = self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
+        self.halted = !over;
+        self.asleep += host_tsc().saturating_sub(began);
         None
     }
 
@@ -192,10 +204,16 @@ impl TranslatorVcpu {
 impl Vcpu for TranslatorVcpu {
     fn run(&mut self) -> Exit {
         self.asked = false;
+        if self.halted
+            && let Some(exit) = self.sleep()
+        {
+            return exit;
+        }
         loop {
             let takes = Takes { interrupts: self.cpu.interruptible(), nmi: self.cpu.takes_nmi() };
             match self.controllers.enter(self.index, takes) {
                 Entry::Stopped => return Exit::Stopped,
+                Entry::Summoned => return Exit::Summoned,
                 Entry::Interrupt(vector) => {
                     self.counts.interrupts += 1;
                     self.cpu.interrupt(vector);
@@ -209,7 +227,7 @@ impl Vcpu for TranslatorVcpu {
                 Entry::Initialize => self.cpu.initialize(),
                 Entry::StartUp(page) => self.cpu.start_up(page),
                 Entry::Wait => {
-                    if let Some(exit) = self.sleep(false) {
+                    if let Some(exit) = self.sleep() {
                         return exit;
                     }
                 }
@@ -239,6 +257,31 @@ impl Vcpu for TranslatorVcpu {
 
     fn rip(&self) -> u64 {
         self.cpu.rip()
+    }
+
+    fn report(&self) -> Report {
+        let rate = self.controllers.rate();
+        let times = self.cpu.ticks().map(|ticks| Times {
+            generated: rate.duration(ticks.generated),
+            translating: rate.duration(ticks.translating),
+            processor: rate.duration(ticks.running.saturating_sub(ticks.generated + ticks.translating)),
+            asleep: rate.duration(self.asleep),
+        });
+        Report {
+            exits: self.counts,
+            translator: Some(self.cpu.statistics()),
+            times,
+            carried_out: self.cpu.carried_out(),
+        }
+    }
+
+    fn watch_itself(&mut self) {
+        self.cpu.watch_itself();
+    }
+
+    fn keep_journal(&mut self, journal: Journal) -> bool {
+        self.cpu.keep_journal(journal);
+        true
     }
 }
 

@@ -20,6 +20,7 @@
 //! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
 //! | `mend`, `play`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
 //! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
@@ -47,6 +48,7 @@ mod near;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod sight;
 mod requirements;
 mod vcpu;
 

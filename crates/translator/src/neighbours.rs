@@ -4,6 +4,7 @@
 use crate::exit::Exit;
 use crate::memory::access::CodeWrites;
 use crate::memory::sharing::{Errand, Letter, Mail};
+use crate::sight::CodeNews;
 use crate::vcpu::Vcpu;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -139,6 +140,7 @@ impl Vcpu {
             self.ram.sharing().gave_up_code(self.me, page);
         }
         self.cache.reset();
+        self.sight.tell(CodeNews::StartedOver);
         self.resume = None;
         self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
     }

@@ -12,6 +12,7 @@ use crate::frame::{pack_flags, unpack_flags};
 use crate::liveness;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
+use crate::sight::CodeNews;
 use crate::trap::{Attached, signal_stack};
 use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
@@ -39,6 +40,7 @@ impl Vcpu {
         if signal_stack().is_err() {
             return Exit::Kicked;
         }
+        let began = self.sight.now();
         self.running.cache = &raw mut *self.cache;
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
@@ -62,6 +64,7 @@ impl Vcpu {
         drop(inside);
         self.kicker.0.stop();
         drop(attached);
+        self.sight.spent(began, |ticks| &mut ticks.running);
         exit
     }
 
@@ -113,7 +116,9 @@ impl Vcpu {
         let enter = self.cache.thunks.enter;
         // SAFETY: `thunks::write` made a function of this type there.
         let enter: extern "sysv64" fn(*mut crate::frame::Frame) = unsafe { std::mem::transmute(enter) };
+        let began = self.sight.now();
         enter(address);
+        self.sight.spent(began, |ticks| &mut ticks.generated);
         if let Some(unit) = self.running.closed.take() {
             self.cache.reopen(unit);
         }
@@ -211,7 +216,9 @@ impl Vcpu {
     fn translate(&mut self, key: Key) -> Result<Result<UnitIndex, Exception>, Exit> {
         // A unit's worth of bytes and instructions is a large allocation, and there are fifty thousand units in a boot.
         let mut draft = std::mem::take(&mut self.draft);
+        let began = self.sight.now();
         let result = self.translate_with(key, &mut draft);
+        self.sight.spent(began, |ticks| &mut ticks.translating);
         self.draft = draft;
         result
     }
@@ -284,6 +291,7 @@ impl Vcpu {
         };
         // `bytes` goes on to the end of the page; the unit ends before.
         let bytes = &bytes[..bytes.len().min((end - key.pc) as usize)];
+        self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
         Some(self.cache.insert(unit, rewritten.sites, bytes))
     }
 

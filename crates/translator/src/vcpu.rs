@@ -145,6 +145,7 @@ pub struct Vcpu {
     /// Control bits that units' modes depend on, as the jump tables know them.
     modes: (u64, u64),
     pub(crate) statistics: Statistics,
+    pub(crate) sight: crate::sight::Sight,
 }
 
 impl Vcpu {
@@ -192,6 +193,7 @@ impl Vcpu {
             bounce: crate::play::Bounce::new(),
             modes: (0, 0),
             statistics: Statistics::default(),
+            sight: crate::sight::Sight::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();

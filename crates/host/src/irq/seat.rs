@@ -51,6 +51,8 @@ pub enum Entry {
     Wait,
     /// The machine was stopped.
     Stopped,
+    /// Somebody wants a moment of the vCPU's thread.
+    Summoned,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,7 @@ struct State {
     nmi: bool,
     /// It halted with interrupts off.
     deaf: bool,
+    summoned: bool,
     kick: Option<Kick>,
 }
 
@@ -121,6 +124,7 @@ impl Seat {
             start_up: None,
             nmi: false,
             deaf: false,
+            summoned: false,
             kick: None,
         };
         Seat { state: Mutex::new(state), bell: Condvar::new(), external: AtomicBool::new(false) }
@@ -137,6 +141,9 @@ impl Seat {
         state.presence = Presence::Outside;
         if state.stopped {
             return Entry::Stopped;
+        }
+        if std::mem::take(&mut state.summoned) {
+            return Entry::Summoned;
         }
         if let Some(entry) = state.begin(takes) {
             return entry;
@@ -166,8 +173,9 @@ impl Seat {
 
     /// Sleeps until there is something that can be taken, or the machine is stopped. No polling: the wait ends by the bell
     /// or at the timer's own deadline. A Guest that halted with interrupts off sleeps until somebody sends more than an
-    /// interrupt, or stops it.
-    pub fn sleep(&self, rate: TscRate, interruptible: bool) {
+    /// interrupt, or stops it. False when it was summoned away and has to go back to
+    /// sleep.
+    pub fn sleep(&self, rate: TscRate, interruptible: bool) -> bool {
         let mut state = lock(&self.state);
         loop {
             let now = host_tsc();
@@ -175,6 +183,10 @@ impl Seat {
             let waiting = self.external_wanted(&state) || state.lapic.pending().is_some();
             if state.stopped || state.is_roused() || (waiting && interruptible && !state.waiting) {
                 break;
+            }
+            if state.summoned {
+                state.presence = Presence::Outside;
+                return false;
             }
             state.presence = Presence::Asleep;
             state = match state.lapic.deadline().filter(|_| interruptible) {
@@ -184,6 +196,7 @@ impl Seat {
         }
         state.presence = Presence::Outside;
         state.deaf = false;
+        true
     }
 
     /// The vCPU is about to sleep with interrupts off. Before [`Self::sleep`].
@@ -275,6 +288,13 @@ impl Seat {
     pub fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = true;
+        self.ring(&mut state);
+    }
+
+    /// Makes [`Self::enter`] say [`Entry::Summoned`] once, soon.
+    pub fn summon(&self) {
+        let mut state = lock(&self.state);
+        state.summoned = true;
         self.ring(&mut state);
     }
 

@@ -13,15 +13,17 @@ use lguest_devices::pm::{self, Pm};
 use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
-use lguest_host::engine::{ExitCounts, Vcpu};
+use lguest_host::engine::Vcpu;
 use lguest_host::memory::{Memory, MemoryError};
 use lguest_host::platform::{Platform, PlatformError};
+use lguest_host::sight::Report;
 
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
 use super::device_tree;
 use super::elf::{self, ElfError};
+use super::errands::{Errands, Summoner};
 use super::layout;
 use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace};
 use super::platform::BoardLine;
@@ -242,8 +244,8 @@ impl Machine {
             }
         };
         Ok(Machine {
+            board: Board::new(ports, lguest, power, platform, Errands::new(vcpus.len())),
             vcpus,
-            board: Board::new(ports, lguest, power, platform),
             consoles,
             outputs,
             _memory: memory,
@@ -266,21 +268,31 @@ impl Machine {
         Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone() }
     }
 
+    /// Sends errands to the vCPUs.
+    pub fn summoner(&self) -> Summoner {
+        Summoner::new(self.board.platform.clone(), self.board.errands.clone())
+    }
+
+    /// The vCPUs, before they run.
+    pub fn vcpus(&mut self) -> impl Iterator<Item = &mut dyn Vcpu> {
+        self.vcpus.iter_mut().map(|vcpu| &mut **vcpu as &mut dyn Vcpu)
+    }
+
     /// Runs vCPU 0 on the calling thread and each other on one of its own until the machine ends, and writes out what the
     /// ports still hold. Each of these threads calls `settle` before it runs the Guest.
     pub fn run(self, settle: &(dyn Fn() + Sync)) -> Outcome {
-        self.run_counted(settle).0
+        self.run_watched(settle, |_| {})
     }
 
-    /// The same, with the exits counted: what a slow Guest is diagnosed with.
-    pub fn run_counted(mut self, settle: &(dyn Fn() + Sync)) -> (Outcome, ExitCounts) {
+    /// The same; `at_end` sees what the vCPUs did, before the machine is gone.
+    pub fn run_watched(mut self, settle: &(dyn Fn() + Sync), at_end: impl FnOnce(Vec<Report>)) -> Outcome {
         let outcome = self.board.run(&mut self.vcpus, settle);
         if let Some(statuses) = self.board.with_bus(|bus| bus.statuses()) {
             tracing::info!("the devices' statuses at the end: {statuses}");
         }
         self.outputs.iter().for_each(OutputPump::finish);
-        let counts = self.vcpus.iter().map(|vcpu| vcpu.counts());
-        (outcome, counts.fold(ExitCounts::default(), ExitCounts::and))
+        at_end(self.vcpus.iter().map(|vcpu| vcpu.report()).collect());
+        outcome
     }
 }
 

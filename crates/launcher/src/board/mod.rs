@@ -12,6 +12,7 @@ mod platform;
 mod device_tree;
 mod lguest_bus;
 pub mod tap;
+pub mod errands;
 mod processors;
 mod machine;
 

@@ -9,6 +9,7 @@ use lguest_devices::bus::Bus;
 use lguest_host::engine::{Exit, NO_SUCH_HYPERCALL, Vcpu};
 use lguest_host::platform::Platform;
 
+use super::errands::Errands;
 use super::lguest_bus::{LguestBus, Next};
 use super::machine::{Outcome, Power};
 
@@ -24,18 +25,27 @@ pub(super) struct Board {
     pub power: Power,
     /// The engine.
     pub platform: Platform,
+    /// What other threads want done on the vCPUs' own.
+    pub errands: Errands,
     outcome: OnceLock<Outcome>,
 }
 
 impl Board {
     /// With nothing at memory addresses yet.
-    pub fn new(ports: Bus, lguest: Option<LguestBus>, power: Power, platform: Platform) -> Board {
+    pub fn new(
+        ports: Bus,
+        lguest: Option<LguestBus>,
+        power: Power,
+        platform: Platform,
+        errands: Errands,
+    ) -> Board {
         Board {
             ports,
             mapped: Bus::new(),
             lguest: lguest.map(Mutex::new),
             power,
             platform,
+            errands,
             outcome: OnceLock::new(),
         }
     }
@@ -55,7 +65,7 @@ impl Board {
             for (number, vcpu) in (1..).zip(others) {
                 let run = move || {
                     settle();
-                    self.serve(vcpu.as_mut());
+                    self.serve(number, vcpu.as_mut());
                 };
                 let name = format!("lguest-vcpu{number}");
                 if let Err(error) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
@@ -63,17 +73,17 @@ impl Board {
                 }
             }
             settle();
-            self.serve(first.as_mut());
+            self.serve(0, first.as_mut());
         });
         self.outcome.get().cloned().unwrap_or(Outcome::Stopped)
     }
 
     /// Serves a vCPU until the machine ends.
-    fn serve(&self, vcpu: &mut dyn Vcpu) {
+    fn serve(&self, number: usize, vcpu: &mut dyn Vcpu) {
         // However the thread ends, the machine does not go on without it.
         let _last = LastWord(self);
         let outcome = loop {
-            if let Some(outcome) = self.answer(vcpu).or_else(|| self.power.outcome()) {
+            if let Some(outcome) = self.answer(number, vcpu).or_else(|| self.power.outcome()) {
                 break outcome;
             }
         };
@@ -88,7 +98,7 @@ impl Board {
     }
 
     /// One exit; the outcome when the machine ends by it.
-    fn answer(&self, vcpu: &mut dyn Vcpu) -> Option<Outcome> {
+    fn answer(&self, number: usize, vcpu: &mut dyn Vcpu) -> Option<Outcome> {
         match vcpu.run() {
             Exit::PortIn { port, size } => vcpu.reply(self.ports.read(port.into(), size)),
             Exit::PortOut { port, size, value } => self.ports.write(port.into(), size, value.into()),
@@ -98,6 +108,7 @@ impl Board {
             Exit::Shutdown => return Some(Outcome::Dead(triple_fault(vcpu.rip()))),
             Exit::Dead(reason) => return Some(Outcome::Dead(reason)),
             Exit::Stopped => return Some(self.stopped()),
+            Exit::Summoned => self.errands.run(number, vcpu),
         }
         None
     }

@@ -80,6 +80,7 @@ impl Vcpu {
             unreachable!("system calls come from system sites")
         };
         let instruction = **instruction;
+        self.sight.carried_out(instruction.mnemonic());
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;
