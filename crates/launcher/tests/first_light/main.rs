@@ -10,3 +10,4 @@ mod bare;
 mod bad_input;
 mod session;
 mod prompt;
+mod processors;
