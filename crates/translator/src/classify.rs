@@ -268,6 +268,8 @@ pub fn classify(instruction: &Instruction) -> Class {
         | M::Popad
         | M::Lds
         | M::Les => Class::System,
+        // A processor that waits for another lets it run: see rewrite/inline.rs.
+        M::Pause => Class::System,
         _ if instruction.is_privileged() => Class::System,
         _ if is_gather(instruction) => Class::System,
         _ if moves_segment(instruction) => Class::System,

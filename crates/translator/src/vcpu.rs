@@ -128,6 +128,8 @@ pub struct Vcpu {
     pub(crate) frames: FrameMapping,
     pub(crate) cache: Box<Cache>,
     pub(crate) spaces: Spaces,
+    /// Instructions `pause` so far.
+    pub(crate) pauses: u32,
     /// This vCPU's number, which it holds in [`crate::memory::sharing::Sharing`].
     pub(crate) me: usize,
     pub(crate) tools: Tools,
@@ -178,10 +180,11 @@ impl Vcpu {
         let mut vcpu = Vcpu {
             ram,
             me,
+            pauses: 0,
             frames,
             cache,
             spaces,
-            tools: Tools::new(),
+            tools: Tools::new(options.count > 1),
             draft: Draft::default(),
             cpuid,
             kicker,
