@@ -245,9 +245,9 @@ unsafe fn copy_out(from: *const u8, bytes: &mut [u8]) {
     }
     match bytes.len() {
         1 => whole!(AtomicU8),
-        2 if from as usize % 2 == 0 => whole!(AtomicU16),
-        4 if from as usize % 4 == 0 => whole!(AtomicU32),
-        8 if from as usize % 8 == 0 => whole!(AtomicU64),
+        2 if (from as usize).is_multiple_of(2) => whole!(AtomicU16),
+        4 if (from as usize).is_multiple_of(4) => whole!(AtomicU32),
+        8 if (from as usize).is_multiple_of(8) => whole!(AtomicU64),
         // SAFETY: valid, as the caller says.
         length => unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), bytes.as_mut_ptr(), length) },
     }
@@ -271,9 +271,9 @@ unsafe fn copy_in(to: *mut u8, bytes: &[u8]) {
     }
     match bytes.len() {
         1 => whole!(AtomicU8, u8),
-        2 if to as usize % 2 == 0 => whole!(AtomicU16, u16),
-        4 if to as usize % 4 == 0 => whole!(AtomicU32, u32),
-        8 if to as usize % 8 == 0 => whole!(AtomicU64, u64),
+        2 if (to as usize).is_multiple_of(2) => whole!(AtomicU16, u16),
+        4 if (to as usize).is_multiple_of(4) => whole!(AtomicU32, u32),
+        8 if (to as usize).is_multiple_of(8) => whole!(AtomicU64, u64),
         // SAFETY: valid, as the caller says.
         length => unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, length) },
     }
