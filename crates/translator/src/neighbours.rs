@@ -53,9 +53,8 @@ impl Vcpu {
         self.statistics.letters += mail.letters.len() as u64;
         if mail.everything {
             self.start_over();
-            for page in self.spaces.tables.forbid_all_writes() {
-                self.ram.sharing().gave_up_writing(self.me, page);
-            }
+            self.spaces.tables.flush_all();
+            self.ram.sharing().gave_up_all_writing(self.me);
         }
         for letter in &mail.letters {
             match *letter {

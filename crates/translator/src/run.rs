@@ -131,9 +131,11 @@ impl Vcpu {
     fn mode(&self) -> Mode {
         let cpu = self.cpu();
         Mode {
+            size: cpu.code_size(),
             user: cpu.cpl == 3,
-            ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
-            clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
+            middle: matches!(cpu.cpl, 1 | 2),
+            ragged_stack: cpu.stack_is_ragged(),
+            clock_hidden: cpu.cpl != 0 && cpu.cr4 & cr4::TSD != 0,
             vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
             one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending()),
         }
@@ -141,6 +143,9 @@ impl Vcpu {
 
     /// Host address of the unit at `rip`; `None` after an exception was delivered instead.
     fn find(&mut self) -> Result<Option<u64>, Exit> {
+        if !self.cpu().in_64_bit_mode() {
+            self.frame().reach = self.cpu().based_reach();
+        }
         match self.unit_at_rip()? {
             Ok(unit) => Ok(Some(self.cache.entry(unit))),
             Err(exception) => self.raise(exception).map(|()| None),
@@ -178,7 +183,7 @@ impl Vcpu {
             }
         }
         if !mode.single() {
-            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode.user, pc, unit));
+            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode, pc, unit));
         }
         Ok(Ok(unit))
     }
@@ -290,7 +295,7 @@ impl Vcpu {
             alive: true,
         };
         // `bytes` goes on to the end of the page; the unit ends before.
-        let bytes = &bytes[..bytes.len().min((end - key.pc) as usize)];
+        let bytes = &bytes[..bytes.len().min(end.wrapping_sub(key.pc) as usize)];
         self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
         Some(self.cache.insert(unit, rewritten.sites, bytes))
     }
@@ -312,7 +317,7 @@ impl Vcpu {
         let mut bytes = [0; PEEK_BYTES];
         let room = PEEK_BYTES.min(4096 - (target & 0xfff) as usize);
         self.ram.read_file(u64::from(key.page) << 12 | target & 0xfff, &mut bytes[..room]);
-        liveness::live_at(&bytes[..room], target)
+        liveness::live_at(&bytes[..room], target, key.mode.size)
     }
 
     /// A direct exit was taken for the first time: links it, if it may be.
@@ -323,6 +328,9 @@ impl Vcpu {
         };
         self.cpu_mut().rip = target;
         self.cpu_mut().interrupt_shadow = false;
+        if !self.in_units() {
+            return Ok(());
+        }
         let resets = self.cache.resets;
         let found = match self.unit_at_rip()? {
             Ok(found) => found,

@@ -173,6 +173,14 @@ impl Sharing {
         self.writers[page as usize].fetch_and(!(1 << vcpu), Ordering::SeqCst);
     }
 
+    /// A vCPU took back all entries that let it write anything.
+    pub(crate) fn gave_up_all_writing(&self, vcpu: usize) {
+        let bit = 1 << vcpu;
+        for writers in self.writers.iter().filter(|writers| writers.load(Ordering::SeqCst) & bit != 0) {
+            writers.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
     /// A vCPU is about to read code from the page. Whom it has to ask before it does, itself perhaps among them.
     pub(crate) fn claim_code(&self, vcpu: usize, page: u32) -> Set {
         if self.owns_code(vcpu, page) {

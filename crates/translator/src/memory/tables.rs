@@ -322,11 +322,9 @@ impl Tables {
         }
     }
 
-    /// The same for all pages; says which they were.
-    pub fn forbid_all_writes(&mut self) -> Vec<u32> {
-        let pages: Vec<u32> = self.writers.keys().copied().collect();
-        pages.iter().for_each(|&page| self.forbid_writes(page));
-        pages
+    /// Ends all entries there are.
+    pub fn flush_all(&mut self) {
+        ALL_HALVES.into_iter().for_each(|half| self.flush(half));
     }
 
     /// Ends one page's entries, as `invlpg` does.
