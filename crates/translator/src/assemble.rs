@@ -53,6 +53,8 @@ impl Mem {
 
 /// Condition codes as `jcc`, `setcc` and `cmovcc` encode them.
 pub mod cond {
+    /// Not below, unsigned.
+    pub const AE: u8 = 3;
     /// Zero, equal.
     pub const Z: u8 = 4;
     /// Above, unsigned.

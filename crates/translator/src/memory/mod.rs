@@ -1,6 +1,6 @@
 //! Guest memory as the processor sees it.
+pub mod sharing;
 pub mod ram;
 pub mod walk;
 pub mod access;
-mod runs;
 pub mod tables;

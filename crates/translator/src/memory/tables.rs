@@ -16,10 +16,12 @@
 
 #![allow(unsafe_code)] // Mappings, and entries in them.
 
+mod runs;
+
 use crate::SetupError;
 use crate::frame::SPACES;
-pub use crate::memory::runs::RUN;
-use crate::memory::runs::{RunNumber, RunWriters, Runs};
+pub use runs::{RUN, RunFill};
+use runs::{RunNumber, RunWriters, Runs};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -88,20 +90,6 @@ pub struct Fill {
     pub page_bits: u8,
 }
 
-/// What a run of entries is made from.
-pub struct RunFill {
-    /// Guest-virtual address of the first page.
-    pub address: u64,
-    /// Its page of the memory file; the others follow.
-    pub page: u32,
-    /// Some entry lets the Guest write.
-    pub writable: bool,
-    /// Survives address-space switches.
-    pub global: bool,
-    /// log2 of the Guest's page size.
-    pub page_bits: u8,
-}
-
 #[derive(Default)]
 struct Book {
     /// Filled entries, oldest first; some may have been cleared since.
@@ -161,10 +149,6 @@ fn reserve(at: *mut libc::c_void, length: usize, fixed: i32) -> Result<*mut u8, 
 
 const fn page_number(address: u64) -> u64 {
     address >> 12 & (ENTRIES - 1)
-}
-
-const fn run_number(address: u64) -> RunNumber {
-    (page_number(address) / RUN) as RunNumber
 }
 
 fn entry(halves: &[*mut u64], half: usize, number: u64) -> *mut u64 {
@@ -286,42 +270,6 @@ impl Tables {
         self.set(n, number, fill.host.wrapping_sub(fill.address & !0xfff));
     }
 
-    /// Whether the run of `address` was made already, with the right to write if that is asked.
-    pub fn has_run(&self, half: Half, address: u64, writable: bool) -> bool {
-        self.books[half.number()].runs.has(run_number(address), writable)
-    }
-
-    /// Makes [`RUN`] entries; `host` gives the host address of each page.
-    pub fn fill_run(&mut self, half: Half, fill: RunFill, mut host: impl FnMut(u64) -> u64) {
-        let n = half.number();
-        self.touch(half, fill.address);
-        let (first, run) = (page_number(fill.address), run_number(fill.address));
-        let book = &mut self.books[n];
-        match fill.page_bits {
-            21 => _ = book.large.insert((first >> 9) as u32),
-            _ => _ = book.huge.insert((first >> 18) as u32),
-        }
-        book.runs.note(run, fill.writable, half == Half::High && !fill.global);
-        if fill.writable {
-            let books = &self.books;
-            let still_there = |half: u8, run| books[usize::from(half)].runs.holds(run);
-            self.run_writers.note(fill.page, n as u8, run, still_there);
-        }
-        self.fills += 1;
-        for within in 0..RUN {
-            let address = (fill.address & !0xfff).wrapping_add(within << 12);
-            self.set(n, first + within, host(within).wrapping_sub(address));
-        }
-    }
-
-    /// Ends the entries of runs.
-    fn clear_runs(&self, half: usize, runs: Vec<RunNumber>) {
-        for run in runs {
-            let first = u64::from(run) * RUN;
-            (first..first + RUN).for_each(|number| self.set(half, number, 0));
-        }
-    }
-
     /// Says that the Guest looked an address up in vain, so that looking cannot touch tables without bound.
     pub fn missed(&mut self, half: Half, address: u64) {
         self.touch(half, address);
@@ -401,6 +349,11 @@ impl Tables {
                 self.set(half.into(), number, 0);
             }
         }
+    }
+
+    /// Ends all entries there are.
+    pub fn flush_all(&mut self) {
+        ALL_HALVES.into_iter().for_each(|half| self.flush(half));
     }
 
     /// Ends one page's entries, as `invlpg` does.

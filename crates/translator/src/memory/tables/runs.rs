@@ -8,6 +8,7 @@
 //!
 //! What is remembered of a run is remembered once: for the flush, and for the page of memory that becomes code.
 
+use super::{Half, Tables, page_number};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Entries in a run, a power of two. 64 pages are 256 KiB: a Guest that touches only one of them pays as for two.
@@ -18,6 +19,24 @@ const WRITERS_LIMIT: usize = 32;
 
 /// A run by the number of its first entry, divided by [`RUN`].
 pub type RunNumber = u32;
+
+const fn run_number(address: u64) -> RunNumber {
+    (page_number(address) / RUN) as RunNumber
+}
+
+/// What a run of entries is made from.
+pub struct RunFill {
+    /// Guest-virtual address of the first page.
+    pub address: u64,
+    /// Its page of the memory file; the others follow.
+    pub page: u32,
+    /// Some entry lets the Guest write.
+    pub writable: bool,
+    /// Survives address-space switches.
+    pub global: bool,
+    /// log2 of the Guest's page size.
+    pub page_bits: u8,
+}
 
 /// The runs of one half.
 #[derive(Default)]
@@ -95,5 +114,43 @@ impl RunWriters {
         let within = u64::from(page) % RUN;
         let list = self.0.get(&(page / RUN as u32)).map_or(&[][..], Vec::as_slice);
         list.iter().map(move |&(half, run)| (half, u64::from(run) * RUN + within))
+    }
+}
+
+impl Tables {
+    /// Whether the run of `address` was made already, with the right to write if that is asked.
+    pub fn has_run(&self, half: Half, address: u64, writable: bool) -> bool {
+        self.books[half.number()].runs.has(run_number(address), writable)
+    }
+
+    /// Makes [`RUN`] entries; `host` gives the host address of each page.
+    pub fn fill_run(&mut self, half: Half, fill: RunFill, mut host: impl FnMut(u64) -> u64) {
+        let n = half.number();
+        self.touch(half, fill.address);
+        let (first, run) = (page_number(fill.address), run_number(fill.address));
+        let book = &mut self.books[n];
+        match fill.page_bits {
+            21 => _ = book.large.insert((first >> 9) as u32),
+            _ => _ = book.huge.insert((first >> 18) as u32),
+        }
+        book.runs.note(run, fill.writable, half == Half::High && !fill.global);
+        if fill.writable {
+            let books = &self.books;
+            let still_there = |half: u8, run| books[usize::from(half)].runs.holds(run);
+            self.run_writers.note(fill.page, n as u8, run, still_there);
+        }
+        self.fills += 1;
+        for within in 0..RUN {
+            let address = (fill.address & !0xfff).wrapping_add(within << 12);
+            self.set(n, first + within, host(within).wrapping_sub(address));
+        }
+    }
+
+    /// Ends the entries of runs.
+    pub(super) fn clear_runs(&self, half: usize, runs: Vec<RunNumber>) {
+        for run in runs {
+            let first = u64::from(run) * RUN;
+            (first..first + RUN).for_each(|number| self.set(half, number, 0));
+        }
     }
 }
