@@ -18,6 +18,7 @@
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
 
@@ -41,6 +42,7 @@ mod play;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod isolation;
 mod requirements;
 mod vcpu;
 
