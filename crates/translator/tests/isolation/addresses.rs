@@ -193,7 +193,7 @@ fn mapped_by_the_host() -> Vec<u64> {
         let (start, end) = line.split_whitespace().next()?.split_once('-')?;
         Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
     });
-    ranges.flat_map(|(start, end)| [start, start / 2 + end / 2 & !15, end - 8]).collect()
+    ranges.flat_map(|(start, end)| [start, (start / 2 + end / 2) & !15, end - 8]).collect()
 }
 
 fn attack(addresses: &[u64]) {
