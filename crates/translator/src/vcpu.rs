@@ -6,7 +6,7 @@ use crate::cache::Cache;
 use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::{Cpu, cr0, cr4, flags};
-use crate::events::deliver::{Event, Shutdown, deliver};
+use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping};
 use crate::memory::access::GuestMemory;
@@ -135,6 +135,7 @@ pub struct Vcpu {
     /// Control bits that units' modes depend on, as the jump tables know them.
     modes: (u64, u64),
     pub(crate) statistics: Statistics,
+    pub(crate) sight: crate::sight::Sight,
 }
 
 impl Vcpu {
@@ -175,6 +176,7 @@ impl Vcpu {
             bounce: crate::play::Bounce::new(),
             modes: (0, 0),
             statistics: Statistics::default(),
+            sight: crate::sight::Sight::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();
@@ -194,6 +196,11 @@ impl Vcpu {
             ..Default::default()
         };
         self.apply(effect);
+    }
+
+    /// Puts a processor that has just been reset where another's start-up message sends it: page `vector`, real mode.
+    pub fn start_up(&mut self, vector: u8) {
+        self.cpu_mut().start_up(vector);
     }
 
     /// Answers `PortIn`, `MmioRead` or `ReadMsr`.
@@ -352,10 +359,7 @@ impl Vcpu {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)
         });
-        done.map_err(|shutdown| match shutdown {
-            Shutdown::TripleFault => Exit::TripleFault,
-            Shutdown::Dead(death) => Exit::Dead(death),
-        })
+        done.map_err(|TripleFault| Exit::TripleFault)
     }
 }
 

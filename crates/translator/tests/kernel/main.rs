@@ -11,5 +11,6 @@ mod interrupts;
 mod devices;
 mod strings;
 mod vectors;
+mod modes;
 mod limits;
 mod noise;
