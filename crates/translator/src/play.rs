@@ -9,7 +9,7 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
-use crate::mend::is_masked_move;
+use crate::mend::{is_masked_move, refused_address, through_stack};
 use crate::rewrite::{self, operand_size};
 use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
@@ -150,6 +150,9 @@ impl Vcpu {
             Ok(None) => return self.unsupported(instruction),
             Err(exception) => return self.refuse_access(instruction, exception),
         };
+        if let Some(exception) = refused_address(instruction, address, size, through_stack(instruction)) {
+            return self.refuse_access(instruction, exception);
+        }
         let mut bytes = vec![0; size];
         let read = self.with_memory(|cpu, memory| {
             // What is only written is read too: an x87 store whose exception is not masked writes nothing.

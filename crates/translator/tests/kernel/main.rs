@@ -11,6 +11,8 @@ mod interrupts;
 mod devices;
 mod strings;
 mod vectors;
+mod bare;
 mod modes;
+mod protected;
 mod limits;
 mod noise;
