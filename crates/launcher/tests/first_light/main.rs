@@ -12,3 +12,4 @@ mod bad_input;
 mod session;
 mod legacy;
 mod prompt;
+mod processors;
