@@ -140,7 +140,7 @@ impl Rewriter<'_> {
                 Mem::sum(base, S1, disp)
             }
             Address::Stack(disp) => {
-                // A word of an aligned stack does not cross a page. Half of 32-bit code's accesses are of this kind.
+                // A word of an aligned stack does not cross a page. With seven registers, most of a function's values live there.
                 self.in_scratch(address);
                 if self.key.mode.ragged_stack || (disp & 3) as usize + size > 4 {
                     jumps.extend(self.check_crossing(size));

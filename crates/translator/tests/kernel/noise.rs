@@ -290,7 +290,10 @@ impl Hostile {
         for (place, descriptor) in descriptors {
             self.machine.put(DESCRIPTORS + place, descriptor);
         }
-        self.machine.vcpu.cpu_mut().gdtr.limit = 0x67;
+        let cpu = self.machine.vcpu.cpu_mut();
+        cpu.gdtr.limit = 0x67;
+        // Where a `syscall` from 32-bit code arrives: at an exception, as one from 64-bit code does.
+        cpu.cstar = CALLED;
     }
 
     /// Goes on at fresh bytes with fresh registers.
