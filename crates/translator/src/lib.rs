@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`cpu`] | the state a processor has between two instructions |
 //! | `frame` | how generated code reaches that state: the host's `rsp` points at it |
-//! | `decode`, `classify`, `liveness` | bytes become a unit; what each instruction needs; which flags are free |
+//! | `decode`, `classify`, `vector_state`, `liveness` | bytes become a unit; what each instruction needs; which flags are free |
 //! | `rewrite` | a unit becomes host code, one room a class |
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
@@ -16,7 +16,7 @@
 //! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap` | host faults and kicks |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
-//! | `mend`, `play`, `system` | what Rust does about it |
+//! | `mend`, `play`, `masked`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
@@ -26,6 +26,7 @@ pub mod cpu;
 mod frame;
 mod decode;
 mod classify;
+mod vector_state;
 mod liveness;
 mod unit;
 mod rewrite;
@@ -36,7 +37,9 @@ mod x87;
 mod trap;
 mod run;
 mod mend;
+mod bounce;
 mod play;
+mod masked;
 mod system;
 pub mod events;
 pub mod exit;

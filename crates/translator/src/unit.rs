@@ -1,5 +1,6 @@
 //! A unit: a run of Guest instructions and the host code made from it.
 
+use crate::vector_state::VectorState;
 use iced_x86::Instruction;
 
 /// What a translation depends on besides the bytes: part of a unit's name.
@@ -9,8 +10,8 @@ pub struct Mode {
     pub user: bool,
     /// The stack pointer is not a multiple of eight, so that stack accesses may cross pages. Rare and slow.
     pub ragged_stack: bool,
-    /// CR0.TS or CR0.EM: vector and x87 instructions fault.
-    pub vectors_off: bool,
+    /// The part of the vector state that is switched on.
+    pub vectors: VectorState,
     /// CR4.TSD: user code may not read the time-stamp counter. (Only ever set together with `user`.)
     pub clock_hidden: bool,
     /// One instruction, then back to Rust: for the instruction after `sti`.

@@ -9,16 +9,17 @@ pub(crate) mod segments;
 mod state;
 mod strings;
 mod masked;
+mod gather;
 
-use crate::classify::{Class, classify, uses_vector_state};
+use crate::classify::{Class, classify};
 use crate::cpu::control::Effect;
-use crate::cpu::{cr0, flags};
+use crate::cpu::flags;
 use crate::events::exception::{Exception, Refusal};
 use crate::exit::Exit;
 use crate::memory::access::Fault;
-use crate::mend::is_masked_move;
 use crate::unit::Site;
 use crate::vcpu::Vcpu;
+use crate::vector_state::refusal;
 use iced_x86::{Instruction, Mnemonic as M};
 
 /// Where the Guest goes after an instruction.
@@ -112,12 +113,13 @@ impl Vcpu {
 
     /// Carries one instruction out.
     fn execute(&mut self, instruction: &Instruction) -> Done {
-        let switched_off = self.cpu().cr0 & (cr0::TS | cr0::EM) != 0 && uses_vector_state(instruction);
-        if switched_off {
-            return Err(self.vectors_off(instruction).into());
+        if classify(instruction) == Class::Undefined {
+            return Err(Exception::ud().into());
+        }
+        if let Some(exception) = refusal(self.cpu(), instruction) {
+            return Err(exception.into());
         }
         match instruction.mnemonic() {
-            _ if classify(instruction) == Class::Undefined => Err(Exception::ud().into()),
             M::Cpuid
             | M::Rdtsc
             | M::Rdtscp
@@ -200,6 +202,10 @@ impl Vcpu {
             | M::Xsaveopt64
             | M::Xsavec
             | M::Xsavec64
+            | M::Xsaves
+            | M::Xsaves64
+            | M::Xrstors
+            | M::Xrstors64
             | M::Xrstor
             | M::Xrstor64
             | M::Fxsave
@@ -208,23 +214,15 @@ impl Vcpu {
             | M::Fxrstor64 => self.vector_area(instruction),
             M::Fnstenv | M::Fnsave => self.environment(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
-            _ if is_masked_move(instruction) => self.masked_move(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),
             _ if instruction.is_string_instruction() => self.string(instruction),
-            // What could not be encoded anew comes here too.
-            _ if matches!(classify(instruction), Class::Memory | Class::BitString) => {
+            // What could not be encoded anew comes here too, and what is only refused by some settings of its part.
+            _ if matches!(classify(instruction), Class::Memory | Class::BitString | Class::Harmless) => {
                 self.play(instruction)?;
                 Ok(Then::Moved)
             }
             _ => Err(Exception::ud().into()),
         }
-    }
-
-    /// The exception of a vector instruction while CR0.TS or CR0.EM is set (SDM vol. 3, table 2-2 and 2-3).
-    fn vectors_off(&self, instruction: &Instruction) -> Exception {
-        use iced_x86::CpuidFeature as F;
-        let x87 = instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
-        if self.cpu().cr0 & cr0::EM != 0 && !x87 { Exception::ud() } else { Exception::nm() }
     }
 
     /// Sets or clears flags.

@@ -11,5 +11,6 @@ mod interrupts;
 mod devices;
 mod strings;
 mod vectors;
+mod wide_vectors;
 mod limits;
 mod noise;
