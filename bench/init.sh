@@ -1,9 +1,19 @@
 #!/bin/sh
 # First process of a Guest that is being measured. The first line is the sign that user code runs; its arrival at the
-# Host is the boot time. Then the benchmark, then off.
+# Host is the boot time. The kernel hands words that it does not know from its command line to us as variables: WORK
+# says what to do. Then off.
 echo "bench: first user instruction"
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev 2>/dev/null
-[ ! -x /guestbench ] || /guestbench
+mount -t tmpfs tmp /tmp
+case $WORK in
+rows) TOOLS=/bench ROOT= sh /bench/rows.sh ;;
+idle)
+    # A shell at its prompt, on the console; the Host ends the machine.
+    echo "bench: prompt"
+    exec sh -i </dev/console >/dev/console 2>&1
+    ;;
+script) sh /work.sh ;;
+esac
 echo "bench: end"
 poweroff -f

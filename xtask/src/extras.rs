@@ -1,21 +1,19 @@
 //! `cargo xtask initramfs-extras`: Debian's own Python and OpenSSL inside the Guest, and their self-tests.
 //!
-//! The packages and the libraries they need are fetched with apt-get into a private state (neither root nor the
-//! system's package lists), unpacked side by side into one folder, and that folder becomes an initramfs.
+//! The packages are unpacked side by side into one folder (packages.rs), and that folder becomes an initramfs.
 
 use crate::arguments::Arguments;
 use crate::errand::Errand;
 use crate::inputs;
-use crate::programs::{find, need, run as run_program};
-use std::collections::BTreeSet;
+use crate::packages::{Origin, Packages};
+#[cfg(test)]
+use crate::programs::find;
+use crate::programs::run as run_program;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is wanted; their dependencies follow.
-const WANTED: [&str; 2] = ["python3-minimal", "openssl"];
-
-/// Folders of a package that no program in a Guest reads at run time.
-const LEFT_OUT: [&str; 4] = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian"];
+const PACKAGES: Packages =
+    Packages { name: "extras", wanted: &["python3-minimal", "openssl"], origin: Origin::Release };
 
 /// The self-tests: a command for the Guest's shell, and what its output must hold. The right results are known:
 /// digests from FIPS 180-4's examples, the block from FIPS 197's appendix C.1, 2**200 and the sum by hand.
@@ -49,7 +47,7 @@ pub fn run(mut arguments: Arguments) -> Result<(), Errand> {
     let build_only = arguments.flag("--build-only");
     arguments.end()?;
     let lguest = inputs::lguest()?;
-    let root = unpacked()?;
+    let root = PACKAGES.unpacked()?;
     let script = self_test_script()?;
     let mut command = Command::new(&lguest);
     command.arg("initramfs").arg("--output").arg(&output);
@@ -61,71 +59,6 @@ pub fn run(mut arguments: Arguments) -> Result<(), Errand> {
     run_program(&mut command)?;
     println!("{}", output.display());
     if build_only { Ok(()) } else { self_test(&lguest, &output) }
-}
-
-/// The folder that holds the packages' files; made once.
-fn unpacked() -> Result<PathBuf, Errand> {
-    let folder = inputs::workshop()?.join("extras");
-    if folder.join("complete").is_file() {
-        return Ok(folder.join("root"));
-    }
-    let (apt, root) = (folder.join("apt"), folder.join("root"));
-    for path in
-        [apt.join("lists/partial"), apt.join("cache/archives/partial"), apt.join("debs"), root.clone()]
-    {
-        std::fs::create_dir_all(&path).map_err(Errand::file(&path))?;
-    }
-    let status = apt.join("status");
-    std::fs::write(&status, "").map_err(Errand::file(&status))?;
-    let get = need("apt-get", "apt")?;
-    let unpack = need("dpkg-deb", "dpkg")?;
-    run_program(private(Command::new(&get), &apt).args(["--quiet", "update"]))?;
-    let packages = with_dependencies(&apt)?;
-    println!("{} packages: {}", packages.len(), packages.iter().cloned().collect::<Vec<_>>().join(" "));
-    run_program(
-        private(Command::new(&get), &apt)
-            .arg("--quiet")
-            .arg("download")
-            .args(&packages)
-            .current_dir(apt.join("debs")),
-    )?;
-    let debs = apt.join("debs");
-    for deb in std::fs::read_dir(&debs).map_err(Errand::file(&debs))?.flatten() {
-        run_program(Command::new(&unpack).arg("-x").arg(deb.path()).arg(&root))?;
-    }
-    for path in LEFT_OUT.map(|path| root.join(path)).iter().filter(|path| path.is_dir()) {
-        std::fs::remove_dir_all(path).map_err(Errand::file(path))?;
-    }
-    let complete = folder.join("complete");
-    std::fs::write(&complete, "").map_err(Errand::file(&complete))?;
-    Ok(root)
-}
-
-/// Turns an apt command to a private state, with the system's sources and keys.
-fn private(mut command: Command, apt: &Path) -> Command {
-    let option = |name: &str, path: PathBuf| format!("{name}={}", path.display());
-    for value in [
-        option("Dir::State::lists", apt.join("lists")),
-        option("Dir::State::status", apt.join("status")),
-        option("Dir::Cache", apt.join("cache")),
-        "APT::Sandbox::User=".to_owned(),
-        "APT::Install-Recommends=false".to_owned(),
-        "Debug::NoLocking=true".to_owned(),
-    ] {
-        command.arg("-o").arg(value);
-    }
-    command
-}
-
-/// The wanted packages and all that they depend on, as apt resolves an installation on an empty system.
-fn with_dependencies(apt: &Path) -> Result<BTreeSet<String>, Errand> {
-    let get = find("apt-get").ok_or(Errand::Missing { program: "apt-get", package: "apt" })?;
-    let plan = run_program(private(Command::new(get), apt).args(["--simulate", "install"]).args(WANTED))?;
-    Ok(plan
-        .lines()
-        .filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next())
-        .map(str::to_owned)
-        .collect())
 }
 
 /// A script for the Guest that runs every self-test and says which failed; its status is how many.

@@ -59,22 +59,22 @@ fn cache() -> Result<PathBuf, Errand> {
         .ok_or_else(|| Errand::Failed { what: "finding the cache".into(), why: "HOME is not set".into() })
 }
 
-/// Compiles the benchmark.
-pub fn guestbench() -> Result<PathBuf, Errand> {
-    let (source, program) = (root().join("bench/guestbench.c"), workshop()?.join("guestbench"));
-    let compiler = need("gcc", "gcc (and libc6-dev)")?;
-    run(Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source))?;
-    Ok(program)
+/// The errands' own folder in the cache: what takes long to make and is the same for every checkout.
+pub fn store() -> Result<PathBuf, Errand> {
+    let folder = cache()?.join("xtask");
+    std::fs::create_dir_all(&folder).map_err(Errand::file(&folder))?;
+    Ok(folder)
 }
 
-/// An initramfs around busybox with these files (host path, Guest path) and `bench/init.sh` as first process.
-pub fn initramfs(lguest: &Path, name: &str, files: &[(PathBuf, &str)]) -> Result<PathBuf, Errand> {
-    let output = workshop()?.join(name);
-    let mut command = Command::new(lguest);
-    command.arg("initramfs").arg("--output").arg(&output).arg("--init").arg(root().join("bench/init.sh"));
-    for (host, guest) in files {
-        command.arg("--add").arg(format!("{}:{guest}", host.display()));
-    }
-    run(&mut command)?;
-    Ok(output)
+/// Debian's static busybox, as the command put it into its cache with the first Guest.
+pub fn busybox() -> Result<PathBuf, Errand> {
+    Ok(cache()?.join("debian/busybox-static/busybox"))
+}
+
+/// Compiles a program of `bench/` to a static one, with these further words for the compiler.
+pub fn compiled(name: &str, words: &[String]) -> Result<PathBuf, Errand> {
+    let (source, program) = (root().join("bench").join(format!("{name}.c")), workshop()?.join(name));
+    let compiler = need("gcc", "gcc (and libc6-dev)")?;
+    run(Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source).args(words))?;
+    Ok(program)
 }

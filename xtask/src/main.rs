@@ -3,17 +3,23 @@
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
 //! - `boots`: many boots of each kernel, counting those that fail.
+//! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
 mod arguments;
 mod errand;
 mod programs;
 mod inputs;
+mod initramfs;
+mod packages;
 mod machine;
+mod session;
+mod proc;
 mod table;
 mod bench;
 mod lguest_bus;
 mod boots;
+mod stress;
 mod extras;
 
 use arguments::Arguments;
@@ -21,12 +27,16 @@ use errand::Errand;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-cargo xtask bench [--rounds N] [--kernel VMLINUZ] [--only native,lguest,qemu,uml]
-    compute and kernel rows and boot time on each machine, medians of N interleaved rounds (default 3)
+cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,uml] [--only ROW,...]
+                  [--kernel VMLINUZ] [--json FILE]
+    all rows on each machine, medians of N interleaved rounds (default 3, --quick one), and whether what was
+    asked for is met
 cargo xtask bench lguest [--rounds N]
     the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
-cargo xtask boots [N]
+cargo xtask boots [N] [--cpus N]
     N boots (default 10) of each of the three Debian kernels
+cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lguest]
+    stress-ng in the Guest with --verify, N minutes (default 10) over all classes
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
 ";
@@ -37,6 +47,7 @@ fn main() -> ExitCode {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
+        Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
         Some("help" | "--help" | "-h") | None => {
             print!("{HELP}");

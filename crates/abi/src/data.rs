@@ -58,7 +58,7 @@ pub struct Data32 {
 pub struct Data64 {
     /// Frequency of the time-stamp counter in kHz; 0 means "do not trust it".
     pub tsc_khz: u32,
-    /// The Guest's number, in its Ethernet address; different for every machine on a link.
+    /// The Guest's number, in its Ethernet address; different for every Guest of a host.
     pub guest_id: u16,
     /// Zero.
     pub reserved: u16,

@@ -30,11 +30,12 @@ pub const RECEIVE_BUFFERS: u16 = 8;
 pub struct EthernetAddress(pub [u8; ADDRESS_SIZE]);
 
 impl EthernetAddress {
-    /// A Guest's own: 02:00:lo:hi:00:00 of its number.
+    /// A Guest's own: 02:00:lo:hi:00:00 of its number, as the original had it for its one network; the last byte is the
+    /// network's number among those of the Guest, so that no two have one address.
     #[must_use]
-    pub const fn of_guest(guest_id: u16) -> EthernetAddress {
+    pub const fn of_guest(guest_id: u16, network: u8) -> EthernetAddress {
         let [low, high] = guest_id.to_le_bytes();
-        EthernetAddress([LOCAL, 0, low, high, 0, 0])
+        EthernetAddress([LOCAL, 0, low, high, 0, network])
     }
 
     /// Whether a frame to this address is for many.
@@ -77,10 +78,10 @@ mod tests {
 
     #[test]
     fn address_equality_ignores_the_peers_bit_0() {
-        let me = EthernetAddress::of_guest(0x0102);
+        let me = EthernetAddress::of_guest(0x0102, 0);
         assert_eq!(me.0, [2, 0, 2, 1, 0, 0]);
         assert!(wants(me.0, me));
-        let other = EthernetAddress::of_guest(3);
+        let other = EthernetAddress::of_guest(3, 0);
         assert!(!wants(me.0, other));
         let mut sniffing = me.0;
         sniffing[0] |= PROMISCUOUS;
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn broadcast_is_for_every_used_slot_and_nobody_else() {
         let all = EthernetAddress([0xff; 6]);
-        assert!(wants(EthernetAddress::of_guest(9).0, all));
+        assert!(wants(EthernetAddress::of_guest(9, 0).0, all));
         assert!(!wants([0, 1, 2, 3, 4, 5], all));
     }
 }

@@ -9,6 +9,7 @@ pub mod irq;
 pub mod interrupts;
 pub mod dma;
 pub mod link;
+pub mod number;
 pub mod generation1;
 pub mod engine;
 pub mod translator_engine;

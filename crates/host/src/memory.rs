@@ -20,9 +20,11 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, fence};
 
 use lguest_translator::{Ram, RamError, RamRegion};
+
+mod turns;
 
 /// Where RAM stops below 4 GiB. 3 GiB leaves the top gigabyte to devices, as PC chipsets do.
 pub const HOLE_START: u64 = 3 << 30;
@@ -322,11 +324,12 @@ impl Memory {
         let offset = self.offset(address, 4)?;
         if !offset.is_multiple_of(4) {
             self.read(address, &mut bytes)?;
+            fence(turns::TAKE);
             return Ok(u32::from_le_bytes(bytes));
         }
         let word = self.mapping.wrapping_add(offset).cast();
         // SAFETY: in range and aligned as just checked; atomic because the Guest may write it.
-        Ok(unsafe { AtomicU32::from_ptr(word) }.load(Ordering::Acquire))
+        Ok(unsafe { AtomicU32::from_ptr(word) }.load(turns::TAKE))
     }
 
     /// Writes such a word: everything written before is seen by whoever sees the word.
@@ -336,12 +339,12 @@ impl Memory {
     pub fn store_word(&self, address: GuestAddress, value: u32) -> Result<(), MemoryError> {
         let offset = self.offset(address, 4)?;
         if !offset.is_multiple_of(4) {
-            fence(Ordering::Release);
+            fence(turns::GIVE);
             return self.write(address, &value.to_le_bytes());
         }
         let word = self.mapping.wrapping_add(offset).cast();
         // SAFETY: as in `load_word`.
-        unsafe { AtomicU32::from_ptr(word) }.store(value, Ordering::Release);
+        unsafe { AtomicU32::from_ptr(word) }.store(value, turns::GIVE);
         Ok(())
     }
 

@@ -134,3 +134,34 @@ fn a_part_of_a_file_lands_where_it_should() {
     let outside = memory.write_from(GuestAddress(0x1fff), &file, 0..2);
     assert!(matches!(outside, Err(MemoryError::OutOfRange { .. })));
 }
+
+#[test]
+fn two_processors_that_take_turns_at_a_list_see_each_others_bytes_whole() {
+    const ROUNDS: u32 = 5_000;
+    const BYTES: GuestAddress = GuestAddress(0x1000);
+    let wait = |memory: &Memory, word: GuestAddress, value: u32| {
+        while memory.load_word(word).unwrap() != value {
+            std::thread::yield_now();
+        }
+    };
+    let memory = Memory::new(0x3000).unwrap();
+    // The second list lies as no Guest of ours puts it, so that its word is stored in the other way.
+    for word in [GuestAddress(0x800), GuestAddress(0x801)] {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    wait(&memory, word, 0);
+                    memory.write(BYTES, &[round as u8; 1514]).unwrap();
+                    memory.store_word(word, round).unwrap();
+                }
+            });
+            for round in 1..=ROUNDS {
+                wait(&memory, word, round);
+                let mut bytes = [0; 1514];
+                memory.read(BYTES, &mut bytes).unwrap();
+                assert_eq!(bytes, [round as u8; 1514]);
+                memory.store_word(word, 0).unwrap();
+            }
+        });
+    }
+}

@@ -14,7 +14,7 @@
 
 #[cfg(lguest_guest)]
 use lguest_kernel::{
-    hardware::{boot::BootInfo, power},
+    hardware::{boot::BootInfo, power, serial},
     say,
     shell::Shell,
     system::System,
@@ -26,16 +26,16 @@ lguest_kernel::entry!(main);
 #[cfg(lguest_guest)]
 fn main(info: BootInfo) -> ! {
     let system = System::start(info);
-    say!(system, "lguest: a Guest in {} KiB. Type help.\n", info.low_ram_end >> 10);
     let mut shell = Shell::new(&system);
-    match commands(info.command_line) {
-        Some(text) => shell.run_script(text),
-        None => shell.run(),
+    if let Some(text) = commands(info.command_line) {
+        serial::report(shell.run_script(text));
+        power::off()
     }
-    power::off()
+    say!(system, "lguest: a Guest in {} KiB. Type help.\n", info.low_ram_end >> 10);
+    shell.run()
 }
 
-/// What stands after `--` on the command line: commands to run before turning off.
+/// What stands after `--` on the command line: commands to run in place of a person's, before turning off.
 #[cfg(lguest_guest)]
 fn commands(command_line: &'static str) -> Option<&'static str> {
     let text =

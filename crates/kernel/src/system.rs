@@ -26,6 +26,8 @@ use crate::hardware::{idle, interrupts, power, serial};
 const SERIAL_IRQ: u8 = 31;
 /// On the command line: leave the console without a driver, to see what the Host can still tell.
 const NO_CONSOLE: &str = "noconsole";
+/// On the command line: nobody's terminal shows what this Guest prints, so lines end as in a file.
+const PLAIN: &str = "plain";
 /// The name of a platform that is not lguest's: its bus stays silent there.
 const OTHER_PLATFORM: &str = "pc";
 
@@ -110,18 +112,23 @@ impl System {
     fn start_drivers(&self) {
         let drivers: [Rc<dyn Driver>; 4] =
             [self.consoles.clone(), self.disks.clone(), self.networks.clone(), self.pipes.clone()];
-        let silent = self.info.command_line.split(' ').any(|word| word == NO_CONSOLE);
+        let silent = self.has_word(NO_CONSOLE);
         for driver in drivers.into_iter().skip(usize::from(silent)) {
             self.registry.add_driver(driver).expect("a driver of this kernel cannot be registered");
         }
     }
 
+    /// Whether a word stands on the command line, before a COMMAND.
+    fn has_word(&self, wanted: &str) -> bool {
+        self.info.command_line.split(' ').take_while(|word| *word != "--").any(|word| word == wanted)
+    }
+
     /// Prints on the console; before there is one, through the Host or the serial port.
     pub fn print(&self, text: fmt::Arguments<'_>) {
-        let mut line = Lines(String::new());
+        let mut line = Lines { text: String::new(), plain: self.has_word(PLAIN) };
         // A String takes everything.
         let _ = line.write_fmt(text);
-        self.put(line.0.as_bytes());
+        self.put(line.text.as_bytes());
     }
 
     /// Puts bytes on the console as they are.
@@ -194,16 +201,19 @@ fn introduce(memory: &Rc<dyn Memory>, host: &dyn Hypercalls) -> Data64 {
     Data64 { tsc_khz: buffer.read_u32(0), guest_id: u16::from_le_bytes(id), reserved: 0 }
 }
 
-/// Text for a terminal that does not turn a line feed into a new line.
-struct Lines(String);
+/// Text for a terminal, which does not turn a line feed into a new line, or plain, for a pipe.
+struct Lines {
+    text: String,
+    plain: bool,
+}
 
 impl Write for Lines {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
-            if character == '\n' {
-                self.0.push('\r');
+            if character == '\n' && !self.plain {
+                self.text.push('\r');
             }
-            self.0.push(character);
+            self.text.push(character);
         }
         Ok(())
     }

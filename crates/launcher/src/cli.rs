@@ -11,6 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   lguest run                                     the default Guest: a small kernel with a shell; try help
   echo 'net ping all' | lguest run --net link=x  its commands from a pipe; the end of input turns it off
+  lguest run -- devices                          one of its commands; its exit status is lguest's
   lguest run debian                              a shell on Debian's own kernel; the first time it is downloaded
   lguest run debian -- uname -a                  one command; its exit status is lguest's
   echo 'echo $((6*7))' | lguest run debian       a script from a pipe
@@ -92,6 +93,11 @@ pub struct RunArguments {
     /// Stop the machine after so many seconds, with exit status 124
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,
+
+    /// What the run may ask of the host once its machine is built: auto (little, as far as the kernel can enforce
+    /// it), on (or it is refused) or off
+    #[arg(long, value_name = "WISH", default_value = "auto")]
+    pub sandbox: String,
 
     /// Print no progress, only what the Guest prints, the engine and what went wrong
     #[arg(long)]

@@ -7,6 +7,7 @@ use lguest_translator::requirements;
 use crate::debian::apt::Apt;
 use crate::debian::cache::Cache;
 use crate::engine;
+use crate::sandbox::Offered;
 
 /// The report, and whether a machine can start here.
 pub fn examine() -> (String, bool) {
@@ -14,6 +15,7 @@ pub fn examine() -> (String, bool) {
     let can_run = processor(&mut report);
     memory(&mut report);
     kvm(&mut report);
+    line(&mut report, "sandbox", Offered::here().in_words());
     debian(&mut report);
     let verdict = match engine::choose("auto") {
         Ok(choice) => format!("{} ({})", engine::name(choice.engine), choice.reason),
@@ -92,7 +94,7 @@ mod tests {
     #[test]
     fn the_report_names_every_part() {
         let (report, _) = examine();
-        for name in ["processor", "memory", "kvm", "apt-get", "cache", "engine"] {
+        for name in ["processor", "memory", "kvm", "sandbox", "apt-get", "cache", "engine"] {
             assert!(report.lines().any(|line| line.starts_with(name)), "{name} in\n{report}");
         }
     }

@@ -28,6 +28,8 @@ pub enum Ending {
     Mistake(String),
     /// The Guest died.
     Dead(String),
+    /// The sandbox stopped a system call: a bug of ours, or a Guest that broke out.
+    Forbidden(String),
 }
 
 impl Ending {
@@ -39,7 +41,7 @@ impl Ending {
             Ending::TimeLimit(_) => TIME_LIMIT,
             Ending::Signal(number) => u8::try_from(SIGNAL_BASE + number).unwrap_or(u8::MAX),
             Ending::Mistake(_) => MISTAKE,
-            Ending::Dead(_) => DEAD,
+            Ending::Dead(_) | Ending::Forbidden(_) => DEAD,
         }
     }
 
@@ -51,7 +53,7 @@ impl Ending {
             Ending::TimeLimit(limit) => {
                 Some(format!("the time limit of {} s (--timeout) was reached", limit.as_secs_f64()))
             }
-            Ending::Mistake(sentence) => Some(sentence.clone()),
+            Ending::Mistake(sentence) | Ending::Forbidden(sentence) => Some(sentence.clone()),
             Ending::Dead(reason) => Some(format!("the Guest died: {reason}")),
         }
     }
@@ -68,6 +70,7 @@ mod tests {
         assert_eq!(limit.sentence().unwrap(), "the time limit of 1.5 s (--timeout) was reached");
         assert_eq!(Ending::Mistake(String::new()).code(), 125);
         assert_eq!(Ending::Dead(String::new()).code(), 126);
+        assert_eq!(Ending::Forbidden(String::new()).code(), 126);
         assert_eq!(Ending::Status(3).code(), 3);
         assert_eq!(Ending::PowerOff.code(), 0);
         assert_eq!(Ending::Signal(15).code(), 143);

@@ -3,7 +3,8 @@
 //! Read in this order it is the life of one run. The command line (`cli`) becomes a request without mistakes
 //! (`request`, `engine`). The Guest's files are found or fetched (`debian`, `kernel_image`, `initramfs`). A machine is
 //! built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
-//! `marker`, `control`), while `supervise` watches for a reason to end. `ending` says what the shell is told.
+//! `marker`, `control`), while `supervise` watches for a reason to end
+//! and `sandbox` takes away what a running machine does not need. `ending` says what the shell is told.
 //!
 //! It has no unsafe code, and nothing that a Guest writes can make it grow: `control` and `console` say how.
 
@@ -12,11 +13,13 @@ pub mod request;
 pub mod engine;
 pub mod attachments;
 pub mod run;
+pub mod default_guest;
 pub mod kernel_image;
 pub mod initramfs;
 pub mod debian;
 pub mod board;
 pub mod supervise;
+pub mod sandbox;
 pub mod console;
 pub mod marker;
 pub mod control;

@@ -7,11 +7,13 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use lguest_launcher::cli::{Cli, Command, RunArguments, one_sentence};
 use lguest_launcher::ending::{Ending, MISTAKE};
-use lguest_launcher::{attachments, build_initramfs, devices, doctor, request, run, terminal};
+use lguest_launcher::{attachments, build_initramfs, devices, doctor, request, run, sandbox, terminal};
 
 fn main() -> ExitCode {
     // A broker is this same program (attachments.rs); it has no command line and no terminal.
     if std::env::args_os().nth(1).is_some_and(|word| word == attachments::BROKER) {
+        // Its own program, so nothing is held yet; from here on it holds the link and what machines hand it.
+        sandbox::confine_broker();
         let status = attachments::be_broker().map_or(MISTAKE, |()| 0);
         return ExitCode::from(status);
     }

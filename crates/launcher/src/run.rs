@@ -14,9 +14,10 @@ use crate::console::{Console, Stream};
 use crate::debian;
 use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
+use crate::default_guest;
 use crate::doctor;
 use crate::ending::Ending;
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
@@ -25,6 +26,7 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::supervise::{Reason, Supervisor};
 use crate::terminal::{self, RawTerminal};
 
@@ -57,6 +59,7 @@ struct Plan {
     /// A person sits at both ends.
     attached: bool,
     limit: Option<Duration>,
+    sandbox: Sandbox,
 }
 
 /// Runs one machine.
@@ -75,6 +78,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // The cheap questions first, so that no mistake waits for a download.
     let memory = request::memory(&arguments.memory, doctor::host_memory())?;
     let cpus = request::cpus(&arguments.cpus)?;
+    let wish = Wish::read(&arguments.sandbox)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
@@ -86,8 +90,15 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         attachments::read(&arguments.disk, &arguments.net)?,
     )?;
     let engine = engine::choose(&arguments.engine)?;
+    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
-    check_command(&guest, own_initrd.as_deref(), arguments)?;
+    let attached = terminal::is_attached();
+    let cmdline = if own {
+        Some(default_guest::cmdline(cmdline.as_deref(), &arguments.command, attached)?)
+    } else {
+        check_command(&guest, own_initrd.as_deref(), arguments)?;
+        cmdline
+    };
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
 
     let progress = Progress::new(arguments.quiet);
@@ -95,10 +106,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (GuestChoice::Debian(name), own_kernel) => debian_files(name, own_kernel, own_initrd, &progress)?,
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, None) => (default_guest().into(), own_initrd.unwrap_or_default()),
+        (GuestChoice::Unsaid, None) => (default_guest::image().into(), own_initrd.unwrap_or_default()),
     };
     // Only now, so that it stands right above what the Guest prints.
-    let attached = terminal::is_attached();
     let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
     terminal::say(&format!("engine {} ({}){hint}", engine::name(engine.engine), engine.reason));
 
@@ -118,12 +128,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit })
-}
-
-/// The Guest that comes with lguest.
-fn default_guest() -> KernelImage {
-    KernelImage { vmlinux: lguest_kernel::IMAGE.to_vec(), setup_header: None }
+    Ok(Plan { spec, stream, ours, own, attached, limit, sandbox })
 }
 
 /// The bus with what is attached to it.
@@ -140,6 +145,19 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             Some(Attachment::Disk(_)) => Err(no_pci_devices("--disk")),
             Some(_) => Err(no_pci_devices("--net")),
         },
+    }
+}
+
+/// What this machine's vCPUs will ask of the host.
+fn needs(bus: &BusSpec, engine: Engine) -> Needs {
+    let attachments: &[Attachment] = match bus {
+        BusSpec::Pci => &[],
+        BusSpec::LguestDma { attachments, .. } => attachments,
+    };
+    Needs {
+        kvm: engine == Engine::Kvm,
+        disks: attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
+        networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
 }
 
@@ -174,7 +192,7 @@ fn check_command(
     }
     let command = &arguments.command[0];
     Err(Mistake(format!(
-        "COMMAND {command}: needs the Guest debian or an --initrd built with lguest initramfs, whose first process runs it"
+        "COMMAND {command}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
     )))
 }
 
@@ -297,7 +315,9 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
-    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button);
+    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
+    plan.sandbox.close(&button)?;
+    plan.sandbox.confine_vcpu();
     let outcome = machine.run();
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.

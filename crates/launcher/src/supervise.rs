@@ -102,6 +102,12 @@ impl Supervisor {
         self.pressed.try_recv().ok()
     }
 
+    /// Waits for the first reason, for tests.
+    #[cfg(test)]
+    pub(crate) fn wait_for_test(&self) -> Ending {
+        self.wait(None).expect("whoever waits for a reason gets one")
+    }
+
     fn wait(&self, deadline: Option<(Instant, Duration)>) -> Option<Ending> {
         let Some((deadline, limit)) = deadline else { return self.pressed.recv().ok() };
         match self.pressed.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

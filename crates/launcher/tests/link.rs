@@ -71,7 +71,8 @@ fn four_guests_broadcast_and_sniff_and_one_that_is_killed_leaves_the_others_work
         let text = guest.ask("net");
         assert!(text.contains(&format!("slot {slot}\r\n")), "{text}");
     }
-    let to_1 = "net send 02:00:01:00:00:00 secret";
+    let text = guests[1].ask("net address");
+    let to_1 = &format!("net send {} secret", text.split_whitespace().nth(3).unwrap());
     let text = guests[0].ask("net ping all");
     assert!(text.contains("3 sent, 3 answered"), "one send for every other slot: {text}");
     assert!(guests[0].ask(to_1).contains("1 took it"), "a word to one is for one");

@@ -14,7 +14,7 @@
 //! | [`memory`] | addend tables, page walks, slow accesses |
 //! | `spaces` | which tables hold for which address space |
 //! | `x87` | x87's registers, when a Guest starts and stops running |
-//! | `trap` | host faults and kicks |
+//! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `masked`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
@@ -35,6 +35,7 @@ pub mod memory;
 mod spaces;
 mod x87;
 mod trap;
+mod forbidden;
 mod run;
 mod mend;
 mod bounce;
@@ -50,6 +51,7 @@ mod vcpu;
 mod workbench;
 
 pub use exit::{Death, Exit};
+pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;

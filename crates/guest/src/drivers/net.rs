@@ -109,11 +109,13 @@ impl Driver for NetDriver {
         if me >= SLOTS {
             return Err(ProbeError::NotUsable("a slot past the end of the page"));
         }
+        // A bus has sixteen places, so this always fits.
+        let network = self.devices.borrow().len() as u8;
         let outgoing = Buffer::allocate(&self.memory, FRAME_MAXIMUM as usize).ok_or(ProbeError::NoMemory)?;
         let net = Rc::new(NetDevice {
             device: device.clone(),
             memory: self.memory.clone(),
-            address: EthernetAddress::of_guest(self.guest_id),
+            address: EthernetAddress::of_guest(self.guest_id, network),
             me,
             outgoing,
             promiscuous: Cell::new(false),

@@ -249,3 +249,14 @@ fn a_slot_past_the_page_is_refused() {
     host.with_driver(driver.clone());
     assert!(driver.devices().is_empty() && host.status(0) == 3);
 }
+
+#[test]
+fn two_networks_of_a_guest_have_two_addresses_and_the_first_is_the_originals() {
+    let host = MockHost::new();
+    host.describe(1, kind::NET, ME, 1);
+    host.describe(2, kind::NET, ME, 1);
+    let driver = Rc::new(NetDriver::new(&host.memory(), 0x0107));
+    let _registry = host.with_driver(driver.clone());
+    let addresses: Vec<_> = driver.devices().iter().map(|net| net.address().0).collect();
+    assert_eq!(addresses, [[2, 0, 7, 1, 0, 0], [2, 0, 7, 1, 0, 1]]);
+}

@@ -312,3 +312,5 @@ fn fill(buffer: &mut [u8], bytes: impl Iterator<Item = u8>) -> usize {
 mod words;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod resources;

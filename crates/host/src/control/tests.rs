@@ -12,12 +12,13 @@ const RAM: u64 = 1 << 20;
 const CODE: u64 = 0x10000;
 const LIST: u64 = 0x5000;
 
-/// Identity page tables for the first gigabyte, two flat segments, and the code.
-fn memory(code: &[u8]) -> (Arc<Memory>, LongModeEntry) {
+/// Identity page tables for the first two mebibytes (not every KVM has larger pages), two flat segments, and the code.
+pub(super) fn memory(code: &[u8]) -> (Arc<Memory>, LongModeEntry) {
     let memory = Memory::new(RAM).unwrap();
     let put = |at: u64, value: u64| memory.write(GuestAddress(at), &value.to_le_bytes()).unwrap();
     put(0x1000, 0x2003);
-    put(0x2000, 0x83);
+    put(0x2000, 0x9003);
+    put(0x9000, 0x83);
     put(0x3010, 0x00af_9b00_0000_ffff);
     put(0x3018, 0x00cf_9300_0000_ffff);
     memory.write(GuestAddress(CODE), code).unwrap();
@@ -26,7 +27,7 @@ fn memory(code: &[u8]) -> (Arc<Memory>, LongModeEntry) {
 }
 
 /// Code that makes these calls by port and then jumps to itself.
-fn calls(calls: &[(u32, u32, u32, u32)]) -> Vec<u8> {
+pub(super) fn calls(calls: &[(u32, u32, u32, u32)]) -> Vec<u8> {
     let mut code = Vec::new();
     for (number, first, second, third) in calls {
         for (opcode, value) in [(0xb8, number), (0xbe, first), (0xbb, second), (0xb9, third)] {
@@ -48,11 +49,11 @@ fn guest(code: &[u8]) -> Control {
     control
 }
 
-fn number<T>(result: Result<T, ControlError>) -> i32 {
+pub(super) fn number<T>(result: Result<T, ControlError>) -> i32 {
     result.err().map_or(0, |error| error.number())
 }
 
-fn words(control: &Control) -> Vec<u64> {
+pub(super) fn words(control: &Control) -> Vec<u64> {
     let mut buffer = [0; 64];
     let length = control.run(0, &mut buffer).unwrap();
     buffer[..length].chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect()

@@ -76,17 +76,15 @@ impl Exchange {
         self.bindings.unbind(peer, key, array)
     }
 
-    /// Sends the list at `list` to whoever is bound at `key`.
-    pub fn send(&mut self, sender: PeerId, key: u64, list: u64) -> Sent {
-        // A full receiver was interrupted; one more look, then the sender learns that nothing went.
-        let first = self.attempt(sender, key, list);
-        match first {
-            (sent, true) => {
-                std::thread::yield_now();
-                let (again, _) = self.attempt(sender, key, list);
-                Sent { interrupt: again.interrupt.or(sent.interrupt), ..again }
+    /// Sends the list at `list` to whoever is bound at `key`. A receiver without a free list is called by `wake`, so
+    /// that it refills, and looked at exactly once more; a second miss is silent (step 7).
+    pub fn send(&mut self, sender: PeerId, key: u64, list: u64, wake: &mut dyn FnMut(PeerId, Irq)) -> Sent {
+        match self.attempt(sender, key, list) {
+            (Sent { interrupt: Some((receiver, irq)), .. }, true) => {
+                wake(receiver, irq);
+                self.attempt(sender, key, list).0
             }
-            (sent, false) => sent,
+            (sent, _) => sent,
         }
     }
 

@@ -28,6 +28,7 @@ use crate::interrupts::Interrupts;
 use crate::irq::lock;
 use crate::link::Link;
 use crate::memory::{GuestAddress, Memory, MemoryError, Place};
+use crate::number::GuestNumber;
 use notify::Notifies;
 
 pub use buffers::{Bound, GetDmaError};
@@ -83,6 +84,7 @@ pub struct Generation1 {
     interrupts: Arc<dyn Interrupts>,
     rate: TscRate,
     notifies: Notifies,
+    number: Option<GuestNumber>,
     state: Mutex<State>,
 }
 
@@ -90,7 +92,21 @@ impl Generation1 {
     /// A Guest with this memory; `links` in the order their pages were grafted.
     pub fn new(area: Area, links: Vec<Link>, interrupts: Arc<dyn Interrupts>, rate: TscRate) -> Generation1 {
         let state = State { started: false, own: Bindings::default(), at_links: 0, death: None };
-        Generation1 { area, links, interrupts, rate, notifies: Notifies::default(), state: Mutex::new(state) }
+        Generation1 {
+            area,
+            links,
+            interrupts,
+            rate,
+            notifies: Notifies::default(),
+            number: None,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The same Guest, with a number of its own among those of this host.
+    #[must_use]
+    pub fn with_number(self, number: GuestNumber) -> Generation1 {
+        Generation1 { number: Some(number), ..self }
     }
 
     /// The Guest's memory below its page limit.
@@ -108,9 +124,9 @@ impl Generation1 {
         self.interrupts.raise(irq);
     }
 
-    /// The Guest's number on its links: its Ethernet address says it. Its slot on the first link, or 0.
+    /// The Guest's number: its Ethernet addresses say it. 0 for one without a number, which is on no network.
     pub fn guest_id(&self) -> u16 {
-        self.links.first().map_or(0, Link::slot)
+        self.number.as_ref().map_or(0, GuestNumber::get)
     }
 
     /// Why the Guest is dead, if it is.
@@ -269,6 +285,15 @@ pub fn describe(memory: &Memory, index: usize, descriptor: &Descriptor) -> Resul
         return Err(MemoryError::OutOfRange { address, length });
     }
     memory.write(address, descriptor.as_bytes())
+}
+
+/// The descriptor of device `index` as it is now: the Guest writes its status (facts 3). None past the page's end, or in
+/// memory without that page.
+pub fn described(memory: &Memory, index: usize) -> Option<Descriptor> {
+    let mut descriptor = Descriptor::default();
+    let address = GuestAddress(memory.low_end().0 + index as u64 * size_of::<Descriptor>() as u64);
+    let read = memory.read(address, descriptor.as_mut_bytes());
+    (index < MAX_DEVICES && read.is_ok()).then_some(descriptor)
 }
 
 fn seconds_since_1970() -> u64 {

@@ -87,7 +87,7 @@ impl Broker {
                         self.drop_peer(id);
                     }
                 }
-                Ready::News(id) => self.tell(id),
+                Ready::News(id) => tell(&mut self.peers, id),
             }
         }
         Ok(true)
@@ -164,41 +164,25 @@ impl Broker {
     }
 
     fn send(&mut self, id: PeerId, request: &Request) -> Answer {
-        let sent = self.exchange.send(id, request.offset, request.address);
+        let peers = &mut self.peers;
+        let sent = self.exchange.send(id, request.offset, request.address, &mut |receiver, irq| {
+            ring(peers, receiver, irq);
+            // A receiver on another core may refill meanwhile; one on ours gets the core.
+            std::thread::yield_now();
+        });
         if let Some((receiver, irq)) = sent.interrupt {
-            if let Some(joined) = self.joined(receiver) {
-                joined.pending |= 1 << irq.number();
-            }
-            self.tell(receiver);
+            ring(peers, receiver, irq);
         }
         let mut own = None;
         for (killed, reason) in sent.killed {
             if killed == id {
                 own = Some(reason);
-            } else if let Some(joined) = self.joined(killed) {
+            } else if let Some(joined) = joined(peers, killed) {
                 joined.verdict.get_or_insert(reason);
-                self.tell(killed);
+                tell(peers, killed);
             }
         }
         Answer::new(1, own.as_deref())
-    }
-
-    fn joined(&mut self, id: PeerId) -> Option<&mut Joined> {
-        self.peers.get_mut(&id)?.joined.as_mut()
-    }
-
-    /// Tells a machine what waits for it, if it listens now; otherwise the next poll says when it does.
-    fn tell(&mut self, id: PeerId) {
-        let Some(joined) = self.joined(id) else { return };
-        if joined.pending == 0 && joined.verdict.is_none() {
-            return;
-        }
-        let news = News::new(joined.pending, joined.verdict.as_deref());
-        match rustix::net::send(&joined.news, news.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Err(rustix::io::Errno::AGAIN) => {}
-            // Told, or nobody there to be told.
-            _ => (joined.pending, joined.verdict) = (0, None),
-        }
     }
 
     /// A machine's first message. False ends the connection.
@@ -255,5 +239,33 @@ impl Broker {
     fn clear_slot(&self, slot: u16) -> std::io::Result<()> {
         use std::os::unix::fs::FileExt;
         self.page.write_all_at(&[0; ADDRESS_SIZE], slot_offset(slot))
+    }
+}
+
+type Peers = BTreeMap<PeerId, Peer>;
+
+fn joined(peers: &mut Peers, id: PeerId) -> Option<&mut Joined> {
+    peers.get_mut(&id)?.joined.as_mut()
+}
+
+/// Raises an interrupt of a machine's.
+fn ring(peers: &mut Peers, id: PeerId, irq: Irq) {
+    if let Some(joined) = joined(peers, id) {
+        joined.pending |= 1 << irq.number();
+    }
+    tell(peers, id);
+}
+
+/// Tells a machine what waits for it, if it listens now; otherwise the next poll says when it does.
+fn tell(peers: &mut Peers, id: PeerId) {
+    let Some(joined) = joined(peers, id) else { return };
+    if joined.pending == 0 && joined.verdict.is_none() {
+        return;
+    }
+    let news = News::new(joined.pending, joined.verdict.as_deref());
+    match rustix::net::send(&joined.news, news.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Err(rustix::io::Errno::AGAIN) => {}
+        // Told, or nobody there to be told.
+        _ => (joined.pending, joined.verdict) = (0, None),
     }
 }

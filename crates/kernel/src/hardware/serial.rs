@@ -2,7 +2,8 @@
 //!
 //! Registers: the 16550A data sheet.
 
-use core::fmt;
+use alloc::string::String;
+use core::fmt::{self, Write as _};
 
 use super::instructions::{port_in, port_out};
 
@@ -44,6 +45,23 @@ pub fn put(byte: u8) {
         core::hint::spin_loop();
     }
     port_out(DATA, byte);
+}
+
+/// The second port: the Launcher's control channel, on which a Guest says how its work ended.
+const REPORTS: u16 = 0x2f8;
+const REPORTS_LINE: u16 = REPORTS + 5;
+
+/// Reports the exit status of what this Guest was asked to run.
+pub fn report(status: u8) {
+    // A String takes everything.
+    let mut line = String::new();
+    let _ = writeln!(line, "status {status}");
+    for byte in line.bytes() {
+        while port_in(REPORTS_LINE) & ROOM == 0 {
+            core::hint::spin_loop();
+        }
+        port_out(REPORTS, byte);
+    }
 }
 
 /// The port as a place to print.

@@ -32,6 +32,10 @@ const PIPE_READ: usize = 512;
 
 /// What went wrong, as the user reads it.
 type Complaint = &'static str;
+const NO_SUCH: Complaint = "no such command; try help";
+/// The statuses of a command that went wrong, and of one that is none: those of every shell.
+const FAILED: u8 = 1;
+const NOT_FOUND: u8 = 127;
 
 /// The shell of one system.
 pub struct Shell<'a> {
@@ -48,7 +52,7 @@ impl<'a> Shell<'a> {
     }
 
     /// Reads and runs commands until one turns the machine off.
-    pub fn run(&mut self) {
+    pub fn run(&mut self) -> ! {
         say!(self.system, "{PROMPT}");
         loop {
             while let Some(byte) = self.system.get() {
@@ -59,12 +63,9 @@ impl<'a> Shell<'a> {
         }
     }
 
-    /// Runs commands separated by semicolons, and shows each first.
-    pub fn run_script(&mut self, text: &str) {
-        for line in text.split(';') {
-            say!(self.system, "{PROMPT}{}\n", line.trim());
-            self.execute(line);
-        }
+    /// Runs commands separated by semicolons. The last one's status: 0 for done, as in any shell.
+    pub fn run_script(&mut self, text: &str) -> u8 {
+        text.split(';').fold(0, |_, line| self.execute(line))
     }
 
     fn take(&mut self, byte: u8) {
@@ -74,7 +75,7 @@ impl<'a> Shell<'a> {
             Typed::Enter => {
                 say!(self.system, "\n");
                 let line = core::mem::take(&mut self.line);
-                self.execute(line.text());
+                let _ = self.execute(line.text());
                 // The other half of a line end may still come.
                 let _ = self.line.take(byte);
                 self.line.clear();
@@ -83,10 +84,16 @@ impl<'a> Shell<'a> {
         }
     }
 
-    fn execute(&self, line: &str) {
+    fn execute(&self, line: &str) -> u8 {
         let words = words::split(line);
-        if let Err(complaint) = self.command(line.trim(), words) {
+        let done = self.command(line.trim(), words);
+        if let Err(complaint) = done {
             say!(self.system, "{}: {complaint}\n", words[0]);
+        }
+        match done {
+            Ok(()) => 0,
+            Err(NO_SUCH) => NOT_FOUND,
+            Err(_) => FAILED,
         }
     }
 
@@ -119,7 +126,7 @@ impl<'a> Shell<'a> {
                 if first.is_empty() { "the user asked for it" } else { line.trim_start_matches("panic ") }
             ),
             "poweroff" => power::off(),
-            _ => return Err("no such command; try help"),
+            _ => return Err(NO_SUCH),
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ pub fn serve(system: &System) {
 pub fn command(system: &System, what: &str, to: &str, text: &str) -> Result<(), Complaint> {
     let device = first(system)?;
     match what {
-        "" | "address" => status(system, &device),
+        "" | "address" => system.networks.devices().iter().for_each(|device| status(system, device)),
         "send" => {
             let to = words::ethernet(to).ok_or("net send ADDRESS|all TEXT")?;
             let taken = device.transmit(&frame(&device, to, TEXT, text.as_bytes()));

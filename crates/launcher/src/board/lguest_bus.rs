@@ -21,9 +21,10 @@ use lguest_devices::lguest::pipe::LguestPipe;
 use lguest_devices::lguest::{Carrier, LguestDevice, Reserved};
 use lguest_host::clock::TscRate;
 use lguest_host::dma::{Area, Form};
-use lguest_host::generation1::{Bound, Called, Generation1, describe};
+use lguest_host::generation1::{Bound, Called, Generation1, describe, described};
 use lguest_host::link::{Joining, Link, LinkError};
 use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
+use lguest_host::number::GuestNumber;
 use lguest_host::platform::Platform;
 
 use super::console::{MachineGone, OutputPump};
@@ -53,6 +54,9 @@ pub enum LguestBusError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// No number for its Ethernet addresses.
+    #[error("--net: this host has no number left for one more Guest on a network: {0}")]
+    Number(std::io::Error),
     /// A thread.
     #[error("the host refuses a thread: {0}")]
     Thread(std::io::Error),
@@ -171,7 +175,12 @@ impl LguestBus {
             link.listen(platform.interrupts(), Box::new(died)).map_err(LguestBusError::Thread)?;
         }
         let area = Area::new(memory.clone(), page_limit(memory, &attachments), Form::Bits64);
-        let host = Arc::new(Generation1::new(area, links, platform.interrupts(), rate));
+        let mut host = Generation1::new(area, links, platform.interrupts(), rate);
+        if attachments.iter().any(|attachment| matches!(attachment, Attachment::Link(_) | Attachment::Tap(_)))
+        {
+            host = host.with_number(GuestNumber::claim().map_err(LguestBusError::Number)?);
+        }
+        let host = Arc::new(host);
         let _ = killed.set(Arc::downgrade(&host));
         let mut bus = LguestBus { host, devices: Vec::new(), pipes: Vec::new(), tree: TreePipe::default() };
         let mut slots = slots.into_iter();
@@ -243,6 +252,16 @@ impl LguestBus {
     /// Why the Guest was killed from elsewhere, if it was.
     pub fn death(&self) -> Option<String> {
         self.host.death()
+    }
+
+    /// What the Guest's drivers have written into the descriptors: each device's index and status in hexadecimal, as its
+    /// own files show it. Readable whatever became of the Guest's console.
+    pub fn statuses(&self) -> String {
+        let memory = self.host.area().memory();
+        let devices = (0..MAX_DEVICES).filter_map(|index| Some((index, described(memory, index)?)));
+        let used = devices.filter(|(_, descriptor)| descriptor.kind != kind::NONE);
+        let words: Vec<String> = used.map(|(index, found)| format!("{index}:{:x}", found.status)).collect();
+        words.join(" ")
     }
 
     fn sent(&mut self, key: u64, list: u64) -> Next {
@@ -334,3 +353,7 @@ impl LguestInput {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "lguest_bus_tests.rs"]
+mod tests;

@@ -277,6 +277,9 @@ impl Machine {
     /// The same, with the exits counted: what a slow Guest is diagnosed with.
     pub fn run_counted(mut self) -> (Outcome, ExitCounts) {
         let outcome = self.serve();
+        if let Some(bus) = &self.lguest {
+            tracing::info!("the devices' statuses at the end: {}", bus.statuses());
+        }
         self.outputs.iter().for_each(OutputPump::finish);
         (outcome, self.vcpu.counts())
     }

@@ -53,3 +53,20 @@ fn a_signal_ends_a_session_with_the_signals_status() {
     let ended = guest.end();
     assert_eq!(ended.status, Some(128 + 15), "{ended:?}");
 }
+
+#[test]
+fn the_host_reads_every_status_from_the_page_when_no_driver_has_the_console() {
+    let folder = folder();
+    let disk = folder.path().join("disk");
+    std::fs::write(&disk, [0; 512]).unwrap();
+    let options = ["--disk", disk.to_str().unwrap(), "--cmdline", "noconsole", "--log-level", "info"];
+    for engine in engines("the_host_reads_every_status_from_the_page_when_no_driver_has_the_console") {
+        let mut guest = Guest::start(engine, &folder, &options);
+        // Nobody hears what is typed, so the machine is ended from outside.
+        guest.type_line("help");
+        guest.signal("TERM");
+        let ended = guest.end();
+        // Disk and pipe have drivers; the console got no further than ACKNOWLEDGE.
+        assert!(ended.messages.contains("statuses at the end: 0:7 1:7 2:1"), "{engine}: {ended:?}");
+    }
+}

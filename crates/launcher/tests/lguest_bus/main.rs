@@ -5,6 +5,7 @@
 
 mod guest;
 mod ending;
+mod commands;
 mod system_files;
 mod disks;
 mod links;
