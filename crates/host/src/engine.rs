@@ -4,11 +4,18 @@
 //! interrupts, sleeps through `hlt`, serves the APICs, the legacy controllers and the paravirtual clock. What
 //! comes back from [`Vcpu::run`] is what a board has to answer: ports, memory-mapped registers, and endings.
 
+use crate::sight::{Journal, Report};
+
 /// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst): the answer
 /// of a board without the lguest bus.
 pub const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
 /// What KVM answers to a hypercall of a program's (KVM_EPERM, the same document).
 pub const NOT_PRIVILEGED: u64 = -1i64 as u64;
+
+/// What becomes of a Guest that halts where nothing can wake it. A real machine would sit there until somebody pulls the
+/// plug. Here that would look like a hang.
+pub(crate) const HALTED_FOR_EVER: &str =
+    "the Guest halted with interrupts off, so nothing can wake it any more";
 
 /// Why a vCPU came back. The questions (`PortIn`, `MmioRead`, `Hypercall`) are answered with [`Vcpu::reply`] before the next run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +65,9 @@ pub enum Exit {
     Dead(String),
     /// Somebody stopped the machine.
     Stopped,
+    /// Somebody wants a moment of the vCPU's thread ([`crate::platform::Platform::summon`]). The next run goes on as if
+    /// nothing had been.
+    Summoned,
 }
 
 /// Exits that reached the engine, by kind: what a slow boot is diagnosed with.
@@ -89,4 +99,14 @@ pub trait Vcpu {
     fn counts(&self) -> ExitCounts;
     /// Where the Guest is, for reports.
     fn rip(&self) -> u64;
+    /// What it did so far.
+    fn report(&self) -> Report {
+        Report { exits: self.counts(), ..Report::default() }
+    }
+    /// Notes times and instructions for [`Self::report`] from now on, where the engine can.
+    fn watch_itself(&mut self) {}
+    /// Tells `journal` of generated code from now on; false when this engine makes none.
+    fn keep_journal(&mut self, _journal: Journal) -> bool {
+        false
+    }
 }

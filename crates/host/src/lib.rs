@@ -12,6 +12,7 @@ pub mod link;
 pub mod number;
 pub mod generation1;
 pub mod engine;
+pub mod sight;
 pub mod translator_engine;
 pub mod kvm;
 pub mod platform;

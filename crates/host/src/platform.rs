@@ -69,6 +69,7 @@ impl Platform {
             }
             Engine::Kvm => {
                 let machine = KvmMachine::new(memory.clone())?;
+                machine.watch().map_err(PlatformError::Thread)?;
                 let mut vcpu = KvmVcpu::new(&machine, 0, rate)?;
                 vcpu.enter_long_mode(entry)?;
                 Ok((Platform::Kvm(machine), Box::new(vcpu)))
@@ -97,6 +98,17 @@ impl Platform {
         match self {
             Platform::Translator(controllers) => controllers.stop(),
             Platform::Kvm(machine) => machine.stop(),
+        }
+    }
+
+    /// Has every vCPU come back once with [`crate::Exit::Summoned`], from any thread; false where the engine cannot.
+    pub fn summon(&self) -> bool {
+        match self {
+            Platform::Translator(controllers) => {
+                controllers.summon();
+                true
+            }
+            Platform::Kvm(_) => false,
         }
     }
 

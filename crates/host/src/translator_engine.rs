@@ -8,12 +8,14 @@ use std::sync::Arc;
 use lguest_abi::meeting::HYPERCALL_PORT;
 use lguest_translator::{Exit as CpuExit, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu};
 
+use crate::clock::host_tsc;
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
-use crate::engine::{Exit, ExitCounts, NOT_PRIVILEGED, Vcpu};
+use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
 use crate::irq::seat::Entry;
 use crate::irq::timer_register::APIC_BUS_KHZ;
+use crate::sight::{Journal, Report, Times};
 
 /// Encoding numbers of the registers that carry hypercalls.
 const RAX: usize = 0;
@@ -21,8 +23,6 @@ const RCX: usize = 1;
 const RDX: usize = 2;
 const RBX: usize = 3;
 const RSI: usize = 6;
-/// A real machine would sit there until somebody pulls the plug. Here that would look like a hang.
-const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing can wake it any more";
 
 /// One vCPU on the translator.
 pub struct TranslatorVcpu {
@@ -40,7 +40,11 @@ pub struct TranslatorVcpu {
     window: bool,
     /// The last exit was a hypercall.
     asked: bool,
+    /// Summoned away from its sleep.
+    halted: bool,
     counts: ExitCounts,
+    /// Ticks spent asleep.
+    asleep: u64,
 }
 
 impl TranslatorVcpu {
@@ -70,7 +74,9 @@ impl TranslatorVcpu {
             system_time: 0,
             window: false,
             asked: false,
+            halted: false,
             counts: ExitCounts::default(),
+            asleep: 0,
         })
     }
 
@@ -121,11 +127,10 @@ impl TranslatorVcpu {
             CpuExit::WriteMsr { index, value } => self.write_msr(index, value),
             CpuExit::Halt => {
                 self.counts.halts += 1;
-                let interruptible = self.cpu.interruptible();
-                if !interruptible && self.alone {
+                if !self.cpu.interruptible() && self.alone {
                     return Some(Exit::Dead(HALTED_FOR_EVER.into()));
                 }
-                self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
+                self.sleep();
             }
             CpuExit::Kicked => self.counts.kicks += 1,
             CpuExit::InterruptWindow => self.counts.windows += 1,
@@ -137,6 +142,14 @@ impl TranslatorVcpu {
             CpuExit::Dead(death) => return Some(Exit::Dead(death.to_string())),
         }
         None
+    }
+
+    /// Waits for what ends a halt. Two looks at the clock are nothing beside a sleep.
+    fn sleep(&mut self) {
+        let began = host_tsc();
+        let over = self.controllers.seat(self.index).sleep(self.controllers.rate(), self.cpu.interruptible());
+        self.halted = !over;
+        self.asleep += host_tsc().saturating_sub(began);
     }
 
     /// A hypercall whose first argument is in register `first`.
@@ -192,9 +205,13 @@ impl TranslatorVcpu {
 impl Vcpu for TranslatorVcpu {
     fn run(&mut self) -> Exit {
         self.asked = false;
+        if self.halted {
+            self.sleep();
+        }
         loop {
             match self.controllers.enter(self.index, self.cpu.interruptible()) {
                 Entry::Stopped => return Exit::Stopped,
+                Entry::Summoned => return Exit::Summoned,
                 Entry::Interrupt(vector) => {
                     self.counts.interrupts += 1;
                     self.cpu.interrupt(vector);
@@ -227,5 +244,30 @@ impl Vcpu for TranslatorVcpu {
 
     fn rip(&self) -> u64 {
         self.cpu.rip()
+    }
+
+    fn report(&self) -> Report {
+        let rate = self.controllers.rate();
+        let times = self.cpu.ticks().map(|ticks| Times {
+            generated: rate.duration(ticks.generated),
+            translating: rate.duration(ticks.translating),
+            processor: rate.duration(ticks.running.saturating_sub(ticks.generated + ticks.translating)),
+            asleep: rate.duration(self.asleep),
+        });
+        Report {
+            exits: self.counts,
+            translator: Some(self.cpu.statistics()),
+            times,
+            carried_out: self.cpu.carried_out(),
+        }
+    }
+
+    fn watch_itself(&mut self) {
+        self.cpu.watch_itself();
+    }
+
+    fn keep_journal(&mut self, journal: Journal) -> bool {
+        self.cpu.keep_journal(journal);
+        true
     }
 }

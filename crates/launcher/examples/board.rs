@@ -38,6 +38,6 @@ fn main() {
             }
         }
     });
-    let (outcome, counts) = machine.run_counted();
-    eprintln!("board: {outcome:?} after {counts:?}");
+    let outcome = machine.run_watched(|reports| eprintln!("board: {reports:?}"));
+    eprintln!("board: {outcome:?}");
 }

@@ -94,6 +94,19 @@ pub struct RunArguments {
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,
 
+    /// At the end, and on SIGUSR1, print what the machine did on standard error: code made, memory taken, exits by
+    /// cause, time by kind; --stats=json for programs
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
+    pub stats: Option<String>,
+
+    /// Write /tmp/perf-PID.map, so that perf shows which of the Guest's code runs
+    #[arg(long)]
+    pub perf_map: bool,
+
+    /// The kernel's function names for --perf-map: an ELF file with symbols, or a list like System.map and /proc/kallsyms
+    #[arg(long, value_name = "FILE")]
+    pub symbols: Option<PathBuf>,
+
     /// What the run may ask of the host once its machine is built: auto (little, as far as the kernel can enforce
     /// it), on (or it is refused) or off
     #[arg(long, value_name = "WISH", default_value = "auto")]

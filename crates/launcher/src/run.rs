@@ -29,6 +29,7 @@ use crate::request::{self, GuestChoice, Mistake};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::supervise::{Reason, Supervisor};
 use crate::terminal::{self, RawTerminal};
+use crate::watching::Watching;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
@@ -59,6 +60,7 @@ struct Plan {
     /// A person sits at both ends.
     attached: bool,
     limit: Option<Duration>,
+    watching: Watching,
     sandbox: Sandbox,
 }
 
@@ -90,7 +92,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         attachments::read(&arguments.disk, &arguments.net)?,
     )?;
     let engine = engine::choose(&arguments.engine)?;
-    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine));
+    let watching = Watching::read(arguments, engine.engine)?;
+    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
@@ -128,7 +131,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit, sandbox })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, sandbox })
 }
 
 /// The bus with what is attached to it.
@@ -149,7 +152,7 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
 }
 
 /// What this machine's vCPUs will ask of the host.
-fn needs(bus: &BusSpec, engine: Engine) -> Needs {
+fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
     let attachments: &[Attachment] = match bus {
         BusSpec::Pci => &[],
         BusSpec::LguestDma { attachments, .. } => attachments,
@@ -157,6 +160,7 @@ fn needs(bus: &BusSpec, engine: Engine) -> Needs {
     Needs {
         kvm: engine == Engine::Kvm,
         disks: attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
+        watched: watching.is_wanted(),
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
 }
@@ -303,7 +307,8 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     let button = supervisor.button();
     let console = Console::new(plan.ours);
     let screen = console.screen(plan.stream, io::stdout(), button.clone());
-    let machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let watch = plan.watching.begin(&mut machine)?;
     let stopper = machine.stopper();
     let reason = supervisor.watch(stopper, plan.limit)?;
     let (source, raw) = match (plan.attached, plan.ours, plan.own) {
@@ -318,12 +323,13 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     plan.sandbox.close(&button)?;
     plan.sandbox.confine_vcpu();
-    let outcome = machine.run();
+    let (outcome, account) = watch.run(machine);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
         let _ = io::stderr().write_all(b"\r\n");
     }
     drop(raw);
+    account.print();
     Ok(conclude(outcome, &reason, &console))
 }
 

@@ -61,10 +61,15 @@ pub fn restore() {
 
 /// Prints one message of ours on standard error. In a raw terminal a line has to end with its own return.
 pub fn say(sentence: &str) {
-    let raw = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    let end = if raw { "\r\n" } else { "\n" };
+    let end = line_end();
     // Nobody can be told that standard error is closed.
     let _ = io::stderr().write_all(format!("lguest: {sentence}{end}").as_bytes());
+}
+
+/// What ends a line on standard error: in a raw terminal it has to come with its own return.
+pub fn line_end() -> &'static str {
+    let raw = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if raw { "\r\n" } else { "\n" }
 }
 
 /// True when a person sits at both ends: keyboard and screen.

@@ -1,6 +1,6 @@
 //! A CPU as a library: x86-64 in, x86-64 out.
 //!
-//! A [`Vcpu`] runs a Guest's 64-bit code, kernel and user, on a processor without virtualisation: it copies what is
+//! A [`Vcpu`] runs a Guest's code, kernel and user, on a processor without virtualisation: it copies what is
 //! harmless, rewrites what touches memory or decides where to go next, and carries out the rest in Rust. Read in this
 //! order, the rooms follow one Guest instruction through its life:
 //!
@@ -16,8 +16,10 @@
 //! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
-//! | `mend`, `play`, `masked`, `system` | what Rust does about it |
+//! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
+//! | `mend`, `play`, `masked`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
 
@@ -37,13 +39,16 @@ mod x87;
 mod trap;
 mod forbidden;
 mod run;
+mod by_hand;
 mod mend;
 mod bounce;
 mod play;
 mod masked;
+mod near;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod sight;
 mod requirements;
 mod vcpu;
 

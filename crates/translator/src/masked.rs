@@ -33,10 +33,15 @@ struct Piece {
 impl Vcpu {
     /// Plays a masked instruction.
     pub(crate) fn play_masked(&mut self, instruction: &Instruction) -> Result<(), Exit> {
-        let Some(address) = self.operand_address(instruction) else { return self.unsupported(instruction) };
         let size = operand_size(instruction);
         assert!(size <= LARGEST, "a vector operand of {size} bytes");
         let writes = matches!(operand_access(instruction), OpAccess::Write | OpAccess::CondWrite);
+        // All of the operand is checked against its segment, whatever the mask leaves out of it.
+        let address = match self.operand_place(instruction, size, writes) {
+            Ok(Some(address)) => address,
+            Ok(None) => return self.unsupported(instruction),
+            Err(exception) => return self.raise(exception),
+        };
         let mut before = [0; LARGEST];
         let pieces = self.pieces(instruction, address, &mut before[..size], writes);
         let [first, second] = pieces;

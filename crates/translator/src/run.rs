@@ -4,7 +4,7 @@
 
 use crate::cache::thunks::Reason;
 use crate::cpu::{cr4, flags};
-use crate::decode::{self, Block};
+use crate::decode::{self, Block, LONGEST_INSTRUCTION};
 use crate::events::deliver::Event;
 use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
@@ -13,6 +13,7 @@ use crate::liveness;
 use crate::memory::access::CodeWrites;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
+use crate::sight::CodeNews;
 use crate::trap::{Attached, signal_stack};
 use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
@@ -20,9 +21,6 @@ use crate::vector_state::VectorState;
 
 /// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
 const UNIT_BYTES: usize = decode::LONGEST * LONGEST_INSTRUCTION;
-
-/// Bytes of the longest instruction (SDM vol. 2, 2.3.11).
-const LONGEST_INSTRUCTION: usize = 15;
 
 /// What a unit is made from, kept between units for its memory.
 #[derive(Default)]
@@ -44,6 +42,7 @@ impl Vcpu {
         if signal_stack().is_err() {
             return Exit::Kicked;
         }
+        let began = self.sight.now();
         self.running.cache = &raw mut *self.cache;
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
@@ -63,6 +62,7 @@ impl Vcpu {
         };
         self.kicker.0.stop();
         drop(attached);
+        self.sight.spent(began, |ticks| &mut ticks.running);
         exit
     }
 
@@ -70,6 +70,7 @@ impl Vcpu {
     fn step(&mut self) -> Result<(), Exit> {
         let host = match self.resume.take() {
             Some(host) => host,
+            None if !self.in_units() => return self.step_by_hand(),
             None => match self.find()? {
                 Some(host) => {
                     // A unit's start looks before it needs.
@@ -120,7 +121,9 @@ impl Vcpu {
         let enter = self.cache.thunks.enter;
         // SAFETY: `thunks::write` made a function of this type there.
         let enter: extern "sysv64" fn(*mut crate::frame::Frame) = unsafe { std::mem::transmute(enter) };
+        let began = self.sight.now();
         enter(address);
+        self.sight.spent(began, |ticks| &mut ticks.generated);
         if let Some(unit) = self.running.closed.take() {
             self.cache.reopen(unit);
         }
@@ -218,7 +221,9 @@ impl Vcpu {
     fn translate(&mut self, key: Key) -> Result<Result<UnitIndex, Exception>, Exit> {
         // A unit's worth of bytes and instructions is a large allocation, and there are fifty thousand units in a boot.
         let mut draft = std::mem::take(&mut self.draft);
+        let began = self.sight.now();
         let result = self.translate_with(key, &mut draft);
+        self.sight.spent(began, |ticks| &mut ticks.translating);
         self.draft = draft;
         result
     }
@@ -277,6 +282,12 @@ impl Vcpu {
                 incoming: Vec::new(),
                 alive: true,
             };
+            self.sight.tell(CodeNews::Made {
+                host: place.address,
+                size,
+                pc: Some(key.pc),
+                user: key.mode.user,
+            });
             return self.cache.insert(unit, rewritten.sites);
         }
         unreachable!("the second attempt succeeds or asserts")
@@ -316,6 +327,7 @@ impl Vcpu {
             self.ram.set_has_code(u64::from(page) << 12, false);
         }
         self.cache.reset();
+        self.sight.tell(CodeNews::StartedOver);
         self.resume = None;
         self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
     }

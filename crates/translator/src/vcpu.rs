@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::{Cpu, cr4, flags, xcr0};
-use crate::events::deliver::{Event, Shutdown, deliver};
+use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
@@ -137,6 +137,7 @@ pub struct Vcpu {
     /// Control bits that units' modes depend on, as the jump tables know them.
     modes: (VectorState, u64),
     pub(crate) statistics: Statistics,
+    pub(crate) sight: crate::sight::Sight,
 }
 
 impl Vcpu {
@@ -177,6 +178,7 @@ impl Vcpu {
             bounce: Bounce::new()?,
             modes: Default::default(),
             statistics: Statistics::default(),
+            sight: crate::sight::Sight::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();
@@ -196,6 +198,11 @@ impl Vcpu {
             ..Default::default()
         };
         self.apply(effect);
+    }
+
+    /// Puts a processor that has just been reset where another's start-up message sends it: page `vector`, real mode.
+    pub fn start_up(&mut self, vector: u8) {
+        self.cpu_mut().start_up(vector);
     }
 
     /// Answers `PortIn`, `MmioRead` or `ReadMsr`.
@@ -380,10 +387,7 @@ impl Vcpu {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)
         });
-        done.map_err(|shutdown| match shutdown {
-            Shutdown::TripleFault => Exit::TripleFault,
-            Shutdown::Dead(death) => Exit::Dead(death),
-        })
+        done.map_err(|TripleFault| Exit::TripleFault)
     }
 }
 

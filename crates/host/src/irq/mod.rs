@@ -115,6 +115,11 @@ impl Controllers {
         self.seats.iter().for_each(Seat::stop);
     }
 
+    /// Has every vCPU come out for a moment.
+    pub fn summon(&self) {
+        self.seats.iter().for_each(Seat::summon);
+    }
+
     /// Takes a stop back.
     pub fn resume(&self) {
         self.seats.iter().for_each(Seat::resume);

@@ -32,6 +32,8 @@ pub enum Entry {
     External,
     /// The machine was stopped.
     Stopped,
+    /// Somebody wants a moment of the vCPU's thread.
+    Summoned,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,7 @@ struct State {
     lapic: Lapic,
     presence: Presence,
     stopped: bool,
+    summoned: bool,
     kick: Option<Kick>,
 }
 
@@ -62,8 +65,13 @@ pub struct Seat {
 impl Seat {
     /// The seat of vCPU `id`, with its local APIC after reset.
     pub fn new(id: u32, rate: TscRate) -> Seat {
-        let state =
-            State { lapic: Lapic::new(id, rate), presence: Presence::Outside, stopped: false, kick: None };
+        let state = State {
+            lapic: Lapic::new(id, rate),
+            presence: Presence::Outside,
+            stopped: false,
+            summoned: false,
+            kick: None,
+        };
         Seat { state: Mutex::new(state), bell: Condvar::new(), external: AtomicBool::new(false) }
     }
 
@@ -78,6 +86,9 @@ impl Seat {
         state.presence = Presence::Outside;
         if state.stopped {
             return Entry::Stopped;
+        }
+        if std::mem::take(&mut state.summoned) {
+            return Entry::Summoned;
         }
         // Reading the counter costs as much as the lock, and most exits have no timer behind them.
         if state.lapic.deadline().is_some() {
@@ -103,8 +114,9 @@ impl Seat {
     }
 
     /// Sleeps until an interrupt can be taken, or the machine is stopped. No polling: the wait ends by the bell or
-    /// at the timer's own deadline. A Guest that halted with interrupts off sleeps until it is stopped.
-    pub fn sleep(&self, rate: TscRate, interruptible: bool) {
+    /// at the timer's own deadline. A Guest that halted with interrupts off sleeps until it is stopped. False when it was
+    /// summoned away and has to go back to sleep.
+    pub fn sleep(&self, rate: TscRate, interruptible: bool) -> bool {
         let mut state = lock(&self.state);
         loop {
             let now = host_tsc();
@@ -113,6 +125,10 @@ impl Seat {
             if state.stopped || (waiting && interruptible) {
                 break;
             }
+            if state.summoned {
+                state.presence = Presence::Outside;
+                return false;
+            }
             state.presence = Presence::Asleep;
             state = match state.lapic.deadline().filter(|_| interruptible) {
                 Some(deadline) => self.wait_until(state, rate, deadline.saturating_sub(now)),
@@ -120,6 +136,7 @@ impl Seat {
             };
         }
         state.presence = Presence::Outside;
+        true
     }
 
     fn wait_until<'a>(
@@ -174,6 +191,13 @@ impl Seat {
     pub fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = true;
+        self.ring(&mut state);
+    }
+
+    /// Makes [`Self::enter`] say [`Entry::Summoned`] once, soon.
+    pub fn summon(&self) {
+        let mut state = lock(&self.state);
+        state.summoned = true;
         self.ring(&mut state);
     }
 

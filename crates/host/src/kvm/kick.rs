@@ -67,6 +67,20 @@ impl Kicks {
         self.stopped.store(false, Ordering::SeqCst);
     }
 
+    /// Calls every vCPU that is inside out once, to look around; it goes back by itself. A call that is lost is repeated
+    /// by whoever makes them in a row.
+    pub(crate) fn nudge(&self) {
+        lock(&self.places)
+            .iter()
+            .filter(|place| place.inside.load(Ordering::SeqCst))
+            .for_each(|p| p.signal());
+    }
+
+    /// True when there is one vCPU, which no other could wake.
+    pub(crate) fn alone(&self) -> bool {
+        lock(&self.places).len() == 1
+    }
+
     /// Ends the run of all vCPUs and waits until they are outside.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);

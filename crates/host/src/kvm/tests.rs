@@ -107,6 +107,25 @@ fn a_guest_in_an_endless_loop_is_stopped_from_another_thread() {
 }
 
 #[test]
+fn a_guest_that_halts_with_interrupts_off_dies_with_a_sentence_and_one_that_waits_lives() {
+    if skip("a_guest_that_halts_with_interrupts_off_dies_with_a_sentence_and_one_that_waits_lives") {
+        return;
+    }
+    // cli; hlt
+    let (halted, mut vcpu, _) = machine(&[0xfa, 0xf4]);
+    halted.watch().unwrap();
+    assert!(matches!(vcpu.run(), Exit::Dead(reason) if reason.contains("halted with interrupts off")));
+    // sti; hlt: whatever comes would wake it, so it is left alone until somebody stops it.
+    let (waiting, mut vcpu, _) = machine(&[0xfb, 0xf4]);
+    waiting.watch().unwrap();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1200));
+        waiting.stop();
+    });
+    assert_eq!(vcpu.run(), Exit::Stopped);
+}
+
+#[test]
 fn a_write_that_an_eventfd_listens_for_never_comes_back() {
     if skip("a_write_that_an_eventfd_listens_for_never_comes_back") {
         return;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_regs, kvm_segment,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, kvm_cpuid_entry2,
+    kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use lguest_abi::meeting::HYPERCALL_PORT;
@@ -13,7 +14,7 @@ use super::kick::Seat;
 use super::machine::{KvmError, KvmMachine, refuses};
 use crate::clock::TscRate;
 use crate::clock::paravirtual;
-use crate::engine::{Exit, ExitCounts, Vcpu};
+use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, Vcpu};
 use crate::irq::timer_register::APIC_BUS_KHZ;
 
 /// Selectors of the 64-bit boot protocol.
@@ -23,6 +24,8 @@ const BOOT_DS: u16 = 0x18;
 const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 /// CR4: physical address extension.
 const CR4: u64 = 1 << 5;
+/// RFLAGS: interrupts are taken (SDM vol. 1, 3.4.3.3).
+const INTERRUPT_FLAG: u64 = 1 << 9;
 /// EFER: long mode, enabled and active.
 const EFER: u64 = 1 << 8 | 1 << 10;
 /// CPUID leaf 1, ecx: a timer with deadlines; a hypervisor is there.
@@ -130,6 +133,13 @@ impl KvmVcpu {
             }
             Err(error) => Exit::Dead(format!("KVM does not tell the Guest's registers: {error}")),
         }
+    }
+
+    /// Whether this processor, the only one, waits in `hlt` for an interrupt that it does not take.
+    fn halted_for_ever(&self) -> bool {
+        let halted = self.fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+        let deaf = || self.fd.get_regs().is_ok_and(|registers| registers.rflags & INTERRUPT_FLAG == 0);
+        halted && self.machine.kicks.alone() && deaf()
     }
 
     /// What KVM came back for, turned into what a board answers; None to go on.
@@ -273,6 +283,9 @@ impl Vcpu for KvmVcpu {
                 return exit;
             }
             self.counts.kicks += 1;
+            if self.halted_for_ever() {
+                return Exit::Dead(HALTED_FOR_EVER.to_owned());
+            }
         }
     }
 

@@ -13,15 +13,17 @@ use lguest_devices::pm::{self, Pm};
 use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
-use lguest_host::engine::{Exit, ExitCounts, NO_SUCH_HYPERCALL, Vcpu};
+use lguest_host::engine::{Exit, NO_SUCH_HYPERCALL, Vcpu};
 use lguest_host::memory::{Memory, MemoryError};
 use lguest_host::platform::{Platform, PlatformError};
+use lguest_host::sight::Report;
 
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
 use super::device_tree;
 use super::elf::{self, ElfError};
+use super::errands::{Errands, Summoner};
 use super::layout;
 use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace, Next};
 use super::platform::BoardLine;
@@ -190,6 +192,7 @@ impl Power {
 /// A machine, ready to run.
 pub struct Machine {
     vcpu: Box<dyn Vcpu>,
+    errands: Errands,
     ports: Bus,
     lguest: Option<LguestBus>,
     mapped: Bus,
@@ -242,6 +245,7 @@ impl Machine {
         };
         Ok(Machine {
             vcpu,
+            errands: Errands::new(1),
             ports,
             lguest,
             mapped: Bus::new(),
@@ -269,19 +273,30 @@ impl Machine {
         Stopper { platform: self.platform.clone(), outputs: self.outputs.clone() }
     }
 
-    /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
-    pub fn run(self) -> Outcome {
-        self.run_counted().0
+    /// Sends errands to the vCPUs.
+    pub fn summoner(&self) -> Summoner {
+        Summoner::new(self.platform.clone(), self.errands.clone())
     }
 
-    /// The same, with the exits counted: what a slow Guest is diagnosed with.
-    pub fn run_counted(mut self) -> (Outcome, ExitCounts) {
+    /// The vCPUs, before they run.
+    pub fn vcpus(&mut self) -> impl Iterator<Item = &mut dyn Vcpu> {
+        std::iter::once(&mut *self.vcpu as &mut dyn Vcpu)
+    }
+
+    /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
+    pub fn run(self) -> Outcome {
+        self.run_watched(|_| {})
+    }
+
+    /// The same; `at_end` sees what the vCPUs did, before the machine is gone.
+    pub fn run_watched(mut self, at_end: impl FnOnce(Vec<Report>)) -> Outcome {
         let outcome = self.serve();
         if let Some(bus) = &self.lguest {
             tracing::info!("the devices' statuses at the end: {}", bus.statuses());
         }
         self.outputs.iter().for_each(OutputPump::finish);
-        (outcome, self.vcpu.counts())
+        at_end(vec![self.vcpu.report()]);
+        outcome
     }
 
     fn serve(&mut self) -> Outcome {
@@ -305,6 +320,7 @@ impl Machine {
                 Exit::Shutdown => return Outcome::Dead(triple_fault(self.vcpu.rip())),
                 Exit::Dead(reason) => return Outcome::Dead(reason),
                 Exit::Stopped => return self.stopped(),
+                Exit::Summoned => self.errands.run(0, &mut *self.vcpu),
             }
             if let Some(outcome) = self.power.outcome() {
                 return outcome;

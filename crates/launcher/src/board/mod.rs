@@ -11,6 +11,7 @@ mod platform;
 mod device_tree;
 mod lguest_bus;
 pub mod tap;
+pub mod errands;
 mod machine;
 
 pub use console::MachineGone;

@@ -103,6 +103,10 @@ pub const MESSAGES: &[Call] = &[
     (libc::SYS_shutdown, Only::Any),
 ];
 
+/// For `--stats` and `--perf-map`: the kernel's account of our memory is read again from its beginning, and a map of code
+/// that is gone is written anew. Both files are held already.
+pub const WATCHED: &[Call] = &[(libc::SYS_lseek, Only::Any), (libc::SYS_ftruncate, Only::Any)];
+
 /// KVM's own requests, on its descriptors: their second byte is KVMIO (Linux's kvm.h).
 pub const KVM: &[Call] = &[(libc::SYS_ioctl, Only::Bits(1, 0xff00, 0xae00))];
 

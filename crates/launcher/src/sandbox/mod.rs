@@ -124,6 +124,8 @@ pub struct Needs {
     pub disks: bool,
     /// There are networks.
     pub networks: bool,
+    /// Somebody watches (`watching`).
+    pub watched: bool,
 }
 
 /// The sandbox of one machine.
@@ -201,6 +203,9 @@ impl Sandbox {
         }
         if self.needs.networks {
             lists.push(calls::MESSAGES);
+        }
+        if self.needs.watched {
+            lists.push(calls::WATCHED);
         }
         lists
     }

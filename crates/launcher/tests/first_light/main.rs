@@ -7,6 +7,7 @@
 mod command;
 mod terminal;
 mod bare;
+mod watching;
 mod bad_input;
 mod session;
 mod prompt;

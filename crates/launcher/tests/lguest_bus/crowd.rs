@@ -1,14 +1,20 @@
 //! Four machines on one link.
 
-use crate::guest::{Guest, folder};
+use crate::guest::{Guest, engines, folder};
 
 #[test]
 fn four_machines_hear_a_broadcast_and_only_a_promiscuous_one_overhears() {
+    engines("four_machines_hear_a_broadcast_and_only_a_promiscuous_one_overhears")
+        .into_iter()
+        .for_each(overhear);
+}
+
+fn overhear(engine: &str) {
     let folder = folder();
-    let (mut one, first) = Guest::on_link(&folder, "crowd");
-    let (mut two, second) = Guest::on_link(&folder, "crowd");
-    let (mut spy, _) = Guest::on_link(&folder, "crowd");
-    let (mut deaf, _) = Guest::on_link(&folder, "crowd");
+    let (mut one, first) = Guest::on_link_by(engine, &folder, "crowd");
+    let (mut two, second) = Guest::on_link_by(engine, &folder, "crowd");
+    let (mut spy, _) = Guest::on_link_by(engine, &folder, "crowd");
+    let (mut deaf, _) = Guest::on_link_by(engine, &folder, "crowd");
     assert!(one.ask("net ping all").ends_with("3 sent, 3 answered"));
 
     assert_eq!(one.ask("net send all good morning"), "3 took it");

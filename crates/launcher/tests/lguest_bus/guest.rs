@@ -81,7 +81,12 @@ impl Guest {
 
     /// One on a link, with the address that the Host gave it.
     pub fn on_link(folder: &TempDir, link: &str) -> (Guest, String) {
-        let mut guest = Guest::start(TRANSLATOR, folder, &["--net", &format!("link={link}")]);
+        Guest::on_link_by(TRANSLATOR, folder, link)
+    }
+
+    /// The same, on an engine.
+    pub fn on_link_by(engine: &str, folder: &TempDir, link: &str) -> (Guest, String) {
+        let mut guest = Guest::start(engine, folder, &["--net", &format!("link={link}")]);
         let said = guest.ask("net address");
         let address = said.split_whitespace().nth(1).unwrap_or_default().to_owned();
         assert_eq!(address.len(), "02:00:00:00:00:00".len(), "{said}");

@@ -1,6 +1,6 @@
 //! Two machines on a link, and a link that is in trouble.
 
-use crate::guest::{Guest, TRANSLATOR, folder};
+use crate::guest::{Guest, TRANSLATOR, engines, folder};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -48,9 +48,17 @@ impl Drop for Stuck {
 
 #[test]
 fn two_machines_ping_by_both_kinds_of_address_and_leave_no_broker() {
+    let engines = engines("two_machines_ping_by_both_kinds_of_address_and_leave_no_broker");
+    // Each engine with itself and with the other: a link does not know what executes its machines.
+    for (ones, twos) in engines.iter().flat_map(|one| engines.iter().map(move |two| (one, two))) {
+        ping_and_leave(ones, twos);
+    }
+}
+
+fn ping_and_leave(ones: &str, twos: &str) {
     let folder = folder();
-    let (mut one, first) = Guest::on_link(&folder, "pair");
-    let (mut two, second) = Guest::on_link(&folder, "pair");
+    let (mut one, first) = Guest::on_link_by(ones, &folder, "pair");
+    let (mut two, second) = Guest::on_link_by(twos, &folder, "pair");
     assert_ne!(first, second);
     assert_eq!(brokers(&folder).len(), 1);
     let said = one.ask(&format!("net ping {second}"));
@@ -80,17 +88,23 @@ fn machines_on_links_of_different_names_do_not_meet() {
 
 #[test]
 fn killing_the_machine_that_started_the_link_leaves_the_others_working() {
+    engines("killing_the_machine_that_started_the_link_leaves_the_others_working")
+        .into_iter()
+        .for_each(kill_the_first);
+}
+
+fn kill_the_first(engine: &str) {
     let folder = folder();
-    let (first, gone) = Guest::on_link(&folder, "office");
-    let (mut two, _) = Guest::on_link(&folder, "office");
-    let (_three, third) = Guest::on_link(&folder, "office");
+    let (first, gone) = Guest::on_link_by(engine, &folder, "office");
+    let (mut two, _) = Guest::on_link_by(engine, &folder, "office");
+    let (_three, third) = Guest::on_link_by(engine, &folder, "office");
     first.signal("KILL");
     assert_eq!(first.end().status, None);
     assert!(two.ask(&format!("net ping {third}")).ends_with("1 sent, 1 answered"));
     assert!(two.ask(&format!("net ping {gone}")).ends_with("0 answered"));
     assert!(two.ask("net ping all").ends_with("1 sent, 1 answered"));
     // Its place is free again, and whoever takes it is a newcomer like any other.
-    let (mut heir, _) = Guest::on_link(&folder, "office");
+    let (mut heir, _) = Guest::on_link_by(engine, &folder, "office");
     assert!(heir.ask("net address").contains("slot 0\n"));
     assert!(heir.ask("net ping all").ends_with("2 sent, 2 answered"));
 }

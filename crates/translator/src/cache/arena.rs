@@ -1,5 +1,9 @@
-//! Memory for generated code: one file, mapped twice. Code is written through one view and run through the other, so
+//! Memory for generated code: one piece, mapped twice. Code is written through one view and run through the other, so
 //! no address is ever writable and executable.
+//!
+//! The piece is shared anonymous memory and its second view a copy of the first (mremap(2), "old_size is zero"): to `perf`
+//! that is code that no file holds, whose names it looks for in a map (`lguest run --perf-map`). A host that
+//! refuses the copy gets a memory file instead, and no names.
 
 #![allow(unsafe_code)] // Mappings, and copies into them.
 
@@ -23,19 +27,10 @@ unsafe impl Send for Arena {}
 impl Arena {
     /// An empty arena.
     pub fn new() -> Result<Arena, SetupError> {
-        // SAFETY: the name is a constant C string; the result is checked.
-        let fd = unsafe { libc::memfd_create(c"lguest-code".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(SetupError::host("cannot make a memory file for code"));
-        }
-        // SAFETY: the descriptor was just made and belongs to nobody else.
-        let file = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: a valid descriptor; only its size changes.
-        if unsafe { libc::ftruncate(file.as_raw_fd(), SIZE as i64) } != 0 {
-            return Err(SetupError::host("cannot size the memory file for code"));
-        }
-        let writable = map(&file, libc::PROT_READ | libc::PROT_WRITE)?;
-        let executable = map(&file, libc::PROT_READ | libc::PROT_EXEC)?;
+        let (writable, executable) = match anonymous() {
+            Some(views) => views,
+            None => in_a_file()?,
+        };
         Ok(Arena { writable, executable, used: 0 })
     }
 
@@ -88,6 +83,49 @@ impl Arena {
     }
 }
 
+/// Two views of shared anonymous memory, the second of which can be executed.
+fn anonymous() -> Option<(*mut u8, *mut u8)> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: fresh memory where the kernel likes.
+    let writable = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, protection, flags, -1, 0) };
+    if writable == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: an old size of zero makes another mapping of the same pages and leaves the first alone.
+    let copy = unsafe { libc::mremap(writable, 0, SIZE, libc::MREMAP_MAYMOVE) };
+    if copy == libc::MAP_FAILED {
+        // SAFETY: made above; nobody knows it yet.
+        unsafe { libc::munmap(writable, SIZE) };
+        return None;
+    }
+    // SAFETY: the mapping just made, which nobody uses yet; it stops being writable.
+    if unsafe { libc::mprotect(copy, SIZE, libc::PROT_READ | libc::PROT_EXEC) } == 0 {
+        return Some((writable.cast(), copy.cast()));
+    }
+    for view in [writable, copy] {
+        // SAFETY: made above; nobody knows it yet.
+        unsafe { libc::munmap(view, SIZE) };
+    }
+    None
+}
+
+/// Two views of a memory file.
+fn in_a_file() -> Result<(*mut u8, *mut u8), SetupError> {
+    // SAFETY: the name is a constant C string; the result is checked.
+    let fd = unsafe { libc::memfd_create(c"lguest-code".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(SetupError::host("cannot make a memory file for code"));
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a valid descriptor; only its size changes.
+    if unsafe { libc::ftruncate(file.as_raw_fd(), SIZE as i64) } != 0 {
+        return Err(SetupError::host("cannot size the memory file for code"));
+    }
+    Ok((map(&file, libc::PROT_READ | libc::PROT_WRITE)?, map(&file, libc::PROT_READ | libc::PROT_EXEC)?))
+}
+
 fn map(file: &OwnedFd, protection: i32) -> Result<*mut u8, SetupError> {
     // SAFETY: a fresh shared mapping where the kernel likes.
     let address =
@@ -104,5 +142,23 @@ impl Drop for Arena {
         unsafe { libc::munmap(self.writable.cast(), SIZE) };
         // SAFETY: as above.
         unsafe { libc::munmap(self.executable.cast_mut().cast(), SIZE) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_view_writes_the_other_runs_whichever_way_they_are_made() {
+        for (writable, executable) in [anonymous(), in_a_file().ok()].into_iter().flatten() {
+            let mut arena = Arena { writable, executable, used: 0 };
+            // mov eax, 42 ; ret
+            let offset = arena.append(&[0xb8, 42, 0, 0, 0, 0xc3]).unwrap();
+            let entry = arena.address(offset);
+            // SAFETY: a function of this type was just written there.
+            let entry: extern "C" fn() -> u32 = unsafe { std::mem::transmute(entry) };
+            assert_eq!(entry(), 42);
+        }
     }
 }

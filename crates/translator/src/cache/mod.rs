@@ -62,6 +62,11 @@ impl Cache {
         })
     }
 
+    /// Bytes of the arena before the first unit.
+    pub fn doors(&self) -> usize {
+        self.empty
+    }
+
     /// Host address of the snippet.
     pub fn snippet_address(&self) -> u64 {
         self.arena.address(self.snippet)

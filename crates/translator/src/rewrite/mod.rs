@@ -18,6 +18,7 @@ mod stack;
 mod flow;
 mod inline;
 mod strings;
+mod legacy;
 
 use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
@@ -29,7 +30,7 @@ use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
-pub use memory::{address_is_wide, operand_size};
+pub use memory::{address_bits, operand_size};
 use std::mem::offset_of;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
@@ -162,8 +163,8 @@ pub fn unit(
     }
 }
 
-/// Rewrites one instruction so that its memory operand is wherever the first scratch register points: how Rust
-/// plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
+/// Rewrites one instruction so that its memory operand, if it has one, is wherever the first scratch register points: how
+/// Rust plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
 pub fn snippet(
     tools: &mut Tools,
     thunks: &Thunks,

@@ -6,9 +6,10 @@
 
 use super::segments::in_segment;
 use super::{Done, Then};
-use crate::cpu::segments::{FS, GS};
+use crate::events::exception::Exception;
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
+use crate::rewrite::address_bits;
 use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
@@ -31,7 +32,8 @@ impl Vcpu {
         let elements = (instruction.memory_index().size() / index_size(instruction)).min(data.size() / size);
         for n in 0..elements {
             if self.is_chosen(instruction, n, size) {
-                let address = self.gathered_address(instruction, n);
+                let intent = if scatter { Intent::Write } else { Intent::Read };
+                let address = self.gathered_address(instruction, n, size, intent)?;
                 if scatter {
                     let value = self.element_of(data, n, size);
                     self.write_element(address, size, value).map_err(|f| in_segment(instruction, f))?;
@@ -71,25 +73,25 @@ impl Vcpu {
         }
     }
 
-    fn gathered_address(&self, instruction: &Instruction, n: usize) -> u64 {
-        let cpu = self.cpu();
-        let size = index_size(instruction);
-        let index = self.element_of(instruction.memory_index(), n, size);
-        let index = if size == 4 { index as u32 as i32 as i64 as u64 } else { index };
+    fn gathered_address(
+        &self,
+        instruction: &Instruction,
+        n: usize,
+        size: usize,
+        intent: Intent,
+    ) -> Result<u64, Exception> {
+        let index_bytes = index_size(instruction);
+        let index = self.element_of(instruction.memory_index(), n, index_bytes);
+        let index = if index_bytes == 4 { index as u32 as i32 as i64 as u64 } else { index };
         let base = match instruction.memory_base() {
             Register::None => 0,
             base => self.register(base),
         };
-        let segment = match instruction.memory_segment() {
-            Register::FS => cpu.segments[FS].base,
-            Register::GS => cpu.segments[GS].base,
-            _ => 0,
-        };
         let scale = u64::from(instruction.memory_index_scale());
         let sum =
             base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
-        let narrow = instruction.memory_base().size() == 4;
-        segment.wrapping_add(if narrow { sum & 0xffff_ffff } else { sum })
+        let offset = sum & u64::MAX >> (64 - address_bits(instruction));
+        self.cpu().linear(instruction.memory_segment().number(), offset, size as u64, intent)
     }
 
     fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {

@@ -17,7 +17,7 @@ impl Vcpu {
             (self.low_half(registers[0]), self.low_half(registers[1]))
         };
         let size = if half { 8 } else { 16 };
-        let start = self.address_of(instruction, 0).unwrap_or(0);
+        let start = self.place(instruction, 0, size, Intent::Write)?;
         // Whether bytes that the mask leaves out can fault is the processor's choice (SDM vol. 2, MASKMOVDQU); AMD's
         // looks at the whole operand, and so nothing is half done.
         self.with_memory(|cpu, memory| {

@@ -8,6 +8,7 @@ mod control;
 pub(crate) mod segments;
 mod state;
 mod strings;
+mod legacy;
 mod masked;
 mod gather;
 
@@ -80,6 +81,7 @@ impl Vcpu {
             unreachable!("system calls come from system sites")
         };
         let instruction = **instruction;
+        self.sight.carried_out(instruction.mnemonic());
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;
@@ -113,13 +115,15 @@ impl Vcpu {
 
     /// Carries one instruction out.
     fn execute(&mut self, instruction: &Instruction) -> Done {
-        if classify(instruction) == Class::Undefined {
+        let class = classify(instruction);
+        if class == Class::Undefined {
             return Err(Exception::ud().into());
         }
         if let Some(exception) = refusal(self.cpu(), instruction) {
             return Err(exception.into());
         }
         match instruction.mnemonic() {
+            _ if class != Class::System => self.ordinary(instruction, class),
             M::Cpuid
             | M::Rdtsc
             | M::Rdtscp
@@ -152,8 +156,10 @@ impl Vcpu {
             | M::Wbinvd
             | M::Invd
             | M::Pushfq
+            | M::Pushfd
             | M::Pushf
             | M::Popfq
+            | M::Popfd
             | M::Popf => self.control(instruction),
             M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => {
                 self.control(instruction)
@@ -165,6 +171,10 @@ impl Vcpu {
             | M::Syscall
             | M::Sysret
             | M::Sysretq
+            | M::Sysenter
+            | M::Sysexit
+            | M::Sysexitq
+            | M::Into
             | M::Iret
             | M::Iretd
             | M::Iretq
@@ -178,6 +188,8 @@ impl Vcpu {
             | M::Push
             | M::Pop
             | M::Lss
+            | M::Lds
+            | M::Les
             | M::Lfs
             | M::Lgs
             | M::Lgdt
@@ -194,7 +206,6 @@ impl Vcpu {
             | M::Verw
             | M::Enter
             | M::Leave
-            | M::Ret
             | M::Xlatb => self.segment_or_transfer(instruction),
             M::Xsave
             | M::Xsave64
@@ -212,16 +223,49 @@ impl Vcpu {
             | M::Fxsave64
             | M::Fxrstor
             | M::Fxrstor64 => self.vector_area(instruction),
+            M::Aaa
+            | M::Aas
+            | M::Aam
+            | M::Aad
+            | M::Daa
+            | M::Das
+            | M::Salc
+            | M::Bound
+            | M::Arpl
+            | M::Pusha
+            | M::Pushad
+            | M::Popa
+            | M::Popad => self.legacy(instruction),
             M::Fnstenv | M::Fnsave => self.environment(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),
             _ if instruction.is_string_instruction() => self.string(instruction),
-            // What could not be encoded anew comes here too, and what is only refused by some settings of its part.
-            _ if matches!(classify(instruction), Class::Memory | Class::BitString | Class::Harmless) => {
+            _ => Err(Exception::ud().into()),
+        }
+    }
+
+    /// What units do in place: it comes here when it could not be encoded anew, where a setting of the vector state forbids
+    /// other instructions of its kind, and where code has no units.
+    fn ordinary(&mut self, instruction: &Instruction, class: Class) -> Done {
+        match class {
+            Class::Nothing => Ok(Then::Next),
+            Class::Harmless => {
+                self.run_snippet(instruction, 0)??;
+                Ok(Then::Next)
+            }
+            Class::Address => {
+                let offset = self.offset_of(instruction, 1).unwrap_or(0);
+                self.set_register(instruction.op0_register(), offset);
+                Ok(Then::Next)
+            }
+            Class::Stack | Class::Flow => {
+                self.near(instruction)?;
+                Ok(Then::Moved)
+            }
+            _ => {
                 self.play(instruction)?;
                 Ok(Then::Moved)
             }
-            _ => Err(Exception::ud().into()),
         }
     }
 

@@ -46,13 +46,14 @@ impl Vcpu {
         let mnemonic = instruction.mnemonic();
         let supervisor = matches!(mnemonic, Xsaves | Xsaves64 | Xrstors | Xrstors64);
         let legacy = matches!(mnemonic, Fxsave | Fxsave64 | Fxrstor | Fxrstor64);
+        let load = matches!(mnemonic, Fxrstor | Fxrstor64 | Xrstor | Xrstor64 | Xrstors | Xrstors64);
         if !legacy && self.cpu().cr4 & cr4::OSXSAVE == 0 {
             return Err(Exception::ud().into());
         }
         if supervisor {
             privileged(self.cpu())?;
         }
-        let address = self.operand_address(instruction).unwrap_or(0);
+        let address = self.operand_place(instruction, LEGACY, !load)?.unwrap_or(0);
         if address & if legacy { 15 } else { 63 } != 0 {
             return Err(Exception::gp(0).into());
         }
@@ -71,8 +72,8 @@ impl Vcpu {
     /// `fnstenv` and `fnsave`: pointers are the last four words of the environment, of 28 bytes or, with an operand-size
     /// prefix, of 14 (SDM vol. 1, figures 8-9 and 8-11).
     pub(super) fn environment(&mut self, instruction: &Instruction) -> Done {
-        let address = self.operand_address(instruction).unwrap_or(0);
         let size = operand_size(instruction);
+        let address = self.operand_place(instruction, size, true)?.unwrap_or(0);
         let pointers = if matches!(size, 14 | 94) { 6..14 } else { 12..28 };
         let mut bytes = self.area(instruction, address, size)?;
         self.bounce.write(address, &bytes);
@@ -273,8 +274,15 @@ impl Vcpu {
         }
     }
 
+    /// Registers that can be named: outside 64-bit mode the others are neither saved nor loaded (SDM vol. 1, 13.5).
+    fn named(&self, which: Range<usize>) -> Range<usize> {
+        let end = if self.cpu().in_64_bit_mode() { which.end } else { which.end.min(8) };
+        which.start.min(end)..end
+    }
+
     /// Some bytes of some registers, one after the other.
     fn put_registers(&mut self, bytes: &mut [u8], which: Range<usize>, part: Range<usize>) {
+        let which = self.named(which);
         let registers = &self.frame().vectors[which];
         for (register, place) in registers.iter().zip(bytes.chunks_exact_mut(part.len())) {
             place.copy_from_slice(&register[part.clone()]);
@@ -283,6 +291,7 @@ impl Vcpu {
 
     /// The reverse; zeros without bytes.
     fn take_registers(&mut self, bytes: Option<&[u8]>, which: Range<usize>, part: Range<usize>) {
+        let which = self.named(which);
         let registers = &mut self.frame().vectors[which];
         match bytes {
             Some(bytes) => {

@@ -12,5 +12,6 @@ mod devices;
 mod strings;
 mod vectors;
 mod wide_vectors;
+mod modes;
 mod limits;
 mod noise;
