@@ -8,8 +8,8 @@
 #![allow(unsafe_code)] // One look at x87's status.
 
 use crate::classify::{Class, classify};
-use crate::cpu::flags;
 use crate::cpu::segments::{FS, GS, SS};
+use crate::cpu::{RSP, flags};
 use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
@@ -41,12 +41,13 @@ impl Vcpu {
             self.take_flags_aside();
         }
         let start = self.cache.unit(unit);
+        let word = start.key.mode.word();
         self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
         let address = self.frame().scratch;
         let (size, write) = match part {
             Part::Operand { size, write } => (usize::from(size), write),
-            Part::Push => (8, true),
-            Part::Pop => (8, false),
+            Part::Push => (word, true),
+            Part::Pop => (word, false),
         };
         if size >= 16 || !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
             let instruction = self.decode_at(unit, self.cpu().rip);
@@ -154,13 +155,17 @@ impl Vcpu {
         let (borrowed, kept) = (frame.borrowed, frame.kept);
         match mark.lent {
             Lent::Nothing => {}
+            Lent::Push { from } if offset >= from => {
+                let rsp = &mut frame.cpu.gpr[RSP];
+                *rsp = rsp.wrapping_add(4) & 0xffff_ffff;
+            }
             Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
             Lent::Strings { source, from } if offset >= from => {
                 use crate::cpu::{RDI, RSI};
                 frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
                 frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });
             }
-            Lent::Strings { .. } => {}
+            Lent::Strings { .. } | Lent::Push { .. } => {}
         }
         if mark.flags_aside {
             self.take_flags_aside();
@@ -179,7 +184,7 @@ impl Vcpu {
         if let Some(second) = second {
             self.ram.read_file(u64::from(second) << 12, &mut bytes[first..]);
         }
-        Decoder::with_ip(64, &bytes, pc, DecoderOptions::NONE).decode()
+        Decoder::with_ip(unit.key.mode.size.bits(), &bytes, pc, DecoderOptions::NONE).decode()
     }
 
     fn protection_fault(&self, instruction: &Instruction) -> Exception {
@@ -280,7 +285,12 @@ impl Vcpu {
 /// The fault of an address that no mapping could mend: one that is not aligned as the instruction wants it, or not
 /// canonical (#SS for the stack's segment, else #GP). Both come before a page fault (SDM vol. 3, table 6-2); which of the
 /// two comes first no manual says, and the host looks at the alignment first.
-fn refused_address(instruction: &Instruction, address: u64, size: usize, stack: bool) -> Option<Exception> {
+pub(crate) fn refused_address(
+    instruction: &Instruction,
+    address: u64,
+    size: usize,
+    stack: bool,
+) -> Option<Exception> {
     if is_masked(instruction) {
         // With all lanes left out neither rule holds: `masked.rs` asks the host.
         return None;
@@ -354,10 +364,15 @@ fn alignment(instruction: &Instruction) -> u64 {
 /// Operands whose mask decides which lanes exist: a lane that is left out cannot fault (SDM vol. 2, VMASKMOV; SDM vol. 1,
 /// 15.6.4).
 pub(crate) fn is_masked(instruction: &Instruction) -> bool {
+    is_masked_move(instruction) || instruction.op_mask() != Register::None
+}
+
+/// AVX2's, whose mask is a vector.
+pub(crate) fn is_masked_move(instruction: &Instruction) -> bool {
     matches!(
         instruction.mnemonic(),
         Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
-    ) || instruction.op_mask() != Register::None
+    )
 }
 
 /// Instructions that raise what an earlier x87 instruction left pending: all that touch x87 or MMX registers but those

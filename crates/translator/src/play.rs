@@ -9,7 +9,7 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
-use crate::mend::is_masked;
+use crate::mend::{is_masked, is_masked_move, refused_address, through_stack};
 use crate::rewrite::{self, operand_size};
 use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
@@ -83,6 +83,7 @@ impl Vcpu {
         self.statistics.played += 1;
         self.resume = None;
         match classify(instruction) {
+            Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),
             Class::Memory if is_masked(instruction) => self.play_masked(instruction),
             Class::Memory | Class::BitString => self.play_operand(instruction),
             Class::Stack | Class::Flow => match self.near(instruction) {
@@ -114,6 +115,9 @@ impl Vcpu {
             Ok(None) => return self.unsupported(instruction),
             Err(exception) => return self.refuse_access(instruction, exception),
         };
+        if let Some(exception) = refused_address(instruction, address, size, through_stack(instruction)) {
+            return self.refuse_access(instruction, exception);
+        }
         let mut bytes = vec![0; size];
         let read = self.with_memory(|cpu, memory| {
             // What is only written is read too: an x87 store whose exception is not masked writes nothing.

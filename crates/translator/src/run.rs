@@ -136,9 +136,11 @@ impl Vcpu {
     fn mode(&self) -> Mode {
         let cpu = self.cpu();
         Mode {
+            size: cpu.code_size(),
             user: cpu.cpl == 3,
-            ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
-            clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
+            middle: matches!(cpu.cpl, 1 | 2),
+            ragged_stack: cpu.stack_is_ragged(),
+            clock_hidden: cpu.cpl != 0 && cpu.cr4 & cr4::TSD != 0,
             vectors: VectorState::enabled(cpu),
             one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending()),
         }
@@ -146,6 +148,9 @@ impl Vcpu {
 
     /// Host address of the unit at `rip`; `None` after an exception was delivered instead.
     fn find(&mut self) -> Result<Option<u64>, Exit> {
+        if !self.cpu().in_64_bit_mode() {
+            self.frame().reach = self.cpu().based_reach();
+        }
         match self.unit_at_rip()? {
             Ok(unit) => Ok(Some(self.cache.entry(unit))),
             Err(exception) => self.raise(exception).map(|()| None),
@@ -183,7 +188,7 @@ impl Vcpu {
             }
         }
         if !mode.single() {
-            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode.user, pc, unit));
+            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode, pc, unit));
         }
         Ok(Ok(unit))
     }
@@ -310,7 +315,7 @@ impl Vcpu {
         let mut bytes = [0; PEEK_BYTES];
         let room = PEEK_BYTES.min(4096 - (target & 0xfff) as usize);
         self.ram.read_file(u64::from(key.page) << 12 | target & 0xfff, &mut bytes[..room]);
-        liveness::live_at(&bytes[..room], target)
+        liveness::live_at(&bytes[..room], target, key.mode.size)
     }
 
     /// From now on, writes to a page of the memory file are seen.
@@ -356,6 +361,9 @@ impl Vcpu {
         };
         self.cpu_mut().rip = target;
         self.cpu_mut().interrupt_shadow = false;
+        if !self.in_units() {
+            return Ok(());
+        }
         let resets = self.cache.resets;
         let found = match self.unit_at_rip()? {
             Ok(found) => found,

@@ -184,6 +184,7 @@ impl Vcpu {
         let frame = vcpu.frame();
         frame.page_mask = 0xffff_ffff_f000;
         frame.stack_mask = 7;
+        frame.narrow_stack_mask = 3;
         frame.mxcsr = 0x1f80;
         frame.kick = kick;
         Ok(vcpu)

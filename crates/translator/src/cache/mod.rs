@@ -10,7 +10,7 @@ pub mod wide;
 pub mod calls;
 
 use crate::SetupError;
-use crate::frame::{FrameMapping, JUMP_SLOTS, SPACES};
+use crate::frame::{BANK_SLOTS, FrameMapping, JUMP_SLOTS, SPACES};
 use crate::unit::{Exit, Key, Site, Unit, UnitIndex};
 use arena::Arena;
 use rustc_hash::FxHashMap;
@@ -230,7 +230,8 @@ impl Cache {
     /// Takes a unit out of every jump table.
     pub fn forget_jumps(&self, index: UnitIndex, jumps: &FrameMapping) {
         let entry = self.checked_entry(index);
-        let slot = (self.unit(index).key.pc & 0xffff) as usize;
+        let key = self.unit(index).key;
+        let slot = key.mode.bank() * BANK_SLOTS + (key.pc & 0xffff) as usize;
         for space in 0..=SPACES {
             jumps.replace(space * JUMP_SLOTS + slot, entry, self.thunks.lookup);
         }

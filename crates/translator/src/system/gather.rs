@@ -94,7 +94,7 @@ impl Vcpu {
         self.cpu().linear(instruction.memory_segment().number(), offset, size as u64, intent)
     }
 
-    fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
+    pub(super) fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
         self.with_memory(|cpu, memory| {
             memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
         })
@@ -106,7 +106,7 @@ impl Vcpu {
         })
     }
 
-    fn element_of(&self, register: Register, n: usize, size: usize) -> u64 {
+    pub(super) fn element_of(&self, register: Register, n: usize, size: usize) -> u64 {
         let mut bytes = [0; 8];
         bytes[..size].copy_from_slice(&self.vector(register.number())[n * size..(n + 1) * size]);
         u64::from_le_bytes(bytes)

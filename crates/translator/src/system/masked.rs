@@ -1,7 +1,10 @@
-//! Stores of single bytes that a register's top bits choose: `maskmovq` and `maskmovdqu`.
+//! Moves that a register's top bits thin out, each element an access of its own: `maskmovq`, `maskmovdqu`, `vmaskmov`.
 
+use super::segments::in_segment;
 use super::{Done, Stop, Then};
+use crate::cpu::Cpu;
 use crate::memory::walk::{Access, Intent};
+use crate::near::segment_of;
 use crate::vcpu::Vcpu;
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic as M, OpKind, Register};
 
@@ -46,5 +49,52 @@ impl Vcpu {
         let mut bytes = [0; 16];
         self.bounce.read(0, &mut bytes[..8]);
         Ok(bytes)
+    }
+
+    /// `vmaskmov` and `vpmaskmov`, lane by lane: only lanes whose mask has its top bit set are accesses.
+    pub(super) fn masked_move(&mut self, instruction: &Instruction) -> Done {
+        self.note_wide();
+        let wide = matches!(instruction.mnemonic(), M::Vmaskmovpd | M::Vpmaskmovq);
+        let size = if wide { 8 } else { 4 };
+        let lanes = instruction.memory_size().size() / size;
+        let load = instruction.op0_kind() == OpKind::Register;
+        let mask = *self.vector(instruction.op1_register().number());
+        let chosen = |n: usize| mask[(n + 1) * size - 1] & 0x80 != 0;
+        let operand = if load { 2 } else { 0 };
+        let (segment, base) =
+            (segment_of(instruction, operand), self.offset_of(instruction, operand).unwrap_or(0));
+        // A lane that the mask leaves out is not even checked against its segment.
+        let address = |cpu: &Cpu, n: usize, intent| {
+            cpu.linear(segment, base.wrapping_add((n * size) as u64), size as u64, intent)
+        };
+        if load {
+            let mut result = [0; 64];
+            for n in (0..lanes).filter(|&n| chosen(n)) {
+                let place = address(self.cpu(), n, Intent::Read)?;
+                let value = self.read_element(place, size).map_err(|f| in_segment(instruction, f))?;
+                result[n * size..(n + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            self.frame().vectors[instruction.op0_register().number()] = result;
+            return Ok(Then::Next);
+        }
+        let data = instruction.op2_register();
+        let write = |vcpu: &mut Vcpu, n: usize, value: Option<u64>| {
+            vcpu.with_memory(|cpu, memory| {
+                let access = Access::by_operand(cpu, Intent::Write);
+                let place = address(cpu, n, Intent::Write)?;
+                match value {
+                    Some(value) => memory.write_number(cpu, place, size, value, access),
+                    None => memory.probe(cpu, place, size, access),
+                }
+            })
+        };
+        for n in (0..lanes).filter(|&n| chosen(n)) {
+            write(self, n, None).map_err(|f| in_segment(instruction, f))?;
+        }
+        for n in (0..lanes).filter(|&n| chosen(n)) {
+            let value = self.element_of(data, n, size);
+            write(self, n, Some(value))?;
+        }
+        Ok(Then::Next)
     }
 }

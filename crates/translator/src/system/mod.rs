@@ -18,6 +18,7 @@ use crate::cpu::flags;
 use crate::events::exception::{Exception, Refusal};
 use crate::exit::Exit;
 use crate::memory::access::Fault;
+use crate::mend::is_masked_move;
 use crate::unit::Site;
 use crate::vcpu::Vcpu;
 use crate::vector_state::refusal;
@@ -87,7 +88,7 @@ impl Vcpu {
         cpu.interrupt_shadow = false;
         let resets = self.cache.resets;
         self.carry_out(&instruction)?;
-        let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
+        let ragged = self.cpu().stack_is_ragged();
         let on = self.cpu().rip == instruction.next_ip();
         if on && resumes && !ragged && resets == self.cache.resets && self.cache.unit(unit).alive {
             // The site's number is four bytes long; the code goes on behind it.
@@ -249,6 +250,13 @@ impl Vcpu {
     fn ordinary(&mut self, instruction: &Instruction, class: Class) -> Done {
         match class {
             Class::Nothing => Ok(Then::Next),
+            Class::Harmless
+                if matches!(instruction.mnemonic(), M::Vzeroall | M::Vzeroupper)
+                    && !self.cpu().in_64_bit_mode() =>
+            {
+                self.clear_vectors(instruction.mnemonic() == M::Vzeroall);
+                Ok(Then::Next)
+            }
             Class::Harmless => {
                 self.run_snippet(instruction, 0)??;
                 Ok(Then::Next)
@@ -262,6 +270,7 @@ impl Vcpu {
                 self.near(instruction)?;
                 Ok(Then::Moved)
             }
+            _ if is_masked_move(instruction) => self.masked_move(instruction),
             _ => {
                 self.play(instruction)?;
                 Ok(Then::Moved)

@@ -12,6 +12,8 @@ mod devices;
 mod strings;
 mod vectors;
 mod wide_vectors;
+mod bare;
 mod modes;
+mod protected;
 mod limits;
 mod noise;
