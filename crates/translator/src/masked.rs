@@ -36,14 +36,19 @@ impl Vcpu {
         let size = operand_size(instruction);
         assert!(size <= LARGEST, "a vector operand of {size} bytes");
         let writes = matches!(operand_access(instruction), OpAccess::Write | OpAccess::CondWrite);
-        // All of the operand is checked against its segment, whatever the mask leaves out of it.
-        let address = match self.operand_place(instruction, size, writes) {
-            Ok(Some(address)) => address,
+        // What its segment refuses is out of reach as a whole, and matters only if it is touched.
+        let (address, refused) = match self.operand_place(instruction, size, writes) {
+            Ok(Some(address)) => (address, None),
             Ok(None) => return self.unsupported(instruction),
-            Err(exception) => return self.raise(exception),
+            Err(exception) => {
+                (self.operand_offset(instruction).map_or(0, |(_, offset)| offset), Some(exception))
+            }
         };
         let mut before = [0; LARGEST];
-        let pieces = self.pieces(instruction, address, &mut before[..size], writes);
+        let mut pieces = self.pieces(instruction, address, &mut before[..size], writes);
+        if let Some(exception) = refused {
+            pieces.iter_mut().for_each(|piece| piece.fault = Some(Fault::Exception(exception)));
+        }
         let [first, second] = pieces;
         self.bounce.choose(first.fault.is_none(), second.fault.is_none());
         for piece in pieces.iter().filter(|piece| piece.fault.is_none()) {

@@ -243,7 +243,7 @@ impl Vcpu {
     }
 
     /// The segment of the memory operand, and the offset in it.
-    fn operand_offset(&self, instruction: &Instruction) -> Option<(usize, u64)> {
+    pub(crate) fn operand_offset(&self, instruction: &Instruction) -> Option<(usize, u64)> {
         let operand = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)?;
         let offset = self.offset_of(instruction, operand)?;
         let segment = segment_of(instruction, operand);
