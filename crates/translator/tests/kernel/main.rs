@@ -17,3 +17,4 @@ mod modes;
 mod protected;
 mod limits;
 mod noise;
+mod neighbours;
