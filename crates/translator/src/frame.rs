@@ -28,8 +28,9 @@ pub const BANKS: usize = 3;
 /// Slots of one bank.
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
 
-/// Room for calls to thunks. They push eight bytes; a page is the smallest mapping.
-const STACK: usize = 4096;
+/// Room for calls to thunks, which push eight bytes, and for a signal whose handler asked for no stack of its own: its
+/// frame takes 3.5 KiB with AVX-512 and 11 KiB with AMX state, and the handler something on top. Only touched pages exist.
+const STACK: usize = 32 << 10;
 
 /// See the module's drawing. The first fields sit where an 8-bit displacement reaches them.
 #[repr(C, align(64))]

@@ -20,6 +20,7 @@
 //! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
 //! | `mend`, `play`, `masked`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
 //! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
@@ -51,6 +52,7 @@ mod near;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod isolation;
 pub mod sight;
 mod requirements;
 mod vcpu;
