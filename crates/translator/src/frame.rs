@@ -29,8 +29,9 @@ pub const BANKS: usize = 3;
 /// Slots of one bank.
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
 
-/// Room for calls to thunks. They push eight bytes; a page is the smallest mapping.
-const STACK: usize = 4096;
+/// Room for calls to thunks, which push eight bytes, and for a signal whose handler asked for no stack of its own: its
+/// frame takes 3.5 KiB with AVX-512 and 11 KiB with AMX state, and the handler something on top. Only touched pages exist.
+const STACK: usize = 32 << 10;
 
 /// See the module's drawing. The first fields sit where an 8-bit displacement reaches them.
 #[repr(C, align(64))]
@@ -87,11 +88,22 @@ pub struct Frame {
     pub host_mxcsr: u32,
     /// Host address and signal of a fault in generated code.
     pub fault: Fault,
-    /// Not zero when upper halves of vector registers may hold something other than zero.
+    /// Which lanes above the xmm registers may hold something other than zero in some register of the first sixteen: see
+    /// [`YMM_LANES`] and [`ZMM_LANES`].
     pub wide: u32,
-    /// ymm0 to ymm15 while Rust runs.
-    pub vectors: [[u8; 32]; 16],
+    /// Not zero when all of AVX-512's registers are in the processor while the Guest runs: see `cache/wide.rs`.
+    pub awake: u32,
+    /// zmm0 to zmm31 while Rust runs.
+    pub vectors: [[u8; 64]; 32],
+    /// k0 to k7 while Rust runs, or sleep.
+    pub masks: [u64; 8],
 }
+
+/// Bits of [`Frame::wide`] for the upper halves of ymm registers: one for each lane of 64 bits.
+pub const YMM_LANES: u32 = 0b11;
+
+/// Bits of [`Frame::wide`] for the upper halves of zmm registers.
+pub const ZMM_LANES: u32 = 0b11_1100;
 
 /// A host signal that generated code caused.
 #[repr(C)]

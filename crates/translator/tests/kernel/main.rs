@@ -13,6 +13,7 @@ mod runs;
 mod devices;
 mod strings;
 mod vectors;
+mod wide_vectors;
 mod bare;
 mod modes;
 mod protected;
