@@ -263,7 +263,11 @@ impl Rewriter<'_> {
         self.code.cmp32_memory(Mem::frame(offset_of!(Frame, awake)), 0);
         let asleep = self.code.jump_if(cond::Z);
         let back = self.code.here();
-        self.colds.push(Cold { jumps: vec![asleep], restore: Restore::Nothing, ask: Ask::Wake { back } });
+        self.colds.push(Cold {
+            jumps: smallvec![asleep],
+            restore: Restore::Nothing,
+            ask: Ask::Wake { back },
+        });
         self.awake = true;
     }
 
