@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lguest_translator::LongModeEntry;
+use lguest_translator::{HiddenFeatures, LongModeEntry};
 
 use crate::clock::TscRate;
 use crate::clock::paravirtual::ClockOrigin;
@@ -58,19 +58,21 @@ impl Platform {
         memory: &Arc<Memory>,
         rate: TscRate,
         entry: LongModeEntry,
+        hidden: &HiddenFeatures,
     ) -> Result<(Platform, Box<dyn Vcpu>), PlatformError> {
         match engine {
             Engine::Translator => {
                 let controllers = Controllers::new(1, rate).map_err(PlatformError::Thread)?;
                 let ram = Arc::new(memory.ram()?);
-                let mut vcpu = TranslatorVcpu::new(ram, 0, 1, controllers.clone(), ClockOrigin::now())?;
+                let mut vcpu =
+                    TranslatorVcpu::new(ram, 0, 1, controllers.clone(), ClockOrigin::now(), hidden)?;
                 vcpu.enter_long_mode(entry);
                 Ok((Platform::Translator(controllers), Box::new(vcpu)))
             }
             Engine::Kvm => {
                 let machine = KvmMachine::new(memory.clone())?;
                 machine.watch().map_err(PlatformError::Thread)?;
-                let mut vcpu = KvmVcpu::new(&machine, 0, rate)?;
+                let mut vcpu = KvmVcpu::new(&machine, 0, rate, hidden)?;
                 vcpu.enter_long_mode(entry)?;
                 Ok((Platform::Kvm(machine), Box::new(vcpu)))
             }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lguest_translator::HiddenFeatures;
+
 use crate::debian::DEFAULT_KERNEL;
 use crate::debian::package::PackageName;
 
@@ -83,6 +85,14 @@ pub fn cpus(text: &str) -> Result<u32, Mistake> {
         }
         Ok(_) => Err(Mistake(format!("--cpus {text}: this version runs one processor; give 1"))),
     }
+}
+
+/// Reads `--cpu-features`.
+///
+/// # Errors
+/// For a word that is no feature: a sentence that lists them.
+pub fn cpu_features(list: &str) -> Result<HiddenFeatures, Mistake> {
+    HiddenFeatures::read(list).map_err(|error| Mistake(format!("--cpu-features {list}: {error}")))
 }
 
 /// Reads `--timeout`.

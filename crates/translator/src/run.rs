@@ -243,6 +243,12 @@ impl Vcpu {
                 return Ok(Err(Exception::gp(0)));
             }
         }
+        // Rust refuses what the user hid, whatever it would have been.
+        for (instruction, class) in &mut block.instructions {
+            if self.cpuid.hides(instruction) {
+                *class = crate::classify::Class::System;
+            }
+        }
         Ok(Ok(self.install(key, block, bytes, second_page)))
     }
 

@@ -120,7 +120,7 @@ impl Vcpu {
         }
         let class = classify(instruction);
         match instruction.mnemonic() {
-            _ if class == Class::Undefined => Err(Exception::ud().into()),
+            _ if class == Class::Undefined || self.cpuid.hides(instruction) => Err(Exception::ud().into()),
             _ if class != Class::System => self.ordinary(instruction, class),
             M::Cpuid
             | M::Rdtsc
