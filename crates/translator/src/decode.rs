@@ -70,6 +70,7 @@ pub fn resumes(instruction: &Instruction) -> bool {
         | M::Pushfq
         | M::Pushf
         | M::Cli
+        | M::Pause
         | M::Cld
         | M::Std
         | M::Stac

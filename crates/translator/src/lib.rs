@@ -13,6 +13,7 @@
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
 //! | `spaces` | which tables hold for which address space |
+//! | `neighbours` | what vCPUs ask of each other: code that was written over, pages that become code |
 //! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
@@ -22,7 +23,8 @@
 //! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
 //! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
-//! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
+//! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
+//! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
 
 mod assemble;
 pub mod cpu;
@@ -35,6 +37,7 @@ mod rewrite;
 mod cache;
 pub mod memory;
 mod spaces;
+mod neighbours;
 mod x87;
 mod trap;
 mod forbidden;
@@ -58,6 +61,7 @@ pub use cpu::cpuid::hidden::{FeatureError, HiddenFeatures, offered_features};
 pub use exit::{Death, Exit};
 pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};
+pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;
 pub use trap::Kicker;

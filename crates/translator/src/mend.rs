@@ -109,7 +109,7 @@ impl Vcpu {
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
         let offset = offset & !0xfff;
         let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };
-        let writable = found.writable && found.dirty && !self.ram.has_code(offset);
+        let writable = found.writable && found.dirty && self.may_write((offset >> 12) as u32);
         if write && !writable {
             return Ok(Mended::ByHand);
         }
@@ -175,15 +175,9 @@ impl Vcpu {
 
     /// The Guest instruction at `pc`, which a unit was made from.
     fn decode_at(&self, unit: UnitIndex, pc: u64) -> Instruction {
-        let unit = self.cache.unit(unit);
-        let (page, second) = (unit.key.page, unit.second_page);
-        let mut bytes = [0; 15];
-        let first = (4096 - (pc & 0xfff) as usize).min(15);
-        self.ram.read_file(u64::from(page) << 12 | pc & 0xfff, &mut bytes[..first]);
-        if let Some(second) = second {
-            self.ram.read_file(u64::from(second) << 12, &mut bytes[first..]);
-        }
-        Decoder::with_ip(unit.key.mode.size.bits(), &bytes, pc, DecoderOptions::NONE).decode()
+        // From the unit's own copy: another vCPU may have written over what memory held.
+        let bytes = self.cache.bytes_from(unit, pc);
+        Decoder::with_ip(self.cache.unit(unit).key.mode.size.bits(), bytes, pc, DecoderOptions::NONE).decode()
     }
 
     fn protection_fault(&self, instruction: &Instruction) -> Exception {

@@ -162,6 +162,8 @@ pub struct Unit {
     pub exits: Vec<Exit>,
     /// Direct exits of other units that are linked here: (unit, exit).
     pub incoming: Vec<(UnitIndex, u32)>,
+    /// Where the Guest bytes it was made from begin among the cache's.
+    pub bytes: u32,
     /// False once the Guest changed the bytes or the mapping.
     pub alive: bool,
 }

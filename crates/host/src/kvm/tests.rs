@@ -29,7 +29,7 @@ fn machine(code: &[u8]) -> (Arc<KvmMachine>, KvmVcpu, Arc<Memory>) {
     memory.write(GuestAddress(START), code).unwrap();
     let machine = KvmMachine::new(memory.clone()).unwrap();
     let mut vcpu =
-        KvmVcpu::new(&machine, 0, TscRate::from_khz(1_000_000), &HiddenFeatures::default()).unwrap();
+        KvmVcpu::new(&machine, 0, 1, TscRate::from_khz(1_000_000), &HiddenFeatures::default()).unwrap();
     vcpu.enter_real_mode(START as u16, 0).unwrap();
     (machine, vcpu, memory)
 }

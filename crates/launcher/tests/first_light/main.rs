@@ -11,3 +11,4 @@ mod watching;
 mod bad_input;
 mod session;
 mod prompt;
+mod processors;

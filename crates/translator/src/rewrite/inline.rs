@@ -37,6 +37,8 @@ impl Rewriter<'_> {
             M::Sti if kernel && !self.last => self.allow_interrupts(instruction),
             M::Stac if kernel => self.change_access(true),
             M::Clac if kernel => self.change_access(false),
+            // Alone, nobody is waited for.
+            M::Pause if !self.tools.several => self.code.raw(&[0xf3, 0x90]),
             M::Cld => self.change_flag(flags::DF, false),
             M::Std => self.change_flag(flags::DF, true),
             M::Pushfq if !mode.single() => self.push_flags(),

@@ -52,15 +52,18 @@ pub struct Tools {
     info: InstructionInfoFactory,
     /// An empty buffer that once held a unit's code.
     buffer: Vec<u8>,
+    /// The machine has other vCPUs, which this one may be waiting for.
+    several: bool,
 }
 
 impl Tools {
-    /// Fresh tools.
-    pub fn new() -> Tools {
+    /// Fresh tools for one vCPU, of `several` or not.
+    pub fn new(several: bool) -> Tools {
         Tools {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
             buffer: Vec::with_capacity(4096),
+            several,
         }
     }
 

@@ -140,6 +140,10 @@ impl Vcpu {
             | M::Hlt
             | M::Vmcall
             | M::Vmmcall => self.outward(instruction),
+            M::Pause => {
+                self.rest();
+                Ok(Then::Next)
+            }
             M::Cli
             | M::Sti
             | M::Cld

@@ -16,3 +16,4 @@ mod modes;
 mod protected;
 mod limits;
 mod noise;
+mod neighbours;
