@@ -7,7 +7,7 @@
 use super::Cpuid;
 use crate::Options;
 use crate::cpu::xcr0;
-use iced_x86::{CpuidFeature as F, Instruction};
+use iced_x86::{CpuidFeature as F, Instruction, Mnemonic};
 
 /// One feature: its name; leaf, subleaf and register (0 eax, 1 ebx, 2 ecx, 3 edx) and the bit there; what it needs; and its
 /// instructions.
@@ -176,6 +176,10 @@ impl HiddenFeatures {
 
     /// True for an instruction of a hidden set.
     pub fn hides(&self, instruction: &Instruction) -> bool {
+        // Kernels write `rep bsf` without asking: on a processor that does not know `tzcnt` it is `bsf`.
+        if instruction.mnemonic() == Mnemonic::Tzcnt {
+            return false;
+        }
         let sets = instruction.cpuid_features();
         self.features().any(|feature| feature.instructions.iter().any(|set| sets.contains(set)))
     }
@@ -266,6 +270,8 @@ mod tests {
         assert!(!hidden.hides(&decode(&[0xc5, 0xf8, 0x58, 0xc0])), "vaddps xmm");
         assert!(hidden.hides(&decode(&[0xf3, 0x0f, 0xb8, 0xc0])), "popcnt");
         assert!(!hidden.hides(&decode(&[0x90])));
+        let older = HiddenFeatures::read("x86-64-v1").unwrap();
+        assert!(!older.hides(&decode(&[0xf3, 0x0f, 0xbc, 0xc0])), "tzcnt, which is rep bsf");
     }
 
     #[test]
