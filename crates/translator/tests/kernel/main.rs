@@ -11,6 +11,7 @@ mod interrupts;
 mod devices;
 mod strings;
 mod vectors;
+mod wide_vectors;
 mod bare;
 mod modes;
 mod protected;

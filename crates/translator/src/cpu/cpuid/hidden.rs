@@ -33,6 +33,7 @@ const BASIC_C: (u32, u32, usize) = (1, 0, 2);
 const MORE_B: (u32, u32, usize) = (7, 0, 1);
 const MORE_C: (u32, u32, usize) = (7, 0, 2);
 const MORE_D: (u32, u32, usize) = (7, 0, 3);
+const NEWER_A: (u32, u32, usize) = (7, 1, 0);
 const XSAVE_A: (u32, u32, usize) = (0xd, 1, 0);
 const EXTENDED_C: (u32, u32, usize) = (0x8000_0001, 0, 2);
 const EXTENDED_D: (u32, u32, usize) = (0x8000_0001, 0, 3);
@@ -70,6 +71,9 @@ const FEATURES: &[Feature] = &[
     feature("avx512_vnni", MORE_C, 11, "avx512f", &[F::AVX512_VNNI]),
     feature("avx512_bitalg", MORE_C, 12, "avx512f", &[F::AVX512_BITALG]),
     feature("avx512_vpopcntdq", MORE_C, 14, "avx512f", &[F::AVX512_VPOPCNTDQ]),
+    feature("avx512_vp2intersect", MORE_D, 8, "avx512f", &[F::AVX512_VP2INTERSECT]),
+    feature("avx512_bf16", NEWER_A, 5, "avx512f", &[F::AVX512_BF16]),
+    feature("avx_vnni", NEWER_A, 4, "avx2", &[F::AVX_VNNI]),
     feature("fsgsbase", MORE_B, 0, "", &[F::FSGSBASE]),
     feature("bmi1", MORE_B, 3, "", &[F::BMI1]),
     feature("bmi2", MORE_B, 8, "", &[F::BMI2]),
@@ -227,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_needs_a_hidden_feature_is_hidden_with_it() {
-        assert_eq!(names("-avx512f").len(), 11);
+        assert_eq!(names("-avx512f").len(), 13);
         assert!(names("-avx").contains(&"avx512vl") && names("-avx").contains(&"fma"));
         assert_eq!(names("-sse4_2"), ["sse4_2"]);
     }
