@@ -256,6 +256,12 @@ impl Vcpu {
                     return Ok(Err(Exception::gp(0)));
                 }
             }
+            // Rust refuses what the user hid, whatever it would have been.
+            for (instruction, class) in &mut block.instructions {
+                if self.cpuid.hides(instruction) {
+                    *class = crate::classify::Class::System;
+                }
+            }
             if !self.still_ours(key.page, second_page) {
                 // Another vCPU wrote there while we asked. A Guest that never stops must not keep us here.
                 return Err(Exit::Kicked);
