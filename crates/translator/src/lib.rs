@@ -18,6 +18,7 @@
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `mend`, `play`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
@@ -43,6 +44,7 @@ mod system;
 pub mod events;
 pub mod exit;
 pub mod sight;
+pub mod debug;
 mod requirements;
 mod vcpu;
 

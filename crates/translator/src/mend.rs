@@ -103,6 +103,9 @@ impl Vcpu {
         let intent = if write { Intent::Write } else { Intent::Read };
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
+        if self.debug.points.hides(address) {
+            return Ok(Mended::ByHand);
+        }
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
         let offset = offset & !0xfff;
         let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };

@@ -70,15 +70,24 @@ impl Vcpu {
 
     /// From one decision of Rust's to the next.
     fn step(&mut self) -> Result<(), Exit> {
+        if self.is_watched() {
+            return self.step_watched();
+        }
+        self.go_once().map(drop)
+    }
+
+    /// Enters generated code, and deals with why it came back; none after an exception was delivered instead.
+    pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
         let host = match self.resume.take() {
             Some(host) => host,
             None => match self.find()? {
                 Some(host) => host,
-                None => return Ok(()),
+                None => return Ok(None),
             },
         };
         let reason = self.enter(host);
-        self.handle(reason)
+        self.handle(reason)?;
+        Ok(Some(reason))
     }
 
     fn handle(&mut self, reason: Reason) -> Result<(), Exit> {
@@ -134,7 +143,8 @@ impl Vcpu {
             ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
             clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
             vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
-            one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending()),
+            one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending())
+                || self.debug.single(cpu.rip),
         }
     }
 
@@ -240,6 +250,7 @@ impl Vcpu {
                 return Ok(Err(Exception::gp(0)));
             }
         }
+        self.debug.cut(block);
         Ok(Ok(self.install(key, block, bytes, second_page)))
     }
 
@@ -334,7 +345,7 @@ impl Vcpu {
         }
     }
 
-    fn drop_page_code(&mut self, page: u32) {
+    pub(crate) fn drop_page_code(&mut self, page: u32) {
         for unit in self.cache.on_page(page).to_vec() {
             self.cache.kill(unit, &self.frames);
         }

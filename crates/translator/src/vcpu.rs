@@ -136,6 +136,7 @@ pub struct Vcpu {
     modes: (u64, u64),
     pub(crate) statistics: Statistics,
     pub(crate) sight: crate::sight::Sight,
+    pub(crate) debug: crate::debug::Debug,
 }
 
 impl Vcpu {
@@ -177,6 +178,7 @@ impl Vcpu {
             modes: (0, 0),
             statistics: Statistics::default(),
             sight: crate::sight::Sight::default(),
+            debug: crate::debug::Debug::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();
@@ -208,9 +210,10 @@ impl Vcpu {
         self.finish(None);
     }
 
-    /// True when an interrupt would be taken now: IF set and no shadow.
+    /// True when an interrupt would be taken now: IF set, no shadow, and no debug trap that comes first.
     pub fn interruptible(&self) -> bool {
-        self.cpu().rflags & flags::IF != 0 && !self.cpu().interrupt_shadow && self.pending.is_none()
+        let open = self.cpu().rflags & flags::IF != 0 && !self.cpu().interrupt_shadow;
+        open && self.pending.is_none() && !self.debug.holds_interrupts()
     }
 
     /// Delivers an external interrupt; only while [`Self::interruptible`]. A Guest that cannot take it shuts down:
@@ -337,9 +340,14 @@ impl Vcpu {
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.
     pub(crate) fn with_memory<T>(&mut self, act: impl FnOnce(&mut Cpu, &mut GuestMemory) -> T) -> T {
         let ram = self.ram.clone();
-        let mut memory = GuestMemory::new(&ram);
+        let mut memory = GuestMemory::watched(&ram, std::mem::take(&mut self.debug.points.watches));
         let result = act(self.cpu_mut(), &mut memory);
         let writes = memory.take_code_writes();
+        let (watches, hits) = memory.into_watches();
+        self.debug.points.watches = watches;
+        if hits != 0 {
+            self.debug.touched(hits);
+        }
         if !writes.is_empty() {
             self.drop_written_code(&writes);
         }
@@ -354,6 +362,7 @@ impl Vcpu {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)
         });
+        self.debug.event();
         done.map_err(|shutdown| match shutdown {
             Shutdown::TripleFault => Exit::TripleFault,
             Shutdown::Dead(death) => Exit::Dead(death),

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lguest_devices::bus::{Bus, BusError, Device};
@@ -21,6 +21,7 @@ use lguest_host::sight::Report;
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
+use super::desk::{Cause, Desk};
 use super::device_tree;
 use super::elf::{self, ElfError};
 use super::errands::{Errands, Summoner};
@@ -153,12 +154,17 @@ impl ConsoleInput {
 pub struct Stopper {
     platform: Platform,
     outputs: [OutputPump; 2],
+    desk: Arc<OnceLock<Arc<Desk>>>,
 }
 
 impl Stopper {
     /// The machine's [`Machine::run`] returns [`Outcome::Stopped`] soon. Once is enough, more is harmless.
     pub fn stop(&self) {
         self.platform.stop();
+        // One may stand at a debugger's desk.
+        if let Some(desk) = self.desk.get() {
+            desk.close();
+        }
         // A vCPU may be waiting for a terminal that does not read.
         self.outputs.iter().for_each(OutputPump::abandon);
     }
@@ -193,6 +199,7 @@ impl Power {
 pub struct Machine {
     vcpu: Box<dyn Vcpu>,
     errands: Errands,
+    desk: Arc<OnceLock<Arc<Desk>>>,
     ports: Bus,
     lguest: Option<LguestBus>,
     mapped: Bus,
@@ -246,6 +253,7 @@ impl Machine {
         Ok(Machine {
             vcpu,
             errands: Errands::new(1),
+            desk: Arc::default(),
             ports,
             lguest,
             mapped: Bus::new(),
@@ -270,7 +278,7 @@ impl Machine {
 
     /// The handle that ends the run.
     pub fn stopper(&self) -> Stopper {
-        Stopper { platform: self.platform.clone(), outputs: self.outputs.clone() }
+        Stopper { platform: self.platform.clone(), outputs: self.outputs.clone(), desk: self.desk.clone() }
     }
 
     /// Sends errands to the vCPUs.
@@ -281,6 +289,11 @@ impl Machine {
     /// The vCPUs, before they run.
     pub fn vcpus(&mut self) -> impl Iterator<Item = &mut dyn Vcpu> {
         std::iter::once(&mut *self.vcpu as &mut dyn Vcpu)
+    }
+
+    /// From now on vCPUs stop at this desk, the first time before their first instruction. The first desk counts.
+    pub fn stop_at(&self, desk: Arc<Desk>) {
+        let _ = self.desk.set(desk);
     }
 
     /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
@@ -300,6 +313,7 @@ impl Machine {
     }
 
     fn serve(&mut self) -> Outcome {
+        self.stand(Cause::Start);
         loop {
             match self.vcpu.run() {
                 Exit::PortIn { port, size } => {
@@ -321,10 +335,17 @@ impl Machine {
                 Exit::Dead(reason) => return Outcome::Dead(reason),
                 Exit::Stopped => return self.stopped(),
                 Exit::Summoned => self.errands.run(0, &mut *self.vcpu),
+                Exit::Debug(stop) => self.stand(Cause::Stop(stop)),
             }
             if let Some(outcome) = self.power.outcome() {
                 return outcome;
             }
+        }
+    }
+
+    fn stand(&mut self, cause: Cause) {
+        if let Some(desk) = self.desk.get() {
+            desk.stand(0, cause, &mut *self.vcpu);
         }
     }
 

@@ -12,6 +12,7 @@ mod device_tree;
 mod lguest_bus;
 pub mod tap;
 pub mod errands;
+pub mod desk;
 mod machine;
 
 pub use console::MachineGone;

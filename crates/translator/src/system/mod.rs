@@ -80,6 +80,7 @@ impl Vcpu {
         };
         let instruction = **instruction;
         self.sight.carried_out(instruction.mnemonic());
+        self.debug.note(instruction.mnemonic());
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;

@@ -24,6 +24,7 @@ impl Vcpu {
             M::Sysret | M::Sysretq => {
                 let wide = instruction.mnemonic() == M::Sysretq;
                 syscall::sysret(self.cpu_mut(), wide)?;
+                self.sysret_traps();
                 return Ok(Then::Moved);
             }
             M::Iret | M::Iretd | M::Iretq => {

@@ -58,6 +58,9 @@ impl Vcpu {
                 return Ok(Then::Next);
             }
             left = left.saturating_sub(done);
+            if self.debug.one_element() {
+                return Ok(if self.count(shape) == 0 { Then::Next } else { Then::Moved });
+            }
             if left == 0 || self.kicker.0.pending() {
                 if self.count(shape) == 0 {
                     return Ok(Then::Next);
@@ -132,7 +135,7 @@ impl Vcpu {
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(None) };
-        if write && self.ram.has_code(offset) {
+        if write && self.ram.has_code(offset) || self.debug.points.hides(address) {
             return Ok(None);
         }
         Ok(Some((self.ram.writable(offset), 4096 - (address & 0xfff))))
@@ -142,7 +145,7 @@ impl Vcpu {
     fn batch(&mut self, instruction: &Instruction, shape: Shape) -> Result<u64, Exception> {
         let moves = matches!(instruction.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq);
         let stores = matches!(instruction.mnemonic(), M::Stosb | M::Stosw | M::Stosd | M::Stosq);
-        if !(moves || stores) || !shape.repeat || self.downward() {
+        if !(moves || stores) || !shape.repeat || self.downward() || self.debug.one_element() {
             return Ok(0);
         }
         let mut source = (std::ptr::null_mut(), u64::MAX);
@@ -236,6 +239,7 @@ impl Vcpu {
         if shape.repeat && self.count(shape) == 0 {
             return Ok(Then::Next);
         }
+        self.touch_port(port, size);
         if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd) {
             let destination = self.index(RDI, shape);
             self.with_memory(|cpu, memory| {
