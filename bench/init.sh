@@ -13,7 +13,8 @@ idle)
     echo "bench: prompt"
     exec sh -i </dev/console >/dev/console 2>&1
     ;;
-script) sh /work.sh ;;
+# In this process: a test that signals all others cannot end it.
+script) . /work.sh ;;
 esac
 echo "bench: end"
 poweroff -f

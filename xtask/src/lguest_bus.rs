@@ -1,7 +1,8 @@
 //! `cargo xtask bench lguest`: what the default Guest and its bus cost, on each engine that runs here.
 //!
-//! The Guest measures itself with its shell's `bench`; the start is measured from outside. Then the Host's own bench of
-//! SEND_DMA between two memories, and the size of the drivers beside the original's.
+//! One table. The Guest measures itself with its shell's `bench`; the start is measured from outside; the Host's examples
+//! measure exits, notifies and SEND_DMA between two memories; KVM counts the instructions of the start, one at a time; and
+//! the size of the drivers stands beside the original's. What changes from run to run is a median.
 
 use crate::arguments::Arguments;
 use crate::errand::Errand;
@@ -27,8 +28,17 @@ const SECOND: f64 = 1e9;
 
 /// What one round on one engine showed, in the order of [`ROWS`].
 type Round = [f64; ROWS.len()];
-/// The rows, with their units.
-const ROWS: [&str; 6] = ["prompt_ms", "hypercall_ns", "disk_4k_ns", "disk_4k/s", "frame_ns", "frames_MB/s"];
+/// The rows of an engine, with their units: the Guest's own, then those of the Host's `exit_speed`.
+const ROWS: [&str; 8] = [
+    "prompt_ms",
+    "hypercall_ns",
+    "disk_4k_ns",
+    "disk_4k/s",
+    "frame_ns",
+    "frames_MB/s",
+    "exit_ns",
+    "notify_wake_ns",
+];
 
 /// Runs the bench and prints its table.
 pub fn run(mut arguments: Arguments) -> Result<(), Errand> {
@@ -54,31 +64,73 @@ pub fn run(mut arguments: Arguments) -> Result<(), Errand> {
             figures.push(bench.round(engine, *times)?);
         }
     }
-    print!("{}", report(&done));
-    println!("\nSEND_DMA between two memories, in the Host alone:");
-    print!("{}", host_bench()?);
-    println!("\nThe drivers, in bytes of code:");
-    print!(
-        "{}",
-        programs::run(Command::new("sh").arg(inputs::root().join("crates/kernel/driver-sizes.sh")))?
-    );
+    print!("{}", report(&done, &either(rounds)?));
     Ok(())
 }
 
-fn host_bench() -> Result<String, Errand> {
+/// What does not depend on the engine: SEND_DMA in the Host, the instructions of the start, the size of the drivers.
+fn either(rounds: usize) -> Result<Vec<(String, f64)>, Errand> {
+    let mut rows = Vec::new();
+    let said: Vec<String> =
+        (0..rounds).map(|_| example("lguest-host", "link_speed")).collect::<Result<_, _>>()?;
+    let sends: Vec<Vec<(u32, f64, f64)>> =
+        said.iter().map(|said| said.lines().filter_map(sent).collect()).collect();
+    for (at, (bytes, ..)) in sends.first().into_iter().flatten().enumerate() {
+        let of = |pick: fn(&(u32, f64, f64)) -> f64| {
+            median(&sends.iter().filter_map(|round| round.get(at)).map(pick).collect::<Vec<_>>())
+        };
+        rows.push((format!("send_{bytes}_ns"), of(|send| send.1)));
+        rows.push((format!("send_{bytes}_us/MB"), 1e6 / of(|send| send.2)));
+        rows.push((format!("send_{bytes}_MB/s"), of(|send| send.2)));
+    }
+    // Without KVM there is nothing to count with, and the row says so by a dash.
+    let counted = example("lguest-launcher", "count_instructions")?;
+    let count = counted.split_once(" instructions").and_then(|(count, _)| count.parse().ok());
+    rows.push(("instructions to prompt (at most 3000000)".to_owned(), count.unwrap_or(f64::NAN)));
+    let sizes = programs::run(Command::new("sh").arg(inputs::root().join("crates/kernel/driver-sizes.sh")))?;
+    let total = sizes.lines().find_map(|line| line.strip_prefix("console, block and net: "));
+    let total = total.and_then(|line| line.split(' ').next()).and_then(|word| word.parse().ok());
+    rows.push(("three drivers, bytes (the original: 8144)".to_owned(), total.unwrap_or(f64::NAN)));
+    Ok(rows)
+}
+
+/// What an example of ours prints.
+fn example(package: &str, name: &str) -> Result<String, Errand> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let words = ["run", "--quiet", "--release", "--package", "lguest-host", "--example", "link_speed"];
+    let words = ["run", "--quiet", "--release", "--package", package, "--example", name];
     programs::run(Command::new(cargo).args(words).current_dir(inputs::root()))
 }
 
-fn report(done: &[(&str, Vec<Round>)]) -> String {
+/// `  1514 bytes a packet: 9.1µs each, 166 MB/s`: bytes, nanoseconds, megabytes a second.
+fn sent(line: &str) -> Option<(u32, f64, f64)> {
+    let (bytes, rest) = line.trim().split_once(" bytes a packet: ")?;
+    let rate: f64 = rest.split_once(" each, ")?.1.strip_suffix(" MB/s")?.parse().ok()?;
+    let bytes = bytes.parse().ok()?;
+    Some((bytes, f64::from(bytes) * 1e3 / rate, rate))
+}
+
+/// `kvm exit_ns 25380 notify_wake_ns 30175`: those two of this engine.
+fn exits(said: &str, engine: &str) -> Option<(f64, f64)> {
+    let line = said.lines().find_map(|line| line.strip_prefix(engine))?;
+    let (exit, wake) = line.trim().strip_prefix("exit_ns ")?.split_once(" notify_wake_ns ")?;
+    Some((exit.parse().ok()?, wake.parse().ok()?))
+}
+
+fn report(done: &[(&str, Vec<Round>)], either: &[(String, f64)]) -> String {
     let mut lines = vec![vec!["default Guest".to_owned()]];
     lines[0].extend(done.iter().map(|(engine, _)| (*engine).to_owned()));
+    lines[0].push("either".to_owned());
     for (at, name) in ROWS.iter().enumerate() {
         let mut line = vec![(*name).to_owned()];
         for (_, rounds) in done {
             line.push(figure(median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>())));
         }
+        lines.push(line);
+    }
+    for (name, value) in either {
+        let mut line = vec![String::new(); done.len() + 2];
+        line[0].clone_from(name);
+        line[done.len() + 1] = figure(*value);
         lines.push(line);
     }
     columns(&lines)
@@ -124,7 +176,9 @@ impl Bench {
         let said = guest.finish(&script)?;
         peer.finish("")?;
         let [hypercall, disk, net] = figures(&said)?;
-        Ok([prompt, hypercall.0, disk.0, SECOND / disk.0, net.0, net.1])
+        let (exit, wake) =
+            exits(&example("lguest-host", "exit_speed")?, engine).unwrap_or((f64::NAN, f64::NAN));
+        Ok([prompt, hypercall.0, disk.0, SECOND / disk.0, net.0, net.1, exit, wake])
     }
 }
 
@@ -186,4 +240,22 @@ fn the_shells_lines_are_read_and_others_are_not() {
     assert_eq!((first.0, second, third.0), (217.0, (40.0, 854.0), 1.0));
     assert!(first.1.is_nan());
     assert!(figures("bench: no network: see devices\n").is_err());
+}
+
+#[test]
+fn the_examples_lines_are_read_and_others_are_not() {
+    let (bytes, time, rate) = sent("    64 bytes a packet: 10.5µs each, 8 MB/s").unwrap();
+    assert_eq!((bytes, time, rate), (64, 8000.0, 8.0));
+    assert!(sent("left out").is_none());
+    let said = "translator exit_ns 226 notify_wake_ns 4557\nkvm exit_ns 1 notify_wake_ns 2\n";
+    assert_eq!(exits(said, "kvm"), Some((1.0, 2.0)));
+    assert_eq!(exits("", "kvm"), None);
+}
+
+#[test]
+fn what_no_engine_changes_stands_in_a_column_of_its_own() {
+    let table = report(&[("kvm", vec![[1.0; ROWS.len()]])], &[("size".to_owned(), 7727.0)]);
+    assert!(table.starts_with("default Guest "), "{table}");
+    let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((words[0].last(), words.last().unwrap().as_slice()), (Some(&"either"), &["size", "7727"][..]));
 }

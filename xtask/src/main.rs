@@ -4,6 +4,7 @@
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
+//! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
 mod arguments;
@@ -20,6 +21,7 @@ mod bench;
 mod lguest_bus;
 mod boots;
 mod stress;
+mod conformance;
 mod extras;
 
 use arguments::Arguments;
@@ -37,6 +39,8 @@ cargo xtask boots [N] [--cpus N]
     N boots (default 10) of each of the three Debian kernels
 cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lguest]
     stress-ng in the Guest with --verify, N minutes (default 10) over all classes
+cargo xtask conformance [--areas signals,memory,...] [--cpus N]
+    the Open POSIX Test Suite on lguest and on QEMU, compared test by test
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
 ";
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
+        Some("conformance") => conformance::run(arguments),
         Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
         Some("help" | "--help" | "-h") | None => {

@@ -81,6 +81,34 @@ impl Packages {
     }
 }
 
+/// A Debian source package's own sources, unpacked and with Debian's patches; made once.
+pub fn source(name: &str) -> Result<PathBuf, Errand> {
+    let folder = inputs::store()?.join("packages").join(format!("source-{name}"));
+    let tree = folder.join("tree");
+    if folder.join("complete").is_file() {
+        return Ok(tree);
+    }
+    // Half of an earlier try would be in the way.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).map_err(Errand::file(&folder))?;
+    let unpack = need("dpkg-source", "dpkg-dev")?;
+    let apt = Apt::new(&folder.join("apt"), Origin::Backports)?;
+    eprintln!("xtask: fetching the sources of {name}");
+    run(apt.get()?.args(["source", "--download-only", name]).current_dir(&folder))?;
+    let description = std::fs::read_dir(&folder)
+        .map_err(Errand::file(&folder))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "dsc"));
+    let description = description.ok_or_else(|| Errand::Failed {
+        what: format!("the sources of {name}"),
+        why: "apt-get brought no .dsc file".into(),
+    })?;
+    run(Command::new(unpack).arg("-x").arg(description).arg(&tree))?;
+    finish(&folder)?;
+    Ok(tree)
+}
+
 /// The mark that a folder is whole: an errand that was interrupted starts it anew.
 fn finish(folder: &Path) -> Result<(), Errand> {
     let complete = folder.join("complete");

@@ -10,7 +10,7 @@
 //!   0x0010_0000 ..                RAM; `end` is where the usable range that holds 1 MiB ends (see below)
 //!   end          .. end + 0x1000  the descriptor page: 16 descriptors of 12 bytes      [descriptor]
 //!   end + 0x1000 ..               device pages, in the order of creation: block, net, pipe
-//!   end + 0x1000 * (1 + n)        the page limit: no section of a DMA list may reach above
+//!   end + 0x1000 * (1 + n)        the page limit: no key, no DMA list reaches above; sections end below the descriptors
 //! ```
 //!
 //! # On 64 bits

@@ -90,6 +90,8 @@ pub struct ExitCounts {
     pub windows: u64,
     /// Interrupts delivered.
     pub interrupts: u64,
+    /// Instructions carried out, while [`Vcpu::count_instructions`] counts them.
+    pub steps: u64,
 }
 
 /// One virtual processor on some engine.
@@ -100,6 +102,14 @@ pub trait Vcpu {
     fn reply(&mut self, value: u64);
     /// What it came back for so far.
     fn counts(&self) -> ExitCounts;
+    /// From now on every instruction is counted, each with a way out of the Guest: thousands of times slower. For figures
+    /// that have to be true.
+    ///
+    /// # Errors
+    /// A sentence, on an engine that cannot.
+    fn count_instructions(&mut self) -> Result<(), String> {
+        Err("this engine does not count instructions; KVM does".to_owned())
+    }
     /// Where the Guest is, for reports.
     fn rip(&self) -> u64;
     /// What it did so far.

@@ -1,6 +1,6 @@
 //! One table: what kind of rewriting a Guest instruction needs, and why.
 
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, CodeSize, CpuidFeature, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 
 /// What the translator does with an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,8 +141,10 @@ pub fn classify(instruction: &Instruction) -> Class {
         // Rare, or in need of the whole state.
         M::Enter
         | M::Pushfq
+        | M::Pushfd
         | M::Pushf
         | M::Popfq
+        | M::Popfd
         | M::Popf
         | M::Cpuid
         | M::Rdpmc
@@ -250,6 +252,22 @@ pub fn classify(instruction: &Instruction) -> Class {
         | M::Retf
         | M::Vmcall
         | M::Vmmcall => Class::System,
+        // 64-bit mode lacks them.
+        M::Aaa
+        | M::Aas
+        | M::Aam
+        | M::Aad
+        | M::Daa
+        | M::Das
+        | M::Salc
+        | M::Bound
+        | M::Arpl
+        | M::Pusha
+        | M::Pushad
+        | M::Popa
+        | M::Popad
+        | M::Lds
+        | M::Les => Class::System,
         _ if instruction.is_privileged() => Class::System,
         _ if is_gather(instruction) => Class::System,
         _ if moves_segment(instruction) => Class::System,
@@ -276,16 +294,21 @@ fn memory_or_not(instruction: &Instruction) -> Class {
     if has_memory { Class::Memory } else { Class::Harmless }
 }
 
-/// Segment pushes and 16-bit stack moves are not worth a fast path.
+/// Segment pushes and stack moves of another size than the code's own are not worth a fast path.
 fn stack(instruction: &Instruction) -> Class {
     let segment = instruction.op_count() > 0 && instruction.op0_register().is_segment_register();
-    let eight =
-        instruction.stack_pointer_increment().unsigned_abs() == 8 || instruction.mnemonic() == M::Leave;
+    let word = match instruction.code_size() {
+        CodeSize::Code16 => 2,
+        CodeSize::Code32 => 4,
+        _ => 8,
+    };
+    let ordinary =
+        instruction.stack_pointer_increment().unsigned_abs() == word || instruction.mnemonic() == M::Leave;
     let memory = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Memory;
     let narrow_leave = instruction.code() == Code::Leavew;
     // `pop [mem]` needs two addresses at once.
     let pops_memory = memory && instruction.mnemonic() == M::Pop;
-    if segment || !eight || narrow_leave || pops_memory { Class::System } else { Class::Stack }
+    if segment || !ordinary || narrow_leave || pops_memory { Class::System } else { Class::Stack }
 }
 
 fn is_far(instruction: &Instruction) -> bool {

@@ -13,6 +13,9 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, 
 /// host code stays within a few kilobytes.
 pub const LONGEST: usize = 64;
 
+/// Bytes of the longest instruction (SDM vol. 2, 2.3.11).
+pub const LONGEST_INSTRUCTION: usize = 15;
+
 /// What a unit is made from.
 #[derive(Debug, Default)]
 pub struct Block {

@@ -1,6 +1,6 @@
 //! A CPU as a library: x86-64 in, x86-64 out.
 //!
-//! A [`Vcpu`] runs a Guest's 64-bit code, kernel and user, on a processor without virtualisation: it copies what is
+//! A [`Vcpu`] runs a Guest's code, kernel and user, on a processor without virtualisation: it copies what is
 //! harmless, rewrites what touches memory or decides where to go next, and carries out the rest in Rust. Read in this
 //! order, the rooms follow one Guest instruction through its life:
 //!
@@ -16,7 +16,8 @@
 //! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
-//! | `mend`, `play`, `system` | what Rust does about it |
+//! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
+//! | `mend`, `play`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
 //! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`sight`] | what a vCPU notes about itself for those who ask |
@@ -38,8 +39,10 @@ mod x87;
 mod trap;
 mod forbidden;
 mod run;
+mod by_hand;
 mod mend;
 mod play;
+mod near;
 mod system;
 pub mod events;
 pub mod exit;

@@ -8,17 +8,19 @@
 #![allow(unsafe_code)] // One look at x87's status.
 
 use crate::classify::{Class, classify};
-use crate::cpu::{RSP, flags};
+use crate::cpu::flags;
+use crate::cpu::segments::{FS, GS, SS};
 use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
 use crate::memory::tables::Fill;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
-use crate::rewrite::{address_is_wide, operand_size};
+use crate::near::segment_of;
+use crate::rewrite::{address_bits, operand_size};
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{
-    CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register,
+    CodeSize, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register,
 };
 
 /// What to do with an access.
@@ -195,7 +197,10 @@ impl Vcpu {
     /// A write met a page that is only readable to generated code.
     fn refused_write(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         let (address, size) = match instruction.mnemonic() {
-            Mnemonic::Push | Mnemonic::Call => (self.cpu().gpr[RSP].wrapping_sub(8), 8),
+            Mnemonic::Push | Mnemonic::Call => {
+                let size = instruction.stack_pointer_increment().unsigned_abs() as usize;
+                (self.cpu().stack_pointer().wrapping_sub(size as u64) & self.cpu().linear_mask(), size)
+            }
             _ => match self.operand_address(instruction) {
                 Some(address) => (address, operand_size(instruction).max(1)),
                 // Its addresses are not written out: string instructions.
@@ -210,43 +215,52 @@ impl Vcpu {
         }
     }
 
-    /// Effective address of the memory operand with the registers as they are.
+    /// Effective address of the memory operand with the registers as they are, where no limit can be wrong.
     pub(crate) fn operand_address(&self, instruction: &Instruction) -> Option<u64> {
-        let operand = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)?;
-        let address = self.address_of(instruction, operand)?;
-        if classify(instruction) != Class::BitString {
-            return Some(address);
-        }
-        let moved = address.wrapping_add(self.bit_string_offset(instruction));
-        if address_is_wide(instruction) {
-            return Some(moved);
-        }
-        use crate::cpu::segments::{FS, GS};
-        let base = match instruction.memory_segment() {
-            Register::FS => self.cpu().segments[FS].base,
-            Register::GS => self.cpu().segments[GS].base,
-            _ => 0,
-        };
-        Some(base.wrapping_add(moved.wrapping_sub(base) & 0xffff_ffff))
+        let (segment, offset) = self.operand_offset(instruction)?;
+        let cpu = self.cpu();
+        let based = !cpu.in_64_bit_mode() || matches!(segment, FS | GS);
+        let base = if based { cpu.segments[segment].base } else { 0 };
+        Some(base.wrapping_add(offset) & cpu.linear_mask())
     }
 
-    /// Effective address of operand `operand`, string operands included.
-    pub(crate) fn address_of(&self, instruction: &Instruction, operand: u32) -> Option<u64> {
+    /// The linear address of the memory operand's `size` bytes, checked against its segment.
+    ///
+    /// # Errors
+    /// The segment's: limit, kind. What is wrong about the address itself is found by whoever uses it.
+    pub(crate) fn operand_place(
+        &self,
+        instruction: &Instruction,
+        size: usize,
+        write: bool,
+    ) -> Result<Option<u64>, Exception> {
+        let Some((segment, offset)) = self.operand_offset(instruction) else { return Ok(None) };
+        let intent = if write { Intent::Write } else { Intent::Read };
+        self.cpu().linear(segment, offset, size as u64, intent).map(Some)
+    }
+
+    /// The segment of the memory operand, and the offset in it.
+    fn operand_offset(&self, instruction: &Instruction) -> Option<(usize, u64)> {
+        let operand = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)?;
+        let offset = self.offset_of(instruction, operand)?;
+        let segment = segment_of(instruction, operand);
+        if classify(instruction) != Class::BitString {
+            return Some((segment, offset));
+        }
+        let mask = u64::MAX >> (64 - address_bits(instruction));
+        Some((segment, offset.wrapping_add(self.bit_string_offset(instruction)) & mask))
+    }
+
+    /// Offset of operand `operand` in its segment, string operands included.
+    pub(crate) fn offset_of(&self, instruction: &Instruction, operand: u32) -> Option<u64> {
         let cpu = self.cpu();
         instruction.virtual_address(operand, 0, |register, _, _| {
-            use crate::cpu::segments::{FS, GS};
             Some(match register {
-                Register::FS => cpu.segments[FS].base,
-                Register::GS => cpu.segments[GS].base,
                 r if r.is_segment_register() => 0,
                 r => {
                     let whole = cpu.gpr[r.full_register().number()];
-                    match r.size() {
-                        // `xlat` adds al.
-                        1 => whole & 0xff,
-                        4 => whole & 0xffff_ffff,
-                        _ => whole,
-                    }
+                    // `xlat` adds al.
+                    if r.size() < 8 { whole & ((1 << (8 * r.size())) - 1) } else { whole }
                 }
             })
         })
@@ -281,6 +295,9 @@ fn refused_address(instruction: &Instruction, address: u64, size: usize, stack: 
 /// Whether the memory operand is in the stack's segment: relative to rsp or rbp, unless FS or GS is named. 64-bit mode
 /// ignores the other segment prefixes (SDM vol. 1, 3.3.7.1; vol. 2, 2.2.1.3).
 pub(crate) fn through_stack(instruction: &Instruction) -> bool {
+    if instruction.code_size() != CodeSize::Code64 {
+        return instruction.memory_segment().number() == SS;
+    }
     let base = instruction.memory_base().full_register();
     !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
         && matches!(base, Register::RSP | Register::RBP)

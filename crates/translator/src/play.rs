@@ -5,19 +5,15 @@
 //! operand is a device's register, the copies are exits, and the vCPU waits for the answer in between.
 
 use crate::classify::{Class, classify};
-use crate::cpu::RSP;
 use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
 use crate::mend::is_masked_move;
 use crate::rewrite::{self, operand_size};
-use crate::system::segments::{in_segment, on_stack};
 use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
-use iced_x86::{
-    FlowControl, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
-};
+use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess, OpKind};
 
 /// The buffer: a page for the operand's place within its page (alignment faults must come out right), and one more
 /// for what follows.
@@ -125,7 +121,7 @@ impl Vcpu {
         match classify(instruction) {
             Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),
             Class::Memory | Class::BitString => self.play_operand(instruction),
-            Class::Stack | Class::Flow => match self.play_stack(instruction) {
+            Class::Stack | Class::Flow => match self.near(instruction) {
                 Ok(()) => Ok(()),
                 Err(Fault::Exception(exception)) => self.raise(exception),
                 // A stack or a jump table in a device's registers.
@@ -145,11 +141,15 @@ impl Vcpu {
     }
 
     fn play_operand(&mut self, instruction: &Instruction) -> Result<(), Exit> {
-        let Some(address) = self.operand_address(instruction) else { return self.unsupported(instruction) };
         let size = operand_size(instruction);
         let access = operand_access(instruction);
         let reads = access != OpAccess::Write;
         let writes = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+        let address = match self.operand_place(instruction, size, writes) {
+            Ok(Some(address)) => address,
+            Ok(None) => return self.unsupported(instruction),
+            Err(exception) => return self.refuse_access(instruction, exception),
+        };
         let mut bytes = vec![0; size];
         let read = self.with_memory(|cpu, memory| {
             // What is only written is read too: an x87 store whose exception is not masked writes nothing.
@@ -331,83 +331,6 @@ impl Vcpu {
         let writes = !matches!(operand_access(&played.instruction), OpAccess::Read | OpAccess::CondRead);
         let device = writes.then_some(played.physical);
         self.execute_played(&played.instruction, played.address, played.size, writes, device)
-    }
-
-    /// Pushes, pops, calls, returns and jumps through memory, as the manual's pseudo-code has them.
-    fn play_stack(&mut self, instruction: &Instruction) -> Result<(), Fault> {
-        let next = instruction.next_ip();
-        match (instruction.mnemonic(), instruction.flow_control()) {
-            (Mnemonic::Push, _) => {
-                let value = self.stack_operand(instruction)?;
-                self.push_value(value)?;
-                self.cpu_mut().rip = next;
-            }
-            (Mnemonic::Pop, _) => {
-                let value = self.stack_word(0)?;
-                self.cpu_mut().gpr[RSP] = self.cpu().gpr[RSP].wrapping_add(8);
-                self.cpu_mut().gpr[instruction.op0_register().number()] = value;
-                self.cpu_mut().rip = next;
-            }
-            (Mnemonic::Leave, _) => {
-                const RBP: usize = 5;
-                let frame = self.cpu().gpr[RBP];
-                let value = self.word_at(frame).map_err(on_stack)?;
-                self.cpu_mut().gpr[RSP] = frame.wrapping_add(8);
-                self.cpu_mut().gpr[RBP] = value;
-                self.cpu_mut().rip = next;
-            }
-            (_, FlowControl::Call) => {
-                self.push_value(next)?;
-                self.cpu_mut().rip = instruction.near_branch_target();
-            }
-            (_, FlowControl::IndirectCall) => {
-                let target = self.stack_operand(instruction)?;
-                self.push_value(next)?;
-                self.cpu_mut().rip = target;
-            }
-            (_, FlowControl::IndirectBranch) => self.cpu_mut().rip = self.stack_operand(instruction)?,
-            (_, FlowControl::Return) => {
-                let target = self.stack_word(0)?;
-                let dropped =
-                    if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
-                self.cpu_mut().gpr[RSP] = self.cpu().gpr[RSP].wrapping_add(8 + dropped);
-                self.cpu_mut().rip = target;
-            }
-            _ => unreachable!("only these touch memory"),
-        }
-        Ok(())
-    }
-
-    fn stack_operand(&mut self, instruction: &Instruction) -> Result<u64, Fault> {
-        match instruction.op0_kind() {
-            OpKind::Register => Ok(self.cpu().gpr[instruction.op0_register().number()]),
-            OpKind::Memory => {
-                let address = self.operand_address(instruction).unwrap_or(0);
-                self.word_at(address).map_err(|fault| in_segment(instruction, fault))
-            }
-            _ => Ok(instruction.immediate(0)),
-        }
-    }
-
-    fn stack_word(&mut self, offset: u64) -> Result<u64, Fault> {
-        let address = self.cpu().gpr[RSP].wrapping_add(offset);
-        self.word_at(address).map_err(on_stack)
-    }
-
-    pub(crate) fn word_at(&mut self, address: u64) -> Result<u64, Fault> {
-        self.with_memory(|cpu, memory| {
-            memory.read_number(cpu, address, 8, Access::by_operand(cpu, Intent::Read))
-        })
-    }
-
-    pub(crate) fn push_value(&mut self, value: u64) -> Result<(), Fault> {
-        self.with_memory(|cpu, memory| {
-            let rsp = cpu.gpr[RSP].wrapping_sub(8);
-            memory.write_number(cpu, rsp, 8, value, Access::by_operand(cpu, Intent::Write))?;
-            cpu.gpr[RSP] = rsp;
-            Ok(())
-        })
-        .map_err(on_stack)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::cache::thunks::Reason;
 use crate::cpu::{cr0, cr4, flags};
-use crate::decode::{self, Block};
+use crate::decode::{self, Block, LONGEST_INSTRUCTION};
 use crate::events::deliver::Event;
 use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
@@ -20,9 +20,6 @@ use crate::vcpu::Vcpu;
 
 /// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
 const UNIT_BYTES: usize = decode::LONGEST * LONGEST_INSTRUCTION;
-
-/// Bytes of the longest instruction (SDM vol. 2, 2.3.11).
-const LONGEST_INSTRUCTION: usize = 15;
 
 /// What a unit is made from, kept between units for its memory.
 #[derive(Default)]
@@ -80,6 +77,7 @@ impl Vcpu {
     pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
         let host = match self.resume.take() {
             Some(host) => host,
+            None if !self.in_units() => return self.step_by_hand().map(|()| None),
             None => match self.find()? {
                 Some(host) => host,
                 None => return Ok(None),

@@ -252,10 +252,11 @@ impl Spaces {
                 self.forget_user_code(reach, space);
             }
         }
-        // The same for the kernel, where finding again is not cheap: look whether the mapping really changed.
-        let large = page >> 9;
-        if self.kernel_frames.contains(&large) {
-            self.recheck_kernel_code(reach, |p, _| p >> 9 == large);
+        // The same for the kernel, where finding again is not cheap: look whether the mapping really changed. 32-bit
+        // paging's large pages are two frames long.
+        let large = page >> 10;
+        if [2 * large, 2 * large + 1].iter().any(|frame| self.kernel_frames.contains(frame)) {
+            self.recheck_kernel_code(reach, |p, _| p >> 10 == large);
         }
     }
 

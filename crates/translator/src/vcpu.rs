@@ -6,7 +6,7 @@ use crate::cache::Cache;
 use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::{Cpu, cr0, cr4, flags};
-use crate::events::deliver::{Event, Shutdown, deliver};
+use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping};
 use crate::memory::access::GuestMemory;
@@ -200,6 +200,11 @@ impl Vcpu {
         self.apply(effect);
     }
 
+    /// Puts a processor that has just been reset where another's start-up message sends it: page `vector`, real mode.
+    pub fn start_up(&mut self, vector: u8) {
+        self.cpu_mut().start_up(vector);
+    }
+
     /// Answers `PortIn`, `MmioRead` or `ReadMsr`.
     pub fn reply(&mut self, value: u64) {
         self.finish(Some(value));
@@ -363,10 +368,7 @@ impl Vcpu {
             deliver(cpu, memory, event)
         });
         self.debug.event();
-        done.map_err(|shutdown| match shutdown {
-            Shutdown::TripleFault => Exit::TripleFault,
-            Shutdown::Dead(death) => Exit::Dead(death),
-        })
+        done.map_err(|TripleFault| Exit::TripleFault)
     }
 }
 

@@ -228,6 +228,22 @@ fn a_section_may_end_at_the_limit_and_not_a_byte_above() {
 }
 
 #[test]
+fn whoever_points_at_its_device_pages_dies_and_the_other_goes_on() {
+    for (bad, at_a, at_b) in [(A, LIMIT, DATA), (B, DATA, LIMIT)] {
+        let mut pair = pair();
+        for peer in [A, B] {
+            let memory = Arc::new(Memory::with_device_pages(LIMIT, 2).unwrap());
+            *(if peer == A { &mut pair.a } else { &mut pair.b }) = memory.clone();
+            pair.exchange.join(peer, Area::new(memory, LIMIT + 0x2000, Form::Bits64));
+        }
+        put(&pair.a, LIST, 0, &[(at_a, 4)]);
+        put(&pair.b, LIST, 0, &[(at_b, 4)]);
+        pair.bind(1);
+        assert_eq!(pair.killed(), (bad, format!("bad DMA entry: 4@{LIMIT:x}")));
+    }
+}
+
+#[test]
 fn a_bound_array_outside_memory_kills_its_owner_when_it_is_read() {
     for array in [LIMIT - STRIDE + 1, LIMIT, u64::MAX, u64::MAX - STRIDE] {
         let mut pair = pair();

@@ -57,6 +57,12 @@ impl Area {
         address.checked_add(length).is_some_and(|end| end <= self.limit)
     }
 
+    /// Where a list's sections have to end: at the descriptor page. Device pages are keys' and devices' own; data that a
+    /// list brought there would change a descriptor, or be lost behind a link's page.
+    pub fn data_limit(&self) -> u64 {
+        self.limit.min(self.memory.low_end().0)
+    }
+
     /// `used_len` and sections of the list at `address`.
     ///
     /// # Errors
@@ -124,7 +130,7 @@ impl Area {
         for section in sections.as_slice() {
             // Out of range and across a page die of the same words, as in the original.
             if let Err(SectionFault::OutsideMemory | SectionFault::CrossesPage) =
-                section.check_page_rule(self.limit)
+                section.check_page_rule(self.data_limit())
             {
                 return Err(format!("bad DMA entry: {}@{:x}", section.length, section.address));
             }

@@ -254,7 +254,7 @@ impl Generation1 {
     /// The sections of a list that the Guest sent.
     ///
     /// # Errors
-    /// The sentence that kills the Guest when the list, or what it names, is not below the page limit. The page rule
+    /// The sentence that kills the Guest when the list, or what it names, is not RAM below the descriptors. The page rule
     /// is not for lists that go to the Launcher (facts 4).
     pub fn sent(&self, list: u64) -> Result<Sections, String> {
         let (_, sections) = self
@@ -266,7 +266,10 @@ impl Generation1 {
     }
 
     fn check(&self, sections: &Sections) -> Result<(), String> {
-        let out = |s: &&lguest_abi::dma::Section| !self.area.holds(s.address, s.length.into());
+        let limit = self.area.data_limit();
+        let holds =
+            |address: u64, length: u16| address.checked_add(length.into()).is_some_and(|end| end <= limit);
+        let out = |s: &&lguest_abi::dma::Section| !holds(s.address, s.length);
         match sections.as_slice().iter().find(out) {
             Some(section) => Err(format!("bad DMA entry: {}@{:x}", section.length, section.address)),
             None => Ok(()),

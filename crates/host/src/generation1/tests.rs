@@ -163,6 +163,21 @@ fn a_sent_list_may_cross_a_page_on_its_way_to_the_launcher_and_not_leave_memory(
 }
 
 #[test]
+fn sections_that_point_at_descriptors_or_device_pages_kill() {
+    for address in [RAM - 1, RAM, KEY, KEY + 0xff0] {
+        let guest = started();
+        put(&guest, LIST, 0, address, 16);
+        let bad = format!("bad DMA entry: 16@{address:x}");
+        assert_eq!(guest.sent(LIST), Err(bad.clone()));
+        bind(&guest, KEY, LIST, 1, 7);
+        assert_eq!(guest.take(KEY), Err(GetDmaError::Killed(bad)));
+    }
+    let guest = started();
+    put(&guest, LIST, 0, RAM - 16, 16);
+    assert_eq!(guest.sent(LIST).unwrap().total(), 16, "the last bytes of RAM");
+}
+
+#[test]
 fn the_wall_clock_is_the_hosts() {
     let Called::Answer(seconds) = call(&started(), Hypercall::GetWallClock, [0; 3]) else {
         panic!("no answer")

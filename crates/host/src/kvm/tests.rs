@@ -126,6 +126,18 @@ fn a_guest_that_halts_with_interrupts_off_dies_with_a_sentence_and_one_that_wait
 }
 
 #[test]
+fn every_instruction_is_counted_when_that_is_asked_for() {
+    if skip("every_instruction_is_counted_when_that_is_asked_for") {
+        return;
+    }
+    // mov cx, 1000; loop -2; out 0x11, al: the port's exit comes in place of the last one's step.
+    let (_machine, mut vcpu, _) = machine(&[0xb9, 0xe8, 0x03, 0xe2, 0xfe, 0xe6, 0x11]);
+    vcpu.count_instructions().unwrap();
+    assert!(matches!(vcpu.run(), Exit::PortOut { port: 0x11, .. }));
+    assert_eq!(vcpu.counts().steps, 1 + 1000);
+}
+
+#[test]
 fn a_write_that_an_eventfd_listens_for_never_comes_back() {
     if skip("a_write_that_an_eventfd_listens_for_never_comes_back") {
         return;

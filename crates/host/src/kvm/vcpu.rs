@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, kvm_cpuid_entry2,
-    kvm_regs, kvm_segment,
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP,
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, kvm_cpuid_entry2, kvm_guest_debug, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use lguest_abi::meeting::HYPERCALL_PORT;
@@ -159,6 +159,7 @@ impl KvmVcpu {
                 }
                 Ok(VcpuExit::Shutdown) => Back::Exit(Exit::Shutdown),
                 Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen) => return None,
+                Ok(VcpuExit::Debug(_)) => Back::Step,
                 Ok(VcpuExit::FailEntry(reason, _)) => {
                     dead(format!("the processor refuses the Guest's state (reason {reason:#x})"))
                 }
@@ -171,6 +172,10 @@ impl KvmVcpu {
         match entered {
             None => Some(Exit::Stopped),
             Some(None) => None,
+            Some(Some(Back::Step)) => {
+                self.counts.steps += 1;
+                None
+            }
             Some(Some(Back::Port)) => Some(self.port()),
             Some(Some(Back::Internal)) => Some(Exit::Dead(self.internal_error())),
             Some(Some(Back::Exit(exit))) => {
@@ -259,6 +264,7 @@ impl KvmVcpu {
 }
 
 enum Back {
+    Step,
     Port,
     Internal,
     Exit(Exit),
@@ -279,8 +285,12 @@ impl Vcpu for KvmVcpu {
         }
         self.repeat = None;
         loop {
+            let steps = self.counts.steps;
             if let Some(exit) = self.translate() {
                 return exit;
+            }
+            if self.counts.steps != steps {
+                continue;
             }
             self.counts.kicks += 1;
             if self.halted_for_ever() {
@@ -315,6 +325,12 @@ impl Vcpu for KvmVcpu {
 
     fn counts(&self) -> ExitCounts {
         self.counts
+    }
+
+    fn count_instructions(&mut self) -> Result<(), String> {
+        let control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        let debug = kvm_guest_debug { control, ..Default::default() };
+        self.fd.set_guest_debug(&debug).map_err(|error| refuses("single steps")(error).to_string())
     }
 
     fn rip(&self) -> u64 {

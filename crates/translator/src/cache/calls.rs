@@ -37,6 +37,7 @@ impl Calls {
     /// What the state's registers mean for the two instructions.
     pub fn of(cpu: &Cpu) -> Calls {
         let mut probe = cpu.clone();
+        probe.segments[CS] = Segment::long_code(0, 0);
         probe.cpl = 0;
         probe.gpr[RCX.0 as usize] = 0;
         let returned = sysret(&mut probe, true).is_ok();

@@ -1,12 +1,14 @@
 //! Control and debug registers, and XCR0: what may be written to them and what a write makes stale (SDM vol. 3, 2.5,
 //! 4.10.4 and 18.2; SDM vol. 2, MOV to and from control registers).
 //!
-//! Long mode cannot be left from 64-bit mode: clearing CR0.PG, CR0.PE or CR4.PAE there is #GP(0), so the only ways out
-//! are far transfers to code that is not 64-bit, and `events` reports those.
+//! Long mode is entered by setting CR0.PG while EFER.LME is set and left by clearing it (SDM vol. 3, 10.8.5). 64-bit code
+//! cannot do either: clearing CR0.PG, CR0.PE or CR4.PAE there is #GP(0), so the way out is a far transfer first.
 
 use crate::cpu::descriptors::privileged;
+use crate::cpu::segments::CS;
 use crate::cpu::{Cpu, cr0, cr4, debug, efer, xcr0};
 use crate::events::exception::Exception;
+use crate::memory::ram::Ram;
 use crate::memory::walk::PHYSICAL_BITS;
 
 /// What a write made stale. The default is "nothing".
@@ -24,6 +26,8 @@ pub struct Effect {
     /// CR0.TS, CR0.EM, CR0.MP, CR4.OSFXSR, CR4.OSXSAVE or XCR0 changed: floating-point and vector instructions may
     /// fault now, or no more.
     pub vector_state_changed: bool,
+    /// PAE paging: the four page-directory pointers at CR3 are to be loaded, or the write undone: see [`directories`].
+    pub directories_due: bool,
 }
 
 /// Answer to a read of a control register.
@@ -119,16 +123,61 @@ pub fn write_control(cpu: &mut Cpu, number: u8, value: u64) -> Result<ControlWri
 fn write_cr0(cpu: &mut Cpu, value: u64) -> Result<Effect, Exception> {
     let new = value & CR0_BITS | cr0::ET;
     let cache_lie = new & cr0::NW != 0 && new & cr0::CD == 0;
-    if value >> 32 != 0 || cache_lie || new & (cr0::PE | cr0::PG) != cr0::PE | cr0::PG {
+    let paging_alone = new & cr0::PG != 0 && new & cr0::PE == 0;
+    let changed = cpu.cr0 ^ new;
+    if value >> 32 != 0 || cache_lie || paging_alone || changed & cr0::PG != 0 && !paging_may_change(cpu) {
         return Err(Exception::gp(0));
     }
-    let changed = cpu.cr0 ^ new;
     cpu.cr0 = new;
+    if changed & cr0::PG != 0 {
+        let long = new & cr0::PG != 0 && cpu.efer & efer::LME != 0;
+        cpu.efer = cpu.efer & !efer::LMA | if long { efer::LMA } else { 0 };
+    }
+    if new & cr0::PE == 0 {
+        // Real mode has the highest privilege (SDM vol. 3, 5.5).
+        cpu.cpl = 0;
+    }
     Ok(Effect {
+        flush_all: changed & (cr0::PG | cr0::PE) != 0,
         rights_changed: changed & cr0::WP != 0,
         vector_state_changed: changed & (cr0::TS | cr0::EM | cr0::MP) != 0,
+        directories_due: changed & (cr0::PG | cr0::CD | cr0::NW) != 0 && uses_directories(cpu),
         ..Effect::default()
     })
+}
+
+/// Whether CR0.PG may change now (SDM vol. 3, 10.8.5 and vol. 2, MOV to CR0): it takes PAE to enter long mode, 64-bit code
+/// can neither turn paging on nor off, and PCIDs need it.
+fn paging_may_change(cpu: &Cpu) -> bool {
+    let on = cpu.cr0 & cr0::PG != 0;
+    let needs_pae = !on && cpu.efer & efer::LME != 0 && cpu.cr4 & cr4::PAE == 0;
+    let from_long_code = if on {
+        cpu.in_64_bit_mode() || cpu.cr4 & cr4::PCIDE != 0
+    } else {
+        cpu.efer & efer::LME != 0 && cpu.segments[CS].is_long()
+    };
+    !needs_pae && !from_long_code
+}
+
+/// True while PAE paging is on: 64-bit entries in three levels (SDM vol. 3, 4.1.1).
+fn uses_directories(cpu: &Cpu) -> bool {
+    cpu.cr0 & cr0::PG != 0 && cpu.cr4 & cr4::PAE != 0 && !cpu.long_mode()
+}
+
+/// PAE paging's page-directory pointers, which live in registers and are read whenever CR3 is written or paging changes
+/// (SDM vol. 3, 4.4.1). Where there is no RAM they read as ones, which is refused.
+///
+/// # Errors
+/// #GP(0) for one that is present and has a reserved bit set.
+pub fn directories(cpu: &Cpu, ram: &Ram) -> Result<[u64; 4], Exception> {
+    const PRESENT: u64 = 1;
+    const RESERVED: u64 = 0b1_1110_0110 | CR3_RESERVED;
+    let base = cpu.cr3 & 0xffff_ffe0;
+    let entries = std::array::from_fn(|n| ram.read_u64(base + 8 * n as u64).unwrap_or(u64::MAX));
+    if entries.iter().any(|entry| entry & PRESENT != 0 && entry & RESERVED != 0) {
+        return Err(Exception::gp(0));
+    }
+    Ok(entries)
 }
 
 fn write_cr3(cpu: &mut Cpu, value: u64) -> Result<Effect, Exception> {
@@ -142,21 +191,30 @@ fn write_cr3(cpu: &mut Cpu, value: u64) -> Result<Effect, Exception> {
     cpu.cr3 = new;
     // Without PCIDs the low bits only say how the tables are cached.
     let names = if tagged { u64::MAX } else { !PCID_BITS };
-    Ok(Effect { flush_nonglobal: !keep, address_space_changed: changed & names != 0, ..Effect::default() })
+    Ok(Effect {
+        flush_nonglobal: !keep,
+        address_space_changed: changed & names != 0,
+        directories_due: uses_directories(cpu),
+        ..Effect::default()
+    })
 }
 
 fn write_cr4(cpu: &mut Cpu, value: u64) -> Result<Effect, Exception> {
     let offered = CR4_BITS | if cpu.xcr0_offered != 0 { cr4::OSXSAVE } else { 0 };
     let changed = cpu.cr4 ^ value;
     let tags_appear = changed & value & cr4::PCIDE != 0;
-    if value & !offered != 0 || value & cr4::PAE == 0 || tags_appear && cpu.cr3 & PCID_BITS != 0 {
+    let untaggable = tags_appear && (cpu.cr3 & PCID_BITS != 0 || !cpu.long_mode());
+    let long_needs = cpu.long_mode() && value & cr4::PAE == 0;
+    if value & !offered != 0 || long_needs || untaggable {
         return Err(Exception::gp(0));
     }
     cpu.cr4 = value;
+    let reread = changed & (cr4::PGE | cr4::PSE | cr4::PAE | cr4::SMEP) != 0;
     Ok(Effect {
-        flush_all: changed & (cr4::PGE | cr4::PCIDE | cr4::PSE) != 0,
+        flush_all: changed & (cr4::PGE | cr4::PCIDE | cr4::PSE | cr4::PAE) != 0,
         rights_changed: changed & (cr4::SMEP | cr4::SMAP | cr4::FSGSBASE) != 0,
         vector_state_changed: changed & (cr4::OSFXSR | cr4::OSXSAVE) != 0,
+        directories_due: reread && uses_directories(cpu),
         ..Effect::default()
     })
 }
@@ -178,8 +236,8 @@ pub fn clts(cpu: &mut Cpu) -> Result<Effect, Exception> {
 /// #GP(0) above CPL 0.
 pub fn lmsw(cpu: &mut Cpu, value: u16) -> Result<Effect, Exception> {
     privileged(cpu)?;
-    let loaded = cr0::MP | cr0::EM | cr0::TS;
-    write_cr0(cpu, cpu.cr0 & !loaded | value as u64 & loaded)
+    let cleared = cr0::MP | cr0::EM | cr0::TS;
+    write_cr0(cpu, cpu.cr0 & !cleared | value as u64 & (cleared | cr0::PE))
 }
 
 /// `smsw`: CR0, of which the instruction keeps as much as its operand holds. Without UMIP it is open to everybody.

@@ -8,19 +8,32 @@ use crate::events::exception::Exception;
 use crate::memory::access::GuestMemory;
 use crate::memory::walk::canonical;
 
-/// System descriptor types of long mode (APM vol. 2, table 4-6).
+/// System descriptor types (SDM vol. 3, table 3-2). Long mode has only those of 64 bits, which have the numbers that 32
+/// bits had before.
 pub mod system {
+    /// 16-bit task-state segment, free.
+    pub const TSS_AVAILABLE_16: u8 = 0x1;
+    /// 16-bit task-state segment, in use.
+    pub const TSS_BUSY_16: u8 = 0x3;
+    /// 16-bit call gate.
+    pub const CALL_GATE_16: u8 = 0x4;
+    /// Task gate.
+    pub const TASK_GATE: u8 = 0x5;
+    /// 16-bit interrupt gate.
+    pub const INTERRUPT_GATE_16: u8 = 0x6;
+    /// 16-bit trap gate.
+    pub const TRAP_GATE_16: u8 = 0x7;
     /// Local descriptor table.
     pub const LDT: u8 = 0x2;
-    /// 64-bit task-state segment, free.
+    /// 32-bit or 64-bit task-state segment, free.
     pub const TSS_AVAILABLE: u8 = 0x9;
-    /// 64-bit task-state segment, in use.
+    /// 32-bit or 64-bit task-state segment, in use.
     pub const TSS_BUSY: u8 = 0xb;
-    /// 64-bit call gate.
+    /// 32-bit or 64-bit call gate.
     pub const CALL_GATE: u8 = 0xc;
-    /// 64-bit interrupt gate.
+    /// 32-bit or 64-bit interrupt gate.
     pub const INTERRUPT_GATE: u8 = 0xe;
-    /// 64-bit trap gate.
+    /// 32-bit or 64-bit trap gate.
     pub const TRAP_GATE: u8 = 0xf;
 }
 
@@ -48,8 +61,11 @@ pub fn read(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Descriptor
     Ok(Descriptor { segment: parse(selector, word), address })
 }
 
-/// Reads the sixteen-byte descriptor of a system segment: LDT, TSS or call gate.
+/// Reads the descriptor of a system segment, LDT or TSS: sixteen bytes in long mode, eight outside it.
 fn read_system(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Descriptor, Exception> {
+    if !cpu.long_mode() {
+        return read(cpu, memory, selector);
+    }
     let outside = Exception::gp(code_of(selector));
     let address = locate(cpu, selector, 16).ok_or(outside)?;
     let bytes = u128::from_le_bytes(memory.read_system(cpu, address)?);
@@ -109,7 +125,7 @@ pub fn lldt(cpu: &mut Cpu, memory: &mut GuestMemory, selector: u16) -> Result<()
         cpu.ldtr = Segment::null(selector);
         return Ok(());
     }
-    cpu.ldtr = system_segment(cpu, memory, selector, system::LDT)?.segment;
+    cpu.ldtr = system_segment(cpu, memory, selector, &[system::LDT])?.segment;
     Ok(())
 }
 
@@ -122,20 +138,30 @@ pub fn ltr(cpu: &mut Cpu, memory: &mut GuestMemory, selector: u16) -> Result<(),
     if is_null(selector) {
         return Err(Exception::gp(0));
     }
-    let mut found = system_segment(cpu, memory, selector, system::TSS_AVAILABLE)?;
+    let kinds: &[u8] = if cpu.long_mode() {
+        &[system::TSS_AVAILABLE]
+    } else {
+        &[system::TSS_AVAILABLE, system::TSS_AVAILABLE_16]
+    };
+    let mut found = system_segment(cpu, memory, selector, kinds)?;
     memory.set_bits_system(cpu, found.address, BUSY)?;
     found.segment.attributes |= (system::TSS_BUSY ^ system::TSS_AVAILABLE) as u16;
     cpu.tr = found.segment;
     Ok(())
 }
 
-fn system_segment(cpu: &Cpu, memory: &GuestMemory, selector: u16, kind: u8) -> Result<Descriptor, Exception> {
+fn system_segment(
+    cpu: &Cpu,
+    memory: &GuestMemory,
+    selector: u16,
+    kinds: &[u8],
+) -> Result<Descriptor, Exception> {
     let code = code_of(selector);
     if selector & 4 != 0 {
         return Err(Exception::gp(code));
     }
     let found = read_system(cpu, memory, selector)?;
-    if found.segment.system_type() != Some(kind) {
+    if !found.segment.system_type().is_some_and(|kind| kinds.contains(&kind)) {
         return Err(Exception::gp(code));
     }
     if !found.segment.present() {
@@ -149,19 +175,24 @@ pub fn privileged(cpu: &Cpu) -> Result<(), Exception> {
     if cpu.cpl == 0 { Ok(()) } else { Err(Exception::gp(0)) }
 }
 
+/// Kinds of system segment that have a limit, as a mask of types, and those among them that long mode lacks.
+const SIZED: u16 = 1 << system::LDT | 1 << system::TSS_AVAILABLE | 1 << system::TSS_BUSY;
+const SIZED_16: u16 = 1 << system::TSS_AVAILABLE_16 | 1 << system::TSS_BUSY_16;
+
 /// `lar`: the access rights of a segment in bits 8 to 23, or None where the instruction clears ZF.
 pub fn lar(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Option<u32>, Exception> {
-    const ALLOWED: u16 =
-        1 << system::LDT | 1 << system::TSS_AVAILABLE | 1 << system::TSS_BUSY | 1 << system::CALL_GATE;
-    let Some(found) = visible(cpu, memory, selector, ALLOWED)? else { return Ok(None) };
+    const LONG: u16 = SIZED | 1 << system::CALL_GATE;
+    const LEGACY: u16 = LONG | SIZED_16 | 1 << system::CALL_GATE_16 | 1 << system::TASK_GATE;
+    let allowed = if cpu.long_mode() { LONG } else { LEGACY };
+    let Some(found) = visible(cpu, memory, selector, allowed)? else { return Ok(None) };
     let word = u64::from_le_bytes(memory.read_system(cpu, found.address)?);
     Ok(Some((word >> 32) as u32 & 0x00ff_ff00))
 }
 
 /// `lsl`: the limit of a segment in bytes, or None where the instruction clears ZF.
 pub fn lsl(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Option<u32>, Exception> {
-    const ALLOWED: u16 = 1 << system::LDT | 1 << system::TSS_AVAILABLE | 1 << system::TSS_BUSY;
-    Ok(visible(cpu, memory, selector, ALLOWED)?.map(|found| found.segment.limit))
+    let allowed = if cpu.long_mode() { SIZED } else { SIZED | SIZED_16 };
+    Ok(visible(cpu, memory, selector, allowed)?.map(|found| found.segment.limit))
 }
 
 /// `verr`: whether the segment could be read from the current privilege level.

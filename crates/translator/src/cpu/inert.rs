@@ -40,7 +40,7 @@ const fn one(index: u32, reset: u64, writable: u64, strict: Strictness) -> Inert
     Inert { first: index, count: 1, reset, writable, strict }
 }
 
-const TABLE: [Inert; 34] = [
+const TABLE: [Inert; 32] = [
     // Platform identity and microcode: zero, and the update trigger does nothing.
     one(0x17, 0, 0, Faults),
     one(0x79, 0, u64::MAX, Ignores),
@@ -49,9 +49,6 @@ const TABLE: [Inert; 34] = [
     one(0x3a, 1, 0, Faults),
     // SPEC_CTRL.
     one(0x48, 0, SPEC_CTRL, Faults),
-    // SYSENTER_CS, ESP, EIP: Linux writes them on any processor; there is no compatibility mode to use them.
-    one(0x174, 0, 0xffff_ffff, Ignores),
-    Inert { first: 0x175, count: 2, reset: 0, writable: u64::MAX, strict: Ignores },
     // Machine check: global status; the capabilities say zero banks, in `msr.rs`.
     one(0x17a, 0, u64::MAX, Ignores),
     // MISC_ENABLE: fast strings on, MONITOR off, BTS and PEBS unavailable.

@@ -3,6 +3,8 @@
 
 pub mod registers;
 pub mod segments;
+pub mod mode;
+pub mod segmentation;
 pub mod descriptors;
 pub mod start;
 pub mod privilege;
@@ -28,7 +30,7 @@ pub struct Cpu {
     /// The flags register, whole. While generated code runs, its arithmetic flags live in the host's own flags.
     /// RF is only ever set between an `iret` and the next instruction.
     pub rflags: u64,
-    /// Current privilege level: 0 or 3.
+    /// Current privilege level, 0 to 3.
     pub cpl: u8,
     /// One instruction of grace after `sti`, `mov ss`, `pop ss`: no interrupt is taken (SDM vol. 3, 6.8.3).
     pub interrupt_shadow: bool,
@@ -48,6 +50,8 @@ pub struct Cpu {
     pub cr2: u64,
     /// Page-table base, PCID and PWT/PCD.
     pub cr3: u64,
+    /// PAE paging's four page-directory pointers, as they were when they were loaded (SDM vol. 3, 4.4.1).
+    pub directories: [u64; 4],
     /// Feature switches.
     pub cr4: u64,
     /// Extended control register 0: which vector state the Guest enabled.
@@ -62,6 +66,8 @@ pub struct Cpu {
     pub cstar: u64,
     /// Flags that `syscall` clears.
     pub sfmask: u64,
+    /// `sysenter` code selector (the others follow from it), stack pointer and target.
+    pub sysenter: Sysenter,
     /// What `swapgs` exchanges with GS.base.
     pub kernel_gs_base: u64,
     /// What `rdtscp` and `rdpid` report.
@@ -74,6 +80,18 @@ pub struct Cpu {
     pub dr: [u64; 8],
     /// What XCR0 may hold: the vector state that `cpuid` offers. Zero when there is no `xsave`.
     pub xcr0_offered: u64,
-    /// Registers the Guest may set and read back but that change nothing here (MTRRs, PAT, SPEC_CTRL, sysenter ...).
+    /// Registers the Guest may set and read back but that change nothing here (MTRRs, PAT, SPEC_CTRL ...).
     pub inert: inert::InertMsrs,
+}
+
+/// The registers behind `sysenter` (SDM vol. 3, 5.8.7).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sysenter {
+    /// IA32_SYSENTER_CS.
+    pub cs: u64,
+    /// IA32_SYSENTER_ESP.
+    pub rsp: u64,
+    /// IA32_SYSENTER_EIP.
+    pub rip: u64,
 }

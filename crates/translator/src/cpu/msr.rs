@@ -14,6 +14,7 @@ const TSC_ADJUST: u32 = 0x3b;
 const PRED_CMD: u32 = 0x49;
 const MTRR_CAP: u32 = 0xfe;
 const ARCH_CAPABILITIES: u32 = 0x10a;
+const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
 const MCG_CAP: u32 = 0x179;
@@ -85,6 +86,9 @@ pub fn rdmsr(cpu: &Cpu, index: u32, host_tsc: u64) -> Result<MsrRead, Exception>
         LSTAR => cpu.lstar,
         CSTAR => cpu.cstar,
         SFMASK => cpu.sfmask,
+        SYSENTER_CS => cpu.sysenter.cs,
+        SYSENTER_ESP => cpu.sysenter.rsp,
+        SYSENTER_EIP => cpu.sysenter.rip,
         FS_BASE => cpu.segments[FS].base,
         GS_BASE => cpu.segments[GS].base,
         KERNEL_GS_BASE => cpu.kernel_gs_base,
@@ -116,6 +120,9 @@ pub fn wrmsr(cpu: &mut Cpu, index: u32, value: u64, host_tsc: u64) -> Result<Msr
         LSTAR => cpu.lstar = value,
         CSTAR => cpu.cstar = value,
         SFMASK => cpu.sfmask = value & 0xffff_ffff,
+        SYSENTER_CS => cpu.sysenter.cs = value & 0xffff_ffff,
+        SYSENTER_ESP => cpu.sysenter.rsp = value,
+        SYSENTER_EIP => cpu.sysenter.rip = value,
         FS_BASE => cpu.segments[FS].base = value,
         GS_BASE => cpu.segments[GS].base = value,
         KERNEL_GS_BASE => cpu.kernel_gs_base = value,

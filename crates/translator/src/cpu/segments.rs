@@ -1,7 +1,7 @@
 //! Segment registers and what a descriptor says (SDM vol. 3, chapters 3 and 5).
 //!
 //! 64-bit mode ignores the base and limit of all but FS and GS, but it still checks what it loads, and Linux still
-//! relies on the checks.
+//! relies on the checks. The other modes use all of it: see `segmentation.rs`.
 
 use crate::cpu::Cpu;
 use crate::cpu::descriptors;
@@ -29,6 +29,8 @@ pub mod attributes {
     pub const WRITABLE_OR_READABLE: u16 = 1 << 1;
     /// Type: code runs at its caller's privilege.
     pub const CONFORMING: u16 = 1 << 2;
+    /// Type: data lies behind its limit, not before it.
+    pub const EXPAND_DOWN: u16 = 1 << 2;
     /// Type: code, not data.
     pub const CODE: u16 = 1 << 3;
     /// The whole type field.
@@ -70,6 +72,11 @@ impl Segment {
         Segment::flat(selector, dpl, CODE | WRITABLE_OR_READABLE | LONG)
     }
 
+    /// Flat 32-bit code, as `sysenter`, `sysexit` and a `sysret` to compatibility mode set it.
+    pub const fn flat_code(selector: u16, dpl: u8) -> Segment {
+        Segment::flat(selector, dpl, CODE | WRITABLE_OR_READABLE | BIG)
+    }
+
     /// Flat writable data.
     pub const fn flat_data(selector: u16, dpl: u8) -> Segment {
         Segment::flat(selector, dpl, WRITABLE_OR_READABLE | BIG)
@@ -83,6 +90,13 @@ impl Segment {
     /// A null segment: nothing may be accessed through it outside 64-bit mode.
     pub const fn null(selector: u16) -> Segment {
         Segment { selector, attributes: 0, limit: 0, base: 0 }
+    }
+
+    /// What real mode makes of a new selector: the base moves, and the rest stays as it was, which is how a limit beyond
+    /// 64 KiB outlives protected mode (SDM vol. 3, 21.1.1). A register that held nothing becomes usable.
+    pub fn real(self, selector: u16) -> Segment {
+        let usable = PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE | ACCESSED;
+        Segment { selector, base: u64::from(selector) << 4, attributes: self.attributes | usable, ..self }
     }
 
     /// Whether something was loaded.
@@ -108,6 +122,11 @@ impl Segment {
     /// Code that runs at its caller's privilege.
     pub fn is_conforming(&self) -> bool {
         self.is_code() && self.attributes & CONFORMING != 0
+    }
+
+    /// Not data that lies behind its limit.
+    pub fn grows_up(&self) -> bool {
+        !self.is_data() || self.attributes & EXPAND_DOWN == 0
     }
 
     /// Data that may be written.
@@ -161,7 +180,7 @@ pub const fn code_of(selector: u16) -> u32 {
     (selector & !3) as u32
 }
 
-/// `mov sreg` and `pop sreg`: loads ES, SS, DS, FS or GS with all of 64-bit mode's checks (SDM vol. 2, MOV).
+/// `mov sreg` and `pop sreg`: loads ES, SS, DS, FS or GS with all of the mode's checks (SDM vol. 2, MOV).
 ///
 /// # Errors
 /// #UD for CS or a number above GS; #GP, #SS or #NP naming the selector; #PF from reading the table. The register
@@ -172,6 +191,10 @@ pub fn load_segment(
     index: usize,
     selector: u16,
 ) -> Result<(), Exception> {
+    if !cpu.protected() && matches!(index, ES | SS | DS | FS | GS) {
+        cpu.segments[index] = cpu.segments[index].real(selector);
+        return Ok(());
+    }
     match index {
         SS => cpu.segments[SS] = stack_segment(cpu, memory, selector)?,
         ES | DS | FS | GS => cpu.segments[index] = data_segment(cpu, memory, selector)?,
@@ -184,7 +207,7 @@ fn stack_segment(cpu: &Cpu, memory: &mut GuestMemory, selector: u16) -> Result<S
     let code = code_of(selector);
     if is_null(selector) {
         // A null stack segment is right in 64-bit mode below CPL 3, and `deliver` itself loads one.
-        return if cpu.cpl == 3 || rpl(selector) != cpu.cpl {
+        return if cpu.cpl == 3 || rpl(selector) != cpu.cpl || !cpu.in_64_bit_mode() {
             Err(Exception::gp(0))
         } else {
             Ok(Segment::null(selector))

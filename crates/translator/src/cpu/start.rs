@@ -3,19 +3,18 @@
 use crate::LongModeEntry;
 use crate::cpu::inert::InertMsrs;
 use crate::cpu::segments::{CS, DS, ES, FS, GS, SS, Segment, TableRegister, attributes};
-use crate::cpu::{Cpu, RSI, RSP, cr0, cr4, debug, descriptors, efer, flags, xcr0};
+use crate::cpu::{Cpu, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
 
 /// Selectors of the 64-bit boot protocol.
 const BOOT_CS: u16 = 0x10;
 const BOOT_DS: u16 = 0x18;
 
 impl Cpu {
-    /// A processor at power-on (SDM vol. 3, table 9-1); `xcr0_offered` comes from [`super::cpuid::Cpuid::xcr0`]. It is
-    /// in real mode, which this engine does not run: [`Cpu::enter_long_mode`] comes next.
+    /// A processor at power-on (SDM vol. 3, table 9-1), in real mode, about to run the sixteen bytes at the end of the
+    /// first 4 GiB; `xcr0_offered` comes from [`super::cpuid::Cpuid::xcr0`].
     pub fn at_power_on(xcr0_offered: u64) -> Cpu {
-        let data = Segment { limit: 0xffff, ..Segment::flat_data(0, 0) };
-        let code = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, ..Segment::long_code(0, 0) };
-        let code = Segment { attributes: code.attributes & !attributes::LONG, ..code };
+        let code = Segment { selector: 0xf000, base: 0xffff_0000, ..Segment::at_reset() };
+        let data = Segment::at_reset();
         let system = |kind: u8| Segment {
             attributes: attributes::PRESENT | kind as u16,
             limit: 0xffff,
@@ -35,6 +34,7 @@ impl Cpu {
             cr0: cr0::CD | cr0::NW | cr0::ET,
             cr2: 0,
             cr3: 0,
+            directories: [0; 4],
             cr4: 0,
             xcr0: xcr0::X87,
             efer: 0,
@@ -42,6 +42,7 @@ impl Cpu {
             lstar: 0,
             cstar: 0,
             sfmask: 0,
+            sysenter: Sysenter::default(),
             kernel_gs_base: 0,
             tsc_aux: 0,
             tsc_offset: 0,
@@ -50,6 +51,14 @@ impl Cpu {
             xcr0_offered,
             inert: InertMsrs::at_power_on(),
         }
+    }
+
+    /// Puts a processor that has just been reset at the start of the page `vector`, in real mode: what a start-up message
+    /// from another processor does (SDM vol. 3, 11.4.4.2).
+    pub fn start_up(&mut self, vector: u8) {
+        let selector = u16::from(vector) << 8;
+        self.segments[CS] = Segment::at_reset().real(selector);
+        self.rip = 0;
     }
 
     /// Puts the processor where the 64-bit boot protocol wants it: long mode, paging, flat segments, interrupts off
@@ -72,5 +81,13 @@ impl Cpu {
         self.gpr[RSP] = entry.rsp;
         self.gpr[RSI] = entry.rsi;
         self.rip = entry.rip;
+    }
+}
+
+impl Segment {
+    /// Every segment register after a reset: 64 KiB from zero on, present, readable and writable, 16 bits.
+    fn at_reset() -> Segment {
+        let kind = attributes::ACCESSED | attributes::WRITABLE_OR_READABLE | attributes::NOT_SYSTEM;
+        Segment { attributes: kind | attributes::PRESENT, limit: 0xffff, ..Segment::default() }
     }
 }

@@ -195,7 +195,9 @@ impl Vcpu {
         if self.cpu().rflags & flags::RF != 0 || self.debug.passed == Some(rip) {
             return Ok(false);
         }
-        let (host, guest) = self.debug.points.at(rip);
+        // Breakpoints are linear addresses; only outside 64-bit mode is that another number.
+        let linear = self.cpu().linear_code(rip).unwrap_or(rip);
+        let (host, guest) = self.debug.points.at(linear);
         if host && self.debug.told != Some(rip) {
             self.debug.told = Some(rip);
             self.resume = None;

@@ -12,14 +12,16 @@
 //!              +------------+   aligned to 16 bytes
 //! ```
 //!
+//! This is long mode; `deliver_legacy.rs` has the others.
+//!
 //! A step that fails raises an exception of its own, which is delivered instead, alone or as a double fault. Nothing of
 //! the state changes before the frame is written, so a failed delivery leaves only CR2 behind.
 
 use crate::cpu::descriptors::{self, Descriptor, system};
 use crate::cpu::segments::{CS, SS, Segment, code_of, is_null};
 use crate::cpu::{Cpu, RSP, flags};
-use crate::events::exception::{Exception, Refusal, vectors};
-use crate::exit::Death;
+use crate::events::deliver_legacy;
+use crate::events::exception::{Exception, vectors};
 use crate::memory::access::GuestMemory;
 use crate::memory::walk::{Access, Intent, canonical};
 
@@ -39,43 +41,43 @@ pub enum Event {
     },
 }
 
-/// The Guest could not be told.
+/// The Guest could not be told: a double fault could not be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shutdown {
-    /// A double fault could not be delivered.
-    TripleFault,
-    /// The handler runs in a mode that this engine does not.
-    Dead(Death),
-}
+pub struct TripleFault;
 
 /// Error-code bit: something outside the program was being delivered (SDM vol. 3, 6.13).
 const EXTERNAL: u32 = 1;
 /// Error-code bit: the index is one of the IDT.
-const IN_IDT: u32 = 2;
+pub(super) const IN_IDT: u32 = 2;
 /// Place of RSP0 in a 64-bit task-state segment; RSP1 and RSP2 follow.
 const TSS_RSP0: u64 = 4;
 /// Place of IST1; IST2 to IST7 follow.
 const TSS_IST1: u64 = 36;
 
 impl Event {
-    fn vector(self) -> u8 {
+    pub(super) fn vector(self) -> u8 {
         match self {
             Event::Exception(exception) => exception.vector,
             Event::Interrupt(vector) | Event::Software { vector, .. } => vector,
         }
     }
 
-    fn external(self) -> u32 {
+    pub(super) fn external(self) -> u32 {
         if matches!(self, Event::Software { .. }) { 0 } else { EXTERNAL }
     }
 
-    fn error_code(self) -> Option<u32> {
+    pub(super) fn error_code(self) -> Option<u32> {
         if let Event::Exception(exception) = self { exception.error_code } else { None }
+    }
+
+    /// Where the handler returns to.
+    pub(super) fn return_address(self, cpu: &Cpu) -> u64 {
+        if let Event::Software { next_rip, .. } = self { next_rip } else { cpu.rip }
     }
 
     /// The flags as the frame shows them. Faults show RF set, so that the instruction is not stopped at the same
     /// breakpoint when it is tried again (SDM vol. 3, 18.3.1.1).
-    fn saved_flags(self, cpu: &Cpu) -> u64 {
+    pub(super) fn saved_flags(self, cpu: &Cpu) -> u64 {
         let fault = match self {
             Event::Exception(exception) => {
                 !matches!(exception.vector, vectors::DB | vectors::BP | vectors::OF | vectors::DF)
@@ -89,8 +91,8 @@ impl Event {
 /// Delivers `event`: on return the Guest is at the first instruction of a handler, not necessarily this event's.
 ///
 /// # Errors
-/// [`Shutdown`] when delivering a double fault fails, or when a handler's segment is none that this engine runs.
-pub fn deliver(cpu: &mut Cpu, memory: &mut GuestMemory, event: Event) -> Result<(), Shutdown> {
+/// [`TripleFault`] when delivering a double fault fails.
+pub fn deliver(cpu: &mut Cpu, memory: &mut GuestMemory, event: Event) -> Result<(), TripleFault> {
     let mut event = event;
     // Ends: a step can only raise a contributory exception or a page fault, of which the second makes a double
     // fault and the third a triple fault.
@@ -98,11 +100,12 @@ pub fn deliver(cpu: &mut Cpu, memory: &mut GuestMemory, event: Event) -> Result<
         if let Event::Exception(Exception { cr2: Some(address), .. }) = event {
             cpu.cr2 = address;
         }
-        let raised = match attempt(cpu, memory, event) {
-            Ok(()) => return Ok(()),
-            Err(Refusal::Dead(death)) => return Err(Shutdown::Dead(death)),
-            Err(Refusal::Exception(raised)) => raised,
+        let attempted = match (cpu.protected(), cpu.long_mode()) {
+            (false, _) => deliver_legacy::real(cpu, memory, event),
+            (true, false) => deliver_legacy::protected(cpu, memory, event),
+            (true, true) => attempt(cpu, memory, event),
         };
+        let Err(raised) = attempted else { return Ok(()) };
         if let Some(address) = raised.cr2 {
             cpu.cr2 = address;
         }
@@ -130,10 +133,10 @@ fn weigh(event: Event) -> Weight {
 }
 
 /// What becomes of `raised` during `event` (SDM vol. 3, tables 6-4 and 6-5).
-fn combine(event: Event, raised: Exception) -> Result<Exception, Shutdown> {
+fn combine(event: Event, raised: Exception) -> Result<Exception, TripleFault> {
     use Weight::{Benign, Contributory, DoubleFault, PageFault};
     match (weigh(event), weigh(Event::Exception(raised))) {
-        (DoubleFault, Contributory | PageFault) => Err(Shutdown::TripleFault),
+        (DoubleFault, Contributory | PageFault) => Err(TripleFault),
         (Contributory, Contributory) | (PageFault, Contributory | PageFault) => Ok(Exception::df()),
         (Benign | Contributory | PageFault | DoubleFault, _) => Ok(raised),
     }
@@ -147,17 +150,14 @@ struct Gate {
     masks_interrupts: bool,
 }
 
-fn attempt(cpu: &mut Cpu, memory: &mut GuestMemory, event: Event) -> Result<(), Refusal> {
+fn attempt(cpu: &mut Cpu, memory: &mut GuestMemory, event: Event) -> Result<(), Exception> {
     let external = event.external();
     let gate = read_gate(cpu, memory, event)?;
-    let (code, cpl) = handler_segment(cpu, memory, gate.selector, external)?;
+    let long = |segment: &Segment| segment.is_long() && !segment.is_big();
+    let (code, cpl) = handler_segment(cpu, memory, gate.selector, external, long)?;
     let top = stack_top(cpu, memory, &gate, cpl, external)? & !15;
     if !canonical(gate.offset) {
-        return Err(Exception::gp(external).into());
-    }
-    if cpl == 1 || cpl == 2 {
-        let mode = if cpl == 1 { "privilege level 1" } else { "privilege level 2" };
-        return Err(Refusal::Dead(Death::UnsupportedMode { mode, rip: gate.offset }));
+        return Err(Exception::gp(external));
     }
     let rsp = push_frame(cpu, memory, event, top, cpl)?;
     let code = descriptors::mark_accessed(cpu, memory, &code)?;
@@ -201,12 +201,13 @@ fn read_gate(cpu: &Cpu, memory: &GuestMemory, event: Event) -> Result<Gate, Exce
     Ok(Gate { offset, selector: (bits >> 16) as u16, stack: (bits >> 32) as u8 & 7, masks_interrupts })
 }
 
-/// The handler's code segment, and the privilege level it runs at.
-fn handler_segment(
+/// The handler's code segment, which must be one that `runs` it, and the privilege level it runs at.
+pub(super) fn handler_segment(
     cpu: &Cpu,
     memory: &GuestMemory,
     selector: u16,
     external: u32,
+    runs: impl Fn(&Segment) -> bool,
 ) -> Result<(Descriptor, u8), Exception> {
     if is_null(selector) {
         return Err(Exception::gp(external));
@@ -217,7 +218,7 @@ fn handler_segment(
         _ => exception,
     })?;
     let segment = found.segment;
-    let right_kind = segment.is_code() && segment.is_long() && !segment.is_big();
+    let right_kind = segment.is_code() && runs(&segment);
     if !right_kind || segment.dpl() > cpu.cpl {
         return Err(Exception::gp(code));
     }
@@ -249,10 +250,9 @@ fn push_frame(
     top: u64,
     cpl: u8,
 ) -> Result<u64, Exception> {
-    let rip = if let Event::Software { next_rip, .. } = event { next_rip } else { cpu.rip };
     let words = [
         event.error_code().unwrap_or(0) as u64,
-        rip,
+        event.return_address(cpu),
         cpu.segments[CS].selector as u64,
         event.saved_flags(cpu),
         cpu.gpr[RSP],

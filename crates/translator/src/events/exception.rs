@@ -95,6 +95,10 @@ impl Exception {
     pub const fn of() -> Exception {
         Exception::plain(vectors::OF)
     }
+    /// `bound` exceeded.
+    pub const fn br() -> Exception {
+        Exception::plain(vectors::BR)
+    }
     /// Invalid instruction.
     pub const fn ud() -> Exception {
         Exception::plain(vectors::UD)

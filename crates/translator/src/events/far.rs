@@ -1,24 +1,25 @@
-//! Far jumps, calls and returns within 64-bit mode (SDM vol. 2, JMP, CALL, RET). Linux reloads CS with `lretq` while it
-//! starts, and little else still uses these. Call gates are not walked: no 64-bit system has been seen to have one.
+//! Far jumps, calls and returns (SDM vol. 2, JMP, CALL, RET): in real mode a new base, in the others a descriptor that says
+//! what code comes next. Every way between 16, 32 and 64 bits that is not an event goes through here.
+//!
+//! There are no task switches: a jump or call to a task-state segment or task gate is #GP naming it, as if it were no
+//! such segment. Call gates are not walked: no system has been seen to have one since OS/2.
 
 use crate::cpu::descriptors::{self, system};
 use crate::cpu::segments::{CS, SS, Segment, code_of, is_null, rpl};
 use crate::cpu::{Cpu, RSP};
 use crate::events::exception::{Exception, Refusal};
 use crate::events::returns;
+use crate::events::stack::Stack;
 use crate::exit::Death;
 use crate::memory::access::GuestMemory;
-use crate::memory::walk::{Access, Intent};
 
 /// `jmp far`: to `offset` in the segment `selector`.
 ///
 /// # Errors
-/// #GP and #NP for the segment, #GP(0) for an offset that is not canonical, #PF; death for a call gate and for modes that
-/// this engine does not run.
+/// #GP and #NP for the segment, #GP(0) for an offset that is not canonical or beyond the limit, #PF; death for a call gate.
 pub fn jump(cpu: &mut Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Result<(), Refusal> {
     let code = target(cpu, memory, selector, offset)?;
-    cpu.segments[CS] = code;
-    cpu.rip = offset;
+    cpu.enter_code(code, offset);
     Ok(())
 }
 
@@ -35,51 +36,64 @@ pub fn call(
     size: usize,
 ) -> Result<(), Refusal> {
     let code = target(cpu, memory, selector, offset)?;
-    let mut frame = [0; 16];
-    frame[..size].copy_from_slice(&next_rip.to_le_bytes()[..size]);
-    frame[size..2 * size].copy_from_slice(&(cpu.segments[CS].selector as u64).to_le_bytes()[..size]);
-    let rsp = cpu.gpr[RSP].wrapping_sub(2 * size as u64);
-    memory.write_stack(cpu, rsp, &frame[..2 * size], Access::by_operand(cpu, Intent::Write))?;
-    cpu.gpr[RSP] = rsp;
-    cpu.segments[CS] = code;
-    cpu.rip = offset;
+    let mut stack = Stack::current(cpu);
+    stack.push_words(cpu, memory, size, &[cpu.segments[CS].selector.into(), next_rip])?;
+    cpu.set_stack_pointer(stack.pointer);
+    cpu.enter_code(code, offset);
     Ok(())
 }
 
 /// `ret far`: pops words of `size` bytes (8, 4 or 2), then releases `release` bytes of arguments.
 ///
 /// # Errors
-/// #GP, #NP and #SS for the segments, #SS and #PF for the stack; death for modes that this engine does not run.
+/// #GP, #NP and #SS for the segments, #SS and #PF for the stack.
 pub fn ret(cpu: &mut Cpu, memory: &mut GuestMemory, size: usize, release: u16) -> Result<(), Refusal> {
-    let rsp = cpu.gpr[RSP];
-    let access = Access::by_operand(cpu, Intent::Read);
-    let [rip, cs] = memory.read_stack(cpu, rsp, size, access)?;
+    let mut stack = Stack::current(cpu);
+    let [rip, cs] = stack.pop_words(cpu, memory, size)?;
+    if !cpu.protected() {
+        let code = real_target(cpu, cs as u16, rip)?;
+        stack.release(release.into());
+        cpu.set_stack_pointer(stack.pointer);
+        cpu.enter_code(code, rip);
+        return Ok(());
+    }
     let code = returns::code_segment(cpu, memory, cs as u16, rip)?;
     let cpl = rpl(cs as u16);
-    let after = rsp.wrapping_add(2 * size as u64 + release as u64);
+    stack.release(release.into());
     if cpl == cpu.cpl {
-        cpu.gpr[RSP] = after;
-    } else {
-        let [outer_rsp, ss] = memory.read_stack(cpu, after, size, access)?;
-        cpu.segments[SS] = returns::stack_segment(cpu, memory, ss as u16, cpl)?;
-        cpu.gpr[RSP] = outer_rsp.wrapping_add(release as u64);
-        cpu.cpl = cpl;
-        returns::drop_privileged_segments(cpu);
+        cpu.set_stack_pointer(stack.pointer);
+        cpu.enter_code(code, rip);
+        return Ok(());
     }
-    cpu.segments[CS] = code;
-    cpu.rip = rip;
+    let [outer, ss] = stack.pop_words(cpu, memory, size)?;
+    let segment = returns::stack_segment(cpu, memory, ss as u16, cpl, cpu.size_of(&code))?;
+    cpu.segments[SS] = segment;
+    cpu.enter_code(code, rip);
+    cpu.gpr[RSP] = outer;
+    cpu.set_stack_pointer(outer.wrapping_add(release.into()));
+    cpu.cpl = cpl;
+    returns::drop_privileged_segments(cpu);
     Ok(())
 }
 
-/// The code segment of a jump or call, ready for CS: same privilege, 64-bit.
+/// Real mode: any selector will do, and only the limit can be wrong.
+fn real_target(cpu: &Cpu, selector: u16, offset: u64) -> Result<Segment, Exception> {
+    let code = cpu.segments[CS].real(selector);
+    if offset > code.limit.into() { Err(Exception::gp(0)) } else { Ok(code) }
+}
+
+/// The code segment of a jump or call, ready for CS: same privilege.
 fn target(cpu: &Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Result<Segment, Refusal> {
+    if !cpu.protected() {
+        return Ok(real_target(cpu, selector, offset)?);
+    }
     if is_null(selector) {
         return Err(Exception::gp(0).into());
     }
     let code = code_of(selector);
     let found = descriptors::read(cpu, memory, selector)?;
     let segment = found.segment;
-    if segment.system_type() == Some(system::CALL_GATE) {
+    if matches!(segment.system_type(), Some(system::CALL_GATE | system::CALL_GATE_16)) {
         let what = "a far call or jump through a call gate";
         return Err(Refusal::Dead(Death::UnsupportedInstruction { what, rip: cpu.rip }));
     }
@@ -94,7 +108,7 @@ fn target(cpu: &Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Re
     if !segment.present() {
         return Err(Exception::np(code).into());
     }
-    returns::runnable(&segment, cpu.cpl, offset)?;
+    returns::runnable(cpu, &segment, offset)?;
     let segment = descriptors::mark_accessed(cpu, memory, &found)?;
     Ok(Segment { selector: selector & !3 | cpu.cpl as u16, ..segment })
 }

@@ -5,7 +5,9 @@
 //! `cpu.rip` is the address of the current instruction, so that a refusal can be delivered as it stands.
 
 pub mod exception;
+pub mod stack;
 pub mod deliver;
+pub mod deliver_legacy;
 pub mod returns;
 pub mod iret;
 pub mod syscall;

@@ -2,25 +2,24 @@
 
 use crate::cpu::Cpu;
 use crate::cpu::descriptors;
+use crate::cpu::mode::CodeSize;
 use crate::cpu::segments::{DS, ES, FS, GS, Segment, code_of, is_null, rpl};
-use crate::events::exception::{Exception, Refusal};
-use crate::exit::Death;
+use crate::events::exception::Exception;
 use crate::memory::access::GuestMemory;
 use crate::memory::walk::canonical;
 
 /// The code segment that `selector` returns to; its RPL is the privilege level to come.
 ///
 /// # Errors
-/// #GP or #NP for a segment that cannot be returned to; the machine's death for one in a mode that this engine does
-/// not run.
+/// #GP or #NP for a segment that cannot be returned to.
 pub fn code_segment(
     cpu: &Cpu,
     memory: &mut GuestMemory,
     selector: u16,
     rip: u64,
-) -> Result<Segment, Refusal> {
+) -> Result<Segment, Exception> {
     if is_null(selector) {
-        return Err(Exception::gp(0).into());
+        return Err(Exception::gp(0));
     }
     let code = code_of(selector);
     let found = descriptors::read(cpu, memory, selector)?;
@@ -28,35 +27,31 @@ pub fn code_segment(
     let level = rpl(selector);
     let level_fits = if segment.is_conforming() { segment.dpl() <= level } else { segment.dpl() == level };
     if !segment.is_code() || level < cpu.cpl || !level_fits {
-        return Err(Exception::gp(code).into());
+        return Err(Exception::gp(code));
     }
     if !segment.present() {
-        return Err(Exception::np(code).into());
+        return Err(Exception::np(code));
     }
-    runnable(&segment, level, rip)?;
-    Ok(descriptors::mark_accessed(cpu, memory, &found)?)
+    runnable(cpu, &segment, rip)?;
+    descriptors::mark_accessed(cpu, memory, &found)
 }
 
-/// Whether code in `segment` can run at privilege level `cpl`, starting at `rip`.
+/// Whether code in `segment` can start at `rip`.
 ///
 /// # Errors
-/// #GP for a segment that is both 64-bit and 32-bit or for a target that is not canonical; death for compatibility
-/// mode and for the privilege levels in the middle.
-pub fn runnable(segment: &Segment, cpl: u8, rip: u64) -> Result<(), Refusal> {
-    if segment.is_long() && segment.is_big() {
-        return Err(Exception::gp(code_of(segment.selector)).into());
+/// #GP for a segment that is both 64-bit and 32-bit, for a target that is not canonical or beyond the limit.
+pub fn runnable(cpu: &Cpu, segment: &Segment, rip: u64) -> Result<(), Exception> {
+    if cpu.long_mode() && segment.is_long() && segment.is_big() {
+        return Err(Exception::gp(code_of(segment.selector)));
     }
-    let mode = match cpl {
-        _ if !segment.is_long() => "32-bit compatibility mode",
-        1 => "privilege level 1",
-        2 => "privilege level 2",
-        _ if !canonical(rip) => return Err(Exception::gp(0).into()),
-        _ => return Ok(()),
+    let reachable = match cpu.size_of(segment) {
+        CodeSize::Long => canonical(rip),
+        _ => rip <= segment.limit.into(),
     };
-    Err(Refusal::Dead(Death::UnsupportedMode { mode, rip }))
+    if reachable { Ok(()) } else { Err(Exception::gp(0)) }
 }
 
-/// The stack segment that goes with a return to 64-bit code at privilege level `cpl`.
+/// The stack segment that goes with a return to code of size `to` at privilege level `cpl`.
 ///
 /// # Errors
 /// #GP or #SS.
@@ -65,10 +60,11 @@ pub fn stack_segment(
     memory: &mut GuestMemory,
     selector: u16,
     cpl: u8,
+    to: CodeSize,
 ) -> Result<Segment, Exception> {
     if is_null(selector) {
-        // Kernels run on a null stack segment, users never do.
-        return if cpl == 3 || rpl(selector) != cpl {
+        // 64-bit kernels run on a null stack segment, users and 32-bit code never do.
+        return if cpl == 3 || to != CodeSize::Long || rpl(selector) != cpl {
             Err(Exception::gp(0))
         } else {
             Ok(Segment::null(selector))

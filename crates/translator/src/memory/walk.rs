@@ -1,4 +1,4 @@
-//! From a linear address to a physical one: the four-level page walk (SDM vol. 3, 4.5 to 4.8).
+//! From a linear address to a physical one: the page walk (SDM vol. 3, 4.3 to 4.8). Long mode's, in four levels:
 //!
 //! ```text
 //!   63      48 47    39 38    30 29    21 20    12 11       0
@@ -6,6 +6,8 @@
 //!                          |        |
 //!                       1 GiB    2 MiB      an entry with PS set ends the walk here
 //! ```
+//! PAE paging is the lower two levels of it, below four entries that live in registers; 32-bit paging is two levels of
+//! 1024 entries of four bytes; without paging an address is physical.
 //!
 //! The tables are the Guest's own memory, so every entry may be a lie. Depth is four, an entry outside RAM reads
 //! as all ones (which has reserved bits set), and nothing here can panic or loop.
@@ -81,11 +83,43 @@ impl Access {
     }
 }
 
+/// The first tables of the four kinds of paging (SDM vol. 3, 4.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// No paging.
+    Off,
+    /// 32-bit paging: the page directory, and whether it may name pages of 4 MiB.
+    Two {
+        /// Its physical address.
+        table: u64,
+        /// CR4.PSE.
+        large: bool,
+    },
+    /// PAE paging: the four page-directory pointers.
+    Three([u64; 4]),
+    /// Long mode's: the physical address of the first table.
+    Four(u64),
+}
+
+impl Root {
+    fn of(cpu: &Cpu) -> Root {
+        if cpu.cr0 & cr0::PG == 0 {
+            Root::Off
+        } else if cpu.long_mode() {
+            Root::Four(cpu.cr3 & ADDRESS)
+        } else if cpu.cr4 & cr4::PAE != 0 {
+            Root::Three(cpu.directories)
+        } else {
+            Root::Two { table: cpu.cr3 & 0xffff_f000, large: cpu.cr4 & cr4::PSE != 0 }
+        }
+    }
+}
+
 /// The control bits that a walk depends on, taken from a [`Cpu`] once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paging {
-    /// Physical address of the first table.
-    pub root: u64,
+    /// Where a walk begins.
+    pub root: Root,
     /// CR0.WP: the supervisor heeds read-only pages too.
     pub write_protect: bool,
     /// EFER.NXE: bit 63 of an entry forbids execution, rather than being reserved.
@@ -102,9 +136,9 @@ impl Paging {
     /// The bits as they are now.
     pub fn of(cpu: &Cpu) -> Paging {
         Paging {
-            root: cpu.cr3 & ADDRESS,
+            root: Root::of(cpu),
             write_protect: cpu.cr0 & cr0::WP != 0,
-            no_execute: cpu.efer & efer::NXE != 0,
+            no_execute: cpu.efer & efer::NXE != 0 && cpu.cr4 & cr4::PAE != 0,
             smep: cpu.cr4 & cr4::SMEP != 0,
             smap: cpu.cr4 & cr4::SMAP != 0,
             global: cpu.cr4 & cr4::PGE != 0,
@@ -113,6 +147,10 @@ impl Paging {
 
     fn reserved(&self, level: u32, entry: u64) -> bool {
         let mut reserved = BEYOND_PHYSICAL;
+        if !matches!(self.root, Root::Four(_)) {
+            // Long mode's tables leave these to the system (SDM vol. 3, tables 4-9 and 4-15).
+            reserved |= 0x7ff << 52;
+        }
         if !self.no_execute {
             reserved |= NO_EXECUTE;
         }
@@ -123,6 +161,21 @@ impl Paging {
             reserved |= (1 << page_bits(level)) - (1 << 13);
         }
         entry & reserved != 0
+    }
+
+    /// The end of a walk: the page, if the access may be made.
+    fn permitted(
+        &self,
+        translation: Translation,
+        path: Path,
+        address: u64,
+        access: Access,
+    ) -> Result<(Translation, Path), Exception> {
+        if translation.permits(self, access) {
+            Ok((translation, path))
+        } else {
+            Err(self.fault(address, access, page_fault::PRESENT))
+        }
     }
 
     /// The error code of a fault on this access; `why` says PRESENT and RESERVED.
@@ -151,7 +204,7 @@ const fn page_bits(level: u32) -> u32 {
 pub struct Translation {
     /// The physical address, offset included.
     pub physical: u64,
-    /// log2 of the page's size: 12, 21 or 30.
+    /// log2 of the page's size: 12, 21, 22 or 30.
     pub page_bits: u8,
     /// U/S is set at every level: a user page.
     pub user: bool,
@@ -188,8 +241,35 @@ impl Translation {
 
 /// The entries a walk went through, to be marked when it succeeds.
 struct Path {
-    entries: [(u64, u64); 4],
+    steps: [Step; 4],
     used: usize,
+}
+
+/// One of them: the eight bytes that hold it, and how far up it begins there.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    place: u64,
+    word: u64,
+    shift: u32,
+}
+
+impl Path {
+    fn new() -> Path {
+        Path { steps: [Step::default(); 4], used: 0 }
+    }
+
+    fn add(&mut self, place: u64, word: u64, shift: u32) {
+        self.steps[self.used] = Step { place, word, shift };
+        self.used += 1;
+    }
+
+    /// Each entry with the bits that an access leaves in it.
+    fn marks(&self, intent: Intent) -> impl Iterator<Item = (Step, u64)> {
+        self.steps[..self.used].iter().enumerate().map(move |(n, &step)| {
+            let dirty = n + 1 == self.used && intent == Intent::Write;
+            (step, (if dirty { ACCESSED | DIRTY } else { ACCESSED }) << step.shift)
+        })
+    }
 }
 
 /// Translates `address` for `access`, and marks the entries used: accessed, and dirty for a write.
@@ -205,9 +285,8 @@ pub fn walk(ram: &Ram, paging: &Paging, address: u64, access: Access) -> Result<
         }
     }
     let (mut translation, path) = follow(ram, paging, address, access)?;
-    let last = path.used - 1;
-    for (step, &(place, _)) in path.entries[..path.used].iter().enumerate() {
-        ram.set_bits(place, marks(step == last, access.intent));
+    for (step, bits) in path.marks(access.intent) {
+        ram.set_bits(step.place, bits);
     }
     translation.dirty |= access.intent == Intent::Write;
     Ok(translation)
@@ -229,13 +308,48 @@ fn follow(
     address: u64,
     access: Access,
 ) -> Result<(Translation, Path), Exception> {
-    if !canonical(address) {
-        return Err(Exception::gp(0));
+    let narrow = address & 0xffff_ffff;
+    match paging.root {
+        Root::Off => Ok((unpaged(narrow), Path::new())),
+        Root::Two { table, large } => follow_narrow(ram, paging, table, large, narrow, access),
+        Root::Three(directories) => {
+            let directory = directories[(narrow >> 30) as usize];
+            if directory & PRESENT == 0 {
+                return Err(paging.fault(narrow, access, 0));
+            }
+            follow_wide(ram, paging, directory & ADDRESS, 2, narrow, access)
+        }
+        Root::Four(_) if !canonical(address) => Err(Exception::gp(0)),
+        Root::Four(table) => follow_wide(ram, paging, table, 4, address, access),
     }
-    let mut path = Path { entries: [(0, 0); 4], used: 0 };
-    let mut table = paging.root;
+}
+
+/// Everything is allowed everywhere.
+fn unpaged(address: u64) -> Translation {
+    Translation {
+        physical: address,
+        page_bits: 12,
+        user: true,
+        writable: true,
+        executable: true,
+        global: false,
+        dirty: true,
+    }
+}
+
+/// `levels` levels of 512 entries of eight bytes.
+fn follow_wide(
+    ram: &Ram,
+    paging: &Paging,
+    table: u64,
+    levels: u32,
+    address: u64,
+    access: Access,
+) -> Result<(Translation, Path), Exception> {
+    let mut path = Path::new();
+    let mut table = table;
     let (mut all, mut any) = (u64::MAX, 0);
-    for level in (0..4).rev() {
+    for level in (0..levels).rev() {
         let place = table | (address >> page_bits(level) & 511) << 3;
         let entry = ram.read_u64(place).unwrap_or(u64::MAX);
         if entry & PRESENT == 0 {
@@ -244,8 +358,7 @@ fn follow(
         if paging.reserved(level, entry) {
             return Err(paging.fault(address, access, page_fault::PRESENT | page_fault::RESERVED));
         }
-        path.entries[path.used] = (place, entry);
-        path.used += 1;
+        path.add(place, entry, 0);
         (all, any) = (all & entry, any | entry);
         if level == 0 || entry & PAGE_SIZE_BIT != 0 {
             let offset = (1 << page_bits(level)) - 1;
@@ -258,27 +371,66 @@ fn follow(
                 global: entry & GLOBAL != 0 && paging.global,
                 dirty: entry & DIRTY != 0,
             };
-            if !translation.permits(paging, access) {
-                return Err(paging.fault(address, access, page_fault::PRESENT));
-            }
-            return Ok((translation, path));
+            return paging.permitted(translation, path, address, access);
         }
         table = entry & ADDRESS;
     }
     unreachable!("level 0 always ends the walk")
 }
 
-fn marks(last: bool, intent: Intent) -> u64 {
-    if last && intent == Intent::Write { ACCESSED | DIRTY } else { ACCESSED }
+/// Two levels of 1024 entries of four bytes. A page of 4 MiB may lie above 4 GiB: bits 13 to 20 of its entry are bits 32 to
+/// 39 of its address, and bit 21 is reserved (SDM vol. 3, table 4-4).
+fn follow_narrow(
+    ram: &Ram,
+    paging: &Paging,
+    table: u64,
+    large: bool,
+    address: u64,
+    access: Access,
+) -> Result<(Translation, Path), Exception> {
+    const LARGE_BITS: u32 = 22;
+    const LARGE_RESERVED: u64 = 1 << 21;
+    let mut path = Path::new();
+    let mut table = table;
+    let mut all = u64::MAX;
+    for bits in [LARGE_BITS, 12] {
+        let place = table | (address >> bits & 1023) << 2;
+        let shift = 8 * (place & 4) as u32;
+        let word = ram.read_u64(place & !7).unwrap_or(u64::MAX);
+        let entry = word >> shift & 0xffff_ffff;
+        if entry & PRESENT == 0 {
+            return Err(paging.fault(address, access, 0));
+        }
+        let ends = bits == 12 || large && entry & PAGE_SIZE_BIT != 0;
+        if ends && bits == LARGE_BITS && entry & LARGE_RESERVED != 0 {
+            return Err(paging.fault(address, access, page_fault::PRESENT | page_fault::RESERVED));
+        }
+        path.add(place & !7, word, shift);
+        all &= entry;
+        if ends {
+            let offset = (1 << bits) - 1;
+            let above = if bits == LARGE_BITS { (entry >> 13 & 0xff) << 32 } else { 0 };
+            let translation = Translation {
+                physical: above | entry & 0xffff_ffff & !offset | address & offset,
+                page_bits: bits as u8,
+                user: all & USER != 0,
+                writable: all & WRITABLE != 0,
+                executable: true,
+                global: entry & GLOBAL != 0 && paging.global,
+                dirty: entry & DIRTY != 0,
+            };
+            return paging.permitted(translation, path, address, access);
+        }
+        table = entry & 0xffff_f000;
+    }
+    unreachable!("the second level always ends the walk")
 }
 
 /// Sets the bits the access leaves behind, each only if the entry is still what the walk read: another vCPU may have
 /// taken the page away, and an absent entry's bits belong to the Guest. False when one had changed.
 fn mark(ram: &Ram, path: &Path, intent: Intent) -> bool {
-    let last = path.used - 1;
-    path.entries[..path.used].iter().enumerate().all(|(step, &(place, entry))| {
-        let marked = entry | marks(step == last, intent);
-        marked == entry || ram.replace_u64(place, entry, marked)
+    path.marks(intent).all(|(step, bits)| {
+        step.word | bits == step.word || ram.replace_u64(step.place, step.word, step.word | bits)
     })
 }
 

@@ -238,11 +238,23 @@ pub fn segment_base(segment: usize) -> usize {
         + offset_of!(Segment, base)
 }
 
+/// True when an operand's address has 64 bits.
 pub fn address_is_wide(instruction: &Instruction) -> bool {
+    address_bits(instruction) == 64
+}
+
+/// Bits that the address of an operand has: where it wraps.
+pub fn address_bits(instruction: &Instruction) -> u32 {
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
-    let bare = base == Register::None && index == Register::None;
-    let narrow = base.size() == 4 || index.size() == 4 || bare && instruction.memory_displ_size() == 4;
-    !narrow
+    // A gather's index is a vector.
+    let index = if index.is_gpr() { index.size() } else { 0 };
+    match base.size().max(index) {
+        0 if instruction.memory_displ_size() == 2 => 16,
+        0 if instruction.memory_displ_size() == 4 => 32,
+        2 => 16,
+        4 => 32,
+        _ => 64,
+    }
 }
 
 /// Bytes the memory operand covers, as the host's processor accesses it; 0 when that depends on state.

@@ -18,6 +18,7 @@ mod stack;
 mod flow;
 mod inline;
 mod strings;
+mod legacy;
 
 use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
@@ -28,7 +29,7 @@ use crate::frame::Frame;
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use cold::{Ask, Cold, Restore};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
-pub use memory::{address_is_wide, operand_size};
+pub use memory::{address_bits, operand_size};
 use std::mem::offset_of;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
@@ -158,8 +159,8 @@ pub fn unit(
     }
 }
 
-/// Rewrites one instruction so that its memory operand is wherever the first scratch register points: how Rust
-/// plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
+/// Rewrites one instruction so that its memory operand, if it has one, is wherever the first scratch register points: how
+/// Rust plays accesses that cross pages or reach devices. `None` when the host has no encoding for it.
 pub fn snippet(
     tools: &mut Tools,
     thunks: &Thunks,
@@ -189,6 +190,7 @@ pub fn snippet(
     };
     match class {
         Class::BitString => rewriter.bit_string_operation(instruction, Mem::at(S0, 0)),
+        Class::Harmless => rewriter.operation(instruction, None),
         _ => rewriter.operation(instruction, Some(Mem::at(S0, 0))),
     }
     rewriter.call(thunks.played);

@@ -97,7 +97,7 @@ impl Rewriter<'_> {
         if memory.is_none() && uses_high_byte(instruction) && names(instruction, RSP) {
             return self.operation_on_low_stack_pointer(instruction);
         }
-        let mut changed = *instruction;
+        let mut changed = super::legacy::modern(instruction);
         let mut memory = memory;
         let mut free = vec![S1, S0];
         if let Some(place) = memory {
@@ -153,7 +153,7 @@ impl Rewriter<'_> {
         let low = borrowable_low(instruction);
         self.lend(low);
         self.code.mov(low, GUEST_RSP);
-        let mut changed = *instruction;
+        let mut changed = super::legacy::modern(instruction);
         rename(&mut changed, &[StandIn { guest: RSP as u8, host: low, written: true }]);
         self.encode(&changed);
         self.code.mov(GUEST_RSP, low);

@@ -1,14 +1,13 @@
 //! Control and debug registers, flags, and what drops translations.
 
-use super::segments::on_stack;
 use super::{Done, Then};
-use crate::cpu::control::{self, ControlRead, ControlWrite};
+use crate::cpu::control::{self, ControlRead, ControlWrite, Effect};
 use crate::cpu::descriptors::privileged;
 use crate::cpu::translations::{invlpg, invpcid};
-use crate::cpu::{RSP, flags, privilege};
+use crate::cpu::{Cpu, flags, privilege};
 use crate::events::exception::Exception;
+use crate::events::stack::Stack;
 use crate::exit::Exit;
-use crate::memory::walk::{Access, Intent};
 use crate::play::Pending;
 use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M};
@@ -35,8 +34,9 @@ impl Vcpu {
             }
             M::Lmsw => {
                 let value = self.operand(instruction, 0, 2)? as u16;
+                let before = self.cpu().clone();
                 let effect = control::lmsw(self.cpu_mut(), value)?;
-                self.apply(effect);
+                self.changed_control(effect, before)?;
             }
             M::Smsw => {
                 let value = control::smsw(self.cpu());
@@ -50,33 +50,44 @@ impl Vcpu {
             }
             M::Invpcid => {
                 let kind = self.register(instruction.op0_register());
-                let address = self.operand_address(instruction).unwrap_or(0);
+                let address = self.operand_place(instruction, 16, false)?.unwrap_or(0);
                 let what = self.with_memory(|cpu, memory| invpcid(cpu, memory, kind, address))?;
                 self.with_reach(|spaces, reach| spaces.invalidate(reach, what));
             }
-            M::Pushfq | M::Pushf | M::Popfq | M::Popf => return self.flags_on_stack(instruction),
+            M::Pushfq | M::Pushfd | M::Pushf | M::Popfq | M::Popfd | M::Popf => {
+                return self.flags_on_stack(instruction);
+            }
             _ => return self.move_control(instruction),
         }
         Ok(Then::Next)
     }
 
+    /// A control register was written: what hangs on it follows, or the write is undone.
+    fn changed_control(&mut self, effect: Effect, before: Cpu) -> Result<(), Exception> {
+        if effect.directories_due {
+            match control::directories(self.cpu(), &self.ram) {
+                Ok(entries) => self.cpu_mut().directories = entries,
+                Err(exception) => {
+                    *self.cpu_mut() = before;
+                    return Err(exception);
+                }
+            }
+        }
+        self.apply(effect);
+        Ok(())
+    }
+
     fn flags_on_stack(&mut self, instruction: &Instruction) -> Done {
-        let size = if matches!(instruction.mnemonic(), M::Pushf | M::Popf) { 2 } else { 8 };
-        let push = matches!(instruction.mnemonic(), M::Pushf | M::Pushfq);
+        let size = instruction.stack_pointer_increment().unsigned_abs() as usize;
+        let push = instruction.stack_pointer_increment() < 0;
         self.with_memory(|cpu, memory| {
-            let rsp = cpu.gpr[RSP];
+            let mut stack = Stack::current(cpu);
             if push {
-                let below = rsp.wrapping_sub(size as u64);
-                let value = privilege::pushf(cpu);
-                memory
-                    .write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))
-                    .map_err(on_stack)?;
-                cpu.gpr[RSP] = below;
+                stack.push(cpu, memory, size, privilege::pushf(cpu))?;
+                cpu.set_stack_pointer(stack.pointer);
             } else {
-                let value = memory
-                    .read_number(cpu, rsp, size, Access::by_operand(cpu, Intent::Read))
-                    .map_err(on_stack)?;
-                cpu.gpr[RSP] = rsp.wrapping_add(size as u64);
+                let value = stack.pop(cpu, memory, size)?;
+                cpu.set_stack_pointer(stack.pointer);
                 privilege::popf(cpu, value, size);
             }
             Ok(Then::Next)
@@ -88,8 +99,9 @@ impl Vcpu {
         let next = instruction.next_ip();
         if to.is_cr() {
             let value = self.register(from);
+            let before = self.cpu().clone();
             match control::write_control(self.cpu_mut(), to.number() as u8, value)? {
-                ControlWrite::Done(effect) => self.apply(effect),
+                ControlWrite::Done(effect) => self.changed_control(effect, before)?,
                 ControlWrite::TaskPriority(priority) => {
                     self.pending = Some(Pending::Nothing { next });
                     return Err(Exit::WriteMsr { index: TASK_PRIORITY_MSR, value: priority << 4 }.into());

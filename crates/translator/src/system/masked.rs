@@ -4,6 +4,7 @@ use super::segments::in_segment;
 use super::{Done, Stop, Then};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
+use crate::rewrite::address_bits;
 use crate::vcpu::Vcpu;
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic as M, OpKind, Register};
 
@@ -23,7 +24,13 @@ impl Vcpu {
         let elements = (index_width / index_size).min(data_width / size);
         for n in 0..elements {
             if self.element_of(mask, n, size) >> (8 * size - 1) & 1 != 0 {
-                let address = self.gathered_address(instruction, n, index_size);
+                let offset = self.gathered_offset(instruction, n, index_size);
+                let address = self.cpu().linear(
+                    instruction.memory_segment().number(),
+                    offset,
+                    size as u64,
+                    Intent::Read,
+                )?;
                 let value = self.read_element(address, size).map_err(|f| in_segment(instruction, f))?;
                 self.set_element(to, n, size, value);
             }
@@ -36,25 +43,17 @@ impl Vcpu {
         Ok(Then::Next)
     }
 
-    fn gathered_address(&self, instruction: &Instruction, n: usize, index_size: usize) -> u64 {
-        use crate::cpu::segments::{FS, GS};
-        let cpu = self.cpu();
+    fn gathered_offset(&self, instruction: &Instruction, n: usize, index_size: usize) -> u64 {
         let index = self.element_of(instruction.memory_index(), n, index_size);
         let index = if index_size == 4 { index as u32 as i32 as i64 as u64 } else { index };
         let base = match instruction.memory_base() {
             Register::None => 0,
             base => self.register(base),
         };
-        let segment = match instruction.memory_segment() {
-            Register::FS => cpu.segments[FS].base,
-            Register::GS => cpu.segments[GS].base,
-            _ => 0,
-        };
         let scale = u64::from(instruction.memory_index_scale());
         let sum =
             base.wrapping_add(index.wrapping_mul(scale)).wrapping_add(instruction.memory_displacement64());
-        let narrow = instruction.memory_base().size() == 4;
-        segment.wrapping_add(if narrow { sum & 0xffff_ffff } else { sum })
+        sum & u64::MAX >> (64 - address_bits(instruction))
     }
 
     fn read_element(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
@@ -85,7 +84,7 @@ impl Vcpu {
             (*self.vector(registers[0].number()), *self.vector(registers[1].number()))
         };
         let size = if half { 8 } else { 16 };
-        let start = self.address_of(instruction, 0).unwrap_or(0);
+        let start = self.place(instruction, 0, size, Intent::Write)?;
         // Whether bytes that the mask leaves out can fault is the processor's choice (SDM vol. 2, MASKMOVDQU); AMD's
         // looks at the whole operand, and so nothing is half done.
         self.with_memory(|cpu, memory| {
@@ -121,7 +120,8 @@ impl Vcpu {
         let load = instruction.op0_kind() == OpKind::Register;
         let mask = *self.vector(instruction.op1_register().number());
         let chosen = |n: usize| mask[(n + 1) * size - 1] & 0x80 != 0;
-        let base = self.operand_address(instruction).unwrap_or(0);
+        // All of the operand is checked against its segment, whatever the mask leaves out of it.
+        let base = self.operand_place(instruction, lanes * size, !load)?.unwrap_or(0);
         let address = |n: usize| base.wrapping_add((n * size) as u64);
         if load {
             let mut result = [0; 32];

@@ -8,6 +8,7 @@ mod control;
 pub(crate) mod segments;
 mod state;
 mod strings;
+mod legacy;
 mod masked;
 
 use crate::classify::{Class, classify, uses_vector_state};
@@ -80,7 +81,6 @@ impl Vcpu {
         };
         let instruction = **instruction;
         self.sight.carried_out(instruction.mnemonic());
-        self.debug.note(instruction.mnemonic());
         let cpu = self.cpu_mut();
         cpu.rip = instruction.ip();
         cpu.interrupt_shadow = false;
@@ -97,6 +97,7 @@ impl Vcpu {
 
     /// Carries the current instruction out, or delivers the exception it raises.
     pub(crate) fn carry_out(&mut self, instruction: &Instruction) -> Result<(), Exit> {
+        self.debug.note(instruction.mnemonic());
         match self.execute(instruction) {
             Ok(Then::Next) => self.cpu_mut().rip = instruction.next_ip(),
             Ok(Then::Moved) => {}
@@ -118,8 +119,10 @@ impl Vcpu {
         if switched_off {
             return Err(self.vectors_off(instruction).into());
         }
+        let class = classify(instruction);
         match instruction.mnemonic() {
-            _ if classify(instruction) == Class::Undefined => Err(Exception::ud().into()),
+            _ if class == Class::Undefined => Err(Exception::ud().into()),
+            _ if class != Class::System => self.ordinary(instruction, class),
             M::Cpuid
             | M::Rdtsc
             | M::Rdtscp
@@ -152,8 +155,10 @@ impl Vcpu {
             | M::Wbinvd
             | M::Invd
             | M::Pushfq
+            | M::Pushfd
             | M::Pushf
             | M::Popfq
+            | M::Popfd
             | M::Popf => self.control(instruction),
             M::Mov if instruction.op0_register().is_cr() || instruction.op1_register().is_cr() => {
                 self.control(instruction)
@@ -165,6 +170,10 @@ impl Vcpu {
             | M::Syscall
             | M::Sysret
             | M::Sysretq
+            | M::Sysenter
+            | M::Sysexit
+            | M::Sysexitq
+            | M::Into
             | M::Iret
             | M::Iretd
             | M::Iretq
@@ -178,6 +187,8 @@ impl Vcpu {
             | M::Push
             | M::Pop
             | M::Lss
+            | M::Lds
+            | M::Les
             | M::Lfs
             | M::Lgs
             | M::Lgdt
@@ -194,7 +205,6 @@ impl Vcpu {
             | M::Verw
             | M::Enter
             | M::Leave
-            | M::Ret
             | M::Xlatb => self.segment_or_transfer(instruction),
             M::Xsave
             | M::Xsave64
@@ -208,17 +218,49 @@ impl Vcpu {
             | M::Fxsave64
             | M::Fxrstor
             | M::Fxrstor64 => self.vector_area(instruction),
+            M::Aaa
+            | M::Aas
+            | M::Aam
+            | M::Aad
+            | M::Daa
+            | M::Das
+            | M::Salc
+            | M::Bound
+            | M::Arpl
+            | M::Pusha
+            | M::Pushad
+            | M::Popa
+            | M::Popad => self.legacy(instruction),
             M::Fnstenv | M::Fnsave => self.environment(instruction),
             M::Maskmovdqu | M::Vmaskmovdqu | M::Maskmovq => self.masked_bytes(instruction),
-            _ if is_masked_move(instruction) => self.masked_move(instruction),
             _ if instruction.is_vsib() => self.gather(instruction),
             _ if instruction.is_string_instruction() => self.string(instruction),
-            // What could not be encoded anew comes here too.
-            _ if matches!(classify(instruction), Class::Memory | Class::BitString) => {
+            _ => Err(Exception::ud().into()),
+        }
+    }
+
+    /// What units do in place: it comes here when it could not be encoded anew, and where code has no units.
+    fn ordinary(&mut self, instruction: &Instruction, class: Class) -> Done {
+        match class {
+            Class::Nothing => Ok(Then::Next),
+            Class::Harmless => {
+                self.run_snippet(instruction, 0)??;
+                Ok(Then::Next)
+            }
+            Class::Address => {
+                let offset = self.offset_of(instruction, 1).unwrap_or(0);
+                self.set_register(instruction.op0_register(), offset);
+                Ok(Then::Next)
+            }
+            Class::Stack | Class::Flow => {
+                self.near(instruction)?;
+                Ok(Then::Moved)
+            }
+            _ if is_masked_move(instruction) => self.masked_move(instruction),
+            _ => {
                 self.play(instruction)?;
                 Ok(Then::Moved)
             }
-            _ => Err(Exception::ud().into()),
         }
     }
 

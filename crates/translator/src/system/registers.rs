@@ -52,7 +52,7 @@ impl Vcpu {
         match instruction.op_kind(n) {
             OpKind::Register => Ok(self.register(instruction.op_register(n))),
             OpKind::Memory => {
-                let address = self.address_of(instruction, n).unwrap_or(0);
+                let address = self.place(instruction, n, size, Intent::Read)?;
                 self.with_memory(|cpu, memory| {
                     memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
                 })
@@ -74,7 +74,7 @@ impl Vcpu {
             self.set_register(instruction.op_register(n), value);
             return Ok(());
         }
-        let address = self.address_of(instruction, n).unwrap_or(0);
+        let address = self.place(instruction, n, size, Intent::Write)?;
         self.with_memory(|cpu, memory| {
             memory.write_number(cpu, address, size, value, Access::by_operand(cpu, Intent::Write))
         })

@@ -5,12 +5,13 @@ use crate::cpu::segments::{CS, SS, TableRegister, load_segment};
 use crate::cpu::{RSP, descriptors, flags};
 use crate::events::deliver::Event;
 use crate::events::exception::Exception;
+use crate::events::stack::Stack;
 use crate::events::{far, iret, syscall};
-use crate::memory::access::{Fault, GuestMemory};
+use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent, canonical};
 use crate::mend::through_stack;
 use crate::vcpu::Vcpu;
-use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 
 impl Vcpu {
     pub(super) fn segment_or_transfer(&mut self, instruction: &Instruction) -> Done {
@@ -27,6 +28,15 @@ impl Vcpu {
                 self.sysret_traps();
                 return Ok(Then::Moved);
             }
+            M::Sysenter => {
+                syscall::sysenter(self.cpu_mut())?;
+                return Ok(Then::Moved);
+            }
+            M::Sysexit | M::Sysexitq => {
+                let wide = instruction.mnemonic() == M::Sysexitq;
+                syscall::sysexit(self.cpu_mut(), wide)?;
+                return Ok(Then::Moved);
+            }
             M::Iret | M::Iretd | M::Iretq => {
                 let size = match instruction.mnemonic() {
                     M::Iret => 2,
@@ -36,8 +46,13 @@ impl Vcpu {
                 self.with_memory(|cpu, memory| iret::iret(cpu, memory, size))?;
                 return Ok(Then::Moved);
             }
-            M::Int | M::Int3 => {
-                let vector = if instruction.mnemonic() == M::Int3 { 3 } else { instruction.immediate8() };
+            M::Int | M::Int3 | M::Into => {
+                let vector = match instruction.mnemonic() {
+                    M::Int3 => 3,
+                    M::Into if self.cpu().rflags & flags::OF == 0 => return Ok(Then::Next),
+                    M::Into => 4,
+                    _ => instruction.immediate8(),
+                };
                 self.deliver(Event::Software { vector, next_rip: next })?;
                 return Ok(Then::Moved);
             }
@@ -51,16 +66,17 @@ impl Vcpu {
                 self.with_memory(|cpu, memory| far::ret(cpu, memory, size, release))?;
                 return Ok(Then::Moved);
             }
-            M::Ret => {
-                // `ret n` with a ragged n: the ordinary path assumes an aligned stack pointer.
-                self.play(instruction)?;
+            M::Jmp | M::Call => return self.far_transfer(instruction),
+            M::Mov | M::Push | M::Pop | M::Lss | M::Lds | M::Les | M::Lfs | M::Lgs => {
+                return self.move_segment(instruction);
+            }
+            M::Enter => return self.enter_frame(instruction),
+            M::Leave => {
+                self.near(instruction)?;
                 return Ok(Then::Moved);
             }
-            M::Jmp | M::Call => return self.far_transfer(instruction),
-            M::Mov | M::Push | M::Pop | M::Lss | M::Lfs | M::Lgs => return self.move_segment(instruction),
-            M::Enter | M::Leave => return self.frames_on_stack(instruction),
             M::Xlatb => {
-                let address = self.address_of(instruction, 0).unwrap_or(0);
+                let address = self.place(instruction, 0, 1, Intent::Read)?;
                 let byte = self.with_memory(|cpu, memory| {
                     memory.read_number(cpu, address, 1, Access::by_operand(cpu, Intent::Read))
                 })?;
@@ -74,23 +90,39 @@ impl Vcpu {
 
     /// Reads an offset of the operand's size and a selector, and goes there.
     fn far_transfer(&mut self, instruction: &Instruction) -> Done {
-        let size = instruction.memory_size().size().saturating_sub(2);
-        if instruction.op0_kind() != OpKind::Memory || !matches!(size, 2 | 4 | 8) {
-            return Err(Exception::ud().into());
-        }
-        let address = self.address_of(instruction, 0).unwrap_or(0);
+        let (offset, selector, size) = match instruction.op0_kind() {
+            OpKind::FarBranch16 => (instruction.far_branch16().into(), instruction.far_branch_selector(), 2),
+            OpKind::FarBranch32 => (instruction.far_branch32().into(), instruction.far_branch_selector(), 4),
+            OpKind::Memory => {
+                let size = instruction.memory_size().size().saturating_sub(2);
+                if !matches!(size, 2 | 4 | 8) {
+                    return Err(Exception::ud().into());
+                }
+                let (offset, selector) = self.far_pointer(instruction, 0, size)?;
+                (offset, selector, size)
+            }
+            _ => return Err(Exception::ud().into()),
+        };
         let call = instruction.mnemonic() == M::Call;
         let next = instruction.next_ip();
         self.with_memory(|cpu, memory| -> Done {
-            let access = Access::by_operand(cpu, Intent::Read);
-            let offset = memory.read_number(cpu, address, size, access)?;
-            let selector = memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)? as u16;
             if call {
                 far::call(cpu, memory, selector, offset, next, size)?;
             } else {
                 far::jump(cpu, memory, selector, offset)?;
             }
             Ok(Then::Moved)
+        })
+    }
+
+    /// An offset of `size` bytes and the selector behind it.
+    fn far_pointer(&mut self, instruction: &Instruction, n: u32, size: usize) -> Result<(u64, u16), Fault> {
+        let address = self.place(instruction, n, size + 2, Intent::Read)?;
+        self.with_memory(|cpu, memory| {
+            let access = Access::by_operand(cpu, Intent::Read);
+            let offset = memory.read_number(cpu, address, size, access)?;
+            let selector = memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)?;
+            Ok((offset, selector as u16))
         })
     }
 
@@ -109,17 +141,11 @@ impl Vcpu {
             M::Pop => return self.pop_narrow(instruction),
             _ => {
                 let size = instruction.memory_size().size().saturating_sub(2);
-                let address = self.address_of(instruction, 1).unwrap_or(0);
-                let (offset, selector) = self.with_memory(|cpu, memory| -> Result<(u64, u16), Fault> {
-                    let access = Access::by_operand(cpu, Intent::Read);
-                    let offset = memory.read_number(cpu, address, size, access)?;
-                    Ok((
-                        offset,
-                        memory.read_number(cpu, address.wrapping_add(size as u64), 2, access)? as u16,
-                    ))
-                })?;
+                let (offset, selector) = self.far_pointer(instruction, 1, size)?;
                 let segment = match instruction.mnemonic() {
                     M::Lss => Register::SS,
+                    M::Lds => Register::DS,
+                    M::Les => Register::ES,
                     M::Lfs => Register::FS,
                     _ => Register::GS,
                 };
@@ -149,91 +175,86 @@ impl Vcpu {
             }
             _ => self.operand(instruction, 0, size)?,
         };
-        self.with_memory(|cpu, memory| write_below(cpu, memory, size, value)).map_err(on_stack)?;
+        self.push_value(size, value)?;
         Ok(Then::Next)
     }
 
     fn pop_narrow(&mut self, instruction: &Instruction) -> Done {
         let size = instruction.stack_pointer_increment().unsigned_abs() as usize;
-        let rsp = self.cpu().gpr[RSP];
-        let value = self.stack_number(rsp, size)?;
+        let before = self.cpu().gpr[RSP];
+        let mut stack = Stack::current(self.cpu());
+        let value = self.with_memory(|cpu, memory| stack.pop(cpu, memory, size))?;
         let register = instruction.op0_register();
         // An operand relative to rsp counts after the pop (SDM vol. 2, POP).
-        self.cpu_mut().gpr[RSP] = rsp.wrapping_add(size as u64);
+        self.cpu_mut().set_stack_pointer(stack.pointer);
         let stored = if instruction.op0_kind() == OpKind::Register && register.is_segment_register() {
             self.load(register, value as u16).map_err(Fault::from)
         } else {
             self.set_operand(instruction, 0, size, value)
         };
         if let Err(fault) = stored {
-            self.cpu_mut().gpr[RSP] = rsp;
+            self.cpu_mut().gpr[RSP] = before;
             return Err(fault.into());
         }
         Ok(Then::Next)
     }
 
-    /// Reads `size` bytes of the stack.
-    fn stack_number(&mut self, address: u64, size: usize) -> Result<u64, Fault> {
-        let access = Access::by_operand(self.cpu(), Intent::Read);
-        self.with_memory(|cpu, memory| memory.read_number(cpu, address, size, access)).map_err(on_stack)
-    }
-
-    /// `enter`, and `leave` with an operand-size prefix.
-    fn frames_on_stack(&mut self, instruction: &Instruction) -> Done {
+    /// `enter` (SDM vol. 2): the old frame pointer, links to the frames around this one, and room.
+    fn enter_frame(&mut self, instruction: &Instruction) -> Done {
         const RBP: usize = 5;
-        if instruction.mnemonic() == M::Leave {
-            let frame = self.cpu().gpr[RBP];
-            let value = self.stack_number(frame, 2)?;
-            self.cpu_mut().gpr[RSP] = frame.wrapping_add(2);
-            self.set_register(Register::BP, value);
-            return Ok(Then::Next);
-        }
-        let size: usize = if instruction.code() == iced_x86::Code::Enterw_imm16_imm8 { 2 } else { 8 };
+        let (size, register) = match instruction.code() {
+            Code::Enterw_imm16_imm8 => (2, Register::BP),
+            Code::Enterd_imm16_imm8 => (4, Register::EBP),
+            _ => (8, Register::RBP),
+        };
         let (room, level) = (u64::from(instruction.immediate16()), instruction.immediate8_2nd() & 31);
-        let before = (self.cpu().gpr[RSP], self.cpu().gpr[RBP]);
-        let done = self.with_memory(|cpu, memory| -> Result<(), Fault> {
-            write_below(cpu, memory, size, cpu.gpr[RBP])?;
-            let frame = cpu.gpr[RSP];
-            for n in 1..level {
-                let link = before.1.wrapping_sub(size as u64 * u64::from(n));
-                let value = memory.read_number(cpu, link, size, Access::by_operand(cpu, Intent::Read))?;
-                write_below(cpu, memory, size, value)?;
+        let frame = self.with_memory(|cpu, memory| -> Result<u64, Fault> {
+            let mut stack = Stack::current(cpu);
+            let mut links = stack.at(cpu.gpr[RBP]);
+            stack.push(cpu, memory, size, cpu.gpr[RBP])?;
+            let frame = stack.pointer;
+            for _ in 1..level {
+                links = links.at(links.pointer.wrapping_sub(size as u64));
+                let value = { links }.pop(cpu, memory, size)?;
+                stack.push(cpu, memory, size, value)?;
             }
             if level > 0 {
-                write_below(cpu, memory, size, frame)?;
+                stack.push(cpu, memory, size, frame)?;
             }
             // The new stack's end must be there to be written (SDM vol. 2, ENTER).
-            let end = cpu.gpr[RSP].wrapping_sub(room);
-            memory.probe(cpu, end, size, Access::by_operand(cpu, Intent::Write))?;
-            let mask = if size == 2 { 0xffff } else { u64::MAX };
-            cpu.gpr[RBP] = before.1 & !mask | frame & mask;
-            cpu.gpr[RSP] = end;
-            Ok(())
-        });
-        if let Err(fault) = done {
-            self.cpu_mut().gpr[RSP] = before.0;
-            return Err(on_stack(fault).into());
-        }
+            let end = stack.at(stack.pointer.wrapping_sub(room));
+            end.probe(cpu, memory, size)?;
+            cpu.set_stack_pointer(end.pointer);
+            Ok(frame)
+        })?;
+        self.set_register(register, frame);
         Ok(Then::Next)
     }
 
-    /// `lgdt`, `lidt` and their stores: ten bytes, limit first.
+    /// `lgdt`, `lidt` and their stores: limit first, then the base.
     fn descriptor_table(&mut self, instruction: &Instruction) -> Result<(), super::Stop> {
-        let address = self.address_of(instruction, 0).unwrap_or(0);
         let global = matches!(instruction.mnemonic(), M::Lgdt | M::Sgdt);
         let load = matches!(instruction.mnemonic(), M::Lgdt | M::Lidt);
+        // Six bytes outside 64-bit mode; a load with 16-bit operands takes three of the base's four (SDM vol. 2, LGDT).
+        let long = self.cpu().in_64_bit_mode();
+        let size = if long { 8 } else { 4 };
+        let narrow = matches!(instruction.code(), Code::Lgdt_m1632_16 | Code::Lidt_m1632_16);
+        let mask = if narrow { 0xff_ffff } else { u64::MAX };
+        if load {
+            descriptors::privileged(self.cpu())?;
+        }
+        let intent = if load { Intent::Read } else { Intent::Write };
+        let address = self.place(instruction, 0, 2 + size, intent)?;
         self.with_memory(|cpu, memory| {
+            let access = Access::by_operand(cpu, intent);
             if !load {
                 let table = if global { cpu.gdtr } else { cpu.idtr };
-                let access = Access::by_operand(cpu, Intent::Write);
-                memory.probe(cpu, address, 10, access)?;
+                memory.probe(cpu, address, 2 + size, access)?;
                 memory.write_number(cpu, address, 2, table.limit.into(), access)?;
-                return Ok(memory.write_number(cpu, address.wrapping_add(2), 8, table.base, access)?);
+                return Ok(memory.write_number(cpu, address.wrapping_add(2), size, table.base, access)?);
             }
-            descriptors::privileged(cpu)?;
-            let access = Access::by_operand(cpu, Intent::Read);
             let limit = memory.read_number(cpu, address, 2, access)? as u16;
-            let base = memory.read_number(cpu, address.wrapping_add(2), 8, access)?;
+            let base = memory.read_number(cpu, address.wrapping_add(2), size, access)? & mask;
             if !canonical(base) {
                 return Err(Exception::gp(0).into());
             }
@@ -309,28 +330,12 @@ fn far_return_size(instruction: &Instruction) -> usize {
     }
 }
 
-/// Pushes `size` bytes.
-fn write_below(
-    cpu: &mut crate::cpu::Cpu,
-    memory: &mut GuestMemory,
-    size: usize,
-    value: u64,
-) -> Result<(), Fault> {
-    let below = cpu.gpr[RSP].wrapping_sub(size as u64);
-    memory.write_number(cpu, below, size, value, Access::by_operand(cpu, Intent::Write))?;
-    cpu.gpr[RSP] = below;
-    Ok(())
-}
-
 /// An operand's address that is not canonical is the fault of its segment.
 pub(crate) fn in_segment(instruction: &Instruction, fault: Fault) -> Fault {
-    if through_stack(instruction) { on_stack(fault) } else { fault }
-}
-
-/// An address that is not canonical is the stack segment's fault.
-pub(crate) fn on_stack(fault: Fault) -> Fault {
     match fault {
-        Fault::Exception(exception) if exception == Exception::gp(0) => Fault::Exception(Exception::ss(0)),
+        Fault::Exception(exception) if exception == Exception::gp(0) && through_stack(instruction) => {
+            Exception::ss(0).into()
+        }
         other => other,
     }
 }

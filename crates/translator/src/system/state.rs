@@ -28,13 +28,13 @@ const COMPACT: u64 = 1 << 63;
 
 impl Vcpu {
     pub(super) fn vector_area(&mut self, instruction: &Instruction) -> Done {
-        let address = self.operand_address(instruction).unwrap_or(0);
+        let save = !matches!(instruction.mnemonic(), M::Fxrstor | M::Fxrstor64 | M::Xrstor | M::Xrstor64);
+        let address = self.operand_place(instruction, LEGACY, save)?.unwrap_or(0);
         let legacy = matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64);
         if address & if legacy { 15 } else { 63 } != 0 {
             return Err(Exception::gp(0).into());
         }
         if legacy {
-            let save = matches!(instruction.mnemonic(), M::Fxsave | M::Fxsave64);
             return if save {
                 self.save(instruction, address, LEGACY, POINTERS)
             } else {
@@ -69,8 +69,8 @@ impl Vcpu {
     /// `fnstenv` and `fnsave`: pointers are the last four words of the environment, of 28 bytes or, with an operand-size
     /// prefix, of 14 (SDM vol. 1, figures 8-9 and 8-11).
     pub(super) fn environment(&mut self, instruction: &Instruction) -> Done {
-        let address = self.operand_address(instruction).unwrap_or(0);
         let size = operand_size(instruction);
+        let address = self.operand_place(instruction, size, true)?.unwrap_or(0);
         let pointers = if matches!(size, 14 | 94) { 6..14 } else { 12..28 };
         self.save(instruction, address, size, pointers)
     }

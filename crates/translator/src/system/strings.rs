@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // The host's string instructions, on Guest memory.
 
 use super::{Done, Then};
+use crate::cpu::segments::{ES, FS, GS};
 use crate::cpu::{RAX, RCX, RDI, RDX, RSI, flags};
 use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
@@ -22,10 +23,10 @@ const BATCH: u64 = 4096;
 struct Shape {
     size: u64,
     repeat: bool,
-    /// Registers wrap at 32 bits.
-    narrow: bool,
-    /// Added to the source's offset.
-    source_base: u64,
+    /// The bits of rsi, rdi and rcx that count: the address size's.
+    mask: u64,
+    /// The segment register of the source.
+    source_segment: usize,
 }
 
 impl Vcpu {
@@ -74,38 +75,47 @@ impl Vcpu {
     }
 
     fn shape(&self, instruction: &Instruction) -> Shape {
-        let narrow = (0..instruction.op_count())
-            .any(|n| matches!(instruction.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
-        let source_base = match instruction.segment_prefix() {
-            Register::FS => self.cpu().segments[crate::cpu::segments::FS].base,
-            Register::GS => self.cpu().segments[crate::cpu::segments::GS].base,
-            _ => 0,
+        let has =
+            |kinds: [OpKind; 3]| (0..instruction.op_count()).any(|n| kinds.contains(&instruction.op_kind(n)));
+        let mask = if has([OpKind::MemorySegSI, OpKind::MemoryESDI, OpKind::MemorySegDI]) {
+            0xffff
+        } else if has([OpKind::MemorySegESI, OpKind::MemoryESEDI, OpKind::MemorySegEDI]) {
+            0xffff_ffff
+        } else {
+            u64::MAX
         };
+        let source_segment = instruction.memory_segment().number();
         let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-        Shape { size: instruction.memory_size().size() as u64, repeat, narrow, source_base }
+        Shape { size: instruction.memory_size().size() as u64, repeat, mask, source_segment }
     }
 
     fn index(&self, register: usize, shape: Shape) -> u64 {
-        let value = self.cpu().gpr[register];
-        if shape.narrow { value & 0xffff_ffff } else { value }
+        self.cpu().gpr[register] & shape.mask
     }
 
     fn count(&self, shape: Shape) -> u64 {
         self.index(RCX, shape)
     }
 
-    fn source(&self, shape: Shape) -> u64 {
-        self.index(RSI, shape).wrapping_add(shape.source_base)
+    /// Linear address of the source's element.
+    fn source(&self, shape: Shape) -> Result<u64, Exception> {
+        self.cpu().linear(shape.source_segment, self.index(RSI, shape), shape.size, Intent::Read)
     }
 
-    /// Counts `elements` as done in the registers.
+    /// Linear address of the destination's element, which is always in ES.
+    fn destination(&self, shape: Shape, intent: Intent) -> Result<u64, Exception> {
+        self.cpu().linear(ES, self.index(RDI, shape), shape.size, intent)
+    }
+
+    /// Counts `elements` as done in the registers. 16-bit ones keep what is above; 32-bit ones clear it.
     fn advance(&mut self, shape: Shape, elements: u64, source: bool, destination: bool) {
         let distance = shape.size.wrapping_mul(elements);
         let distance = if self.downward() { distance.wrapping_neg() } else { distance };
+        let kept = if shape.mask == 0xffff { !shape.mask } else { 0 };
         let gpr = &mut self.cpu_mut().gpr;
         let mut step = |register: usize, by: u64| {
             let value = gpr[register].wrapping_add(by);
-            gpr[register] = if shape.narrow { value & 0xffff_ffff } else { value };
+            gpr[register] = gpr[register] & kept | value & shape.mask;
         };
         if source {
             step(RSI, distance);
@@ -145,18 +155,24 @@ impl Vcpu {
     fn batch(&mut self, instruction: &Instruction, shape: Shape) -> Result<u64, Exception> {
         let moves = matches!(instruction.mnemonic(), M::Movsb | M::Movsw | M::Movsd | M::Movsq);
         let stores = matches!(instruction.mnemonic(), M::Stosb | M::Stosw | M::Stosd | M::Stosq);
-        if !(moves || stores) || !shape.repeat || self.downward() || self.debug.one_element() {
+        // Where limits must be looked at, they are looked at for each element.
+        let unlimited =
+            self.cpu().in_64_bit_mode() || self.cpu().flat() && !matches!(shape.source_segment, FS | GS);
+        let plain = unlimited && shape.mask != 0xffff && !self.debug.one_element();
+        if !(moves || stores) || !shape.repeat || !plain || self.downward() {
             return Ok(0);
         }
         let mut source = (std::ptr::null_mut(), u64::MAX);
         if moves {
-            match self.direct(self.source(shape), false)? {
+            match self.direct(self.source(shape)?, false)? {
                 // An element across two pages: both of its pages come before the destination's.
                 Some(found) if found.1 >= shape.size => source = found,
                 _ => return Ok(0),
             }
         }
-        let Some((to, room)) = self.direct(self.index(RDI, shape), true)? else { return Ok(0) };
+        let Some((to, room)) = self.direct(self.destination(shape, Intent::Write)?, true)? else {
+            return Ok(0);
+        };
         let elements = self.count(shape).min(room / shape.size).min(source.1 / shape.size);
         if elements == 0 {
             return Ok(0);
@@ -172,22 +188,24 @@ impl Vcpu {
     /// One element, by the book.
     fn element(&mut self, instruction: &Instruction, shape: Shape) -> Result<(), Fault> {
         let size = shape.size as usize;
-        let (source, destination) = (self.source(shape), self.index(RDI, shape));
         let kind = instruction.mnemonic();
-        let read = |vcpu: &mut Vcpu, address| {
+        let read_at = |vcpu: &mut Vcpu, address| {
             vcpu.with_memory(|cpu, memory| {
                 memory.read_number(cpu, address, size, Access::by_operand(cpu, Intent::Read))
             })
         };
+        let load = |vcpu: &mut Vcpu| read_at(vcpu, vcpu.source(shape)?);
+        let look = |vcpu: &mut Vcpu| read_at(vcpu, vcpu.destination(shape, Intent::Read)?);
         let write = |vcpu: &mut Vcpu, value| {
+            let address = vcpu.destination(shape, Intent::Write)?;
             vcpu.with_memory(|cpu, memory| {
-                memory.write_number(cpu, destination, size, value, Access::by_operand(cpu, Intent::Write))
+                memory.write_number(cpu, address, size, value, Access::by_operand(cpu, Intent::Write))
             })
         };
         let accumulator = self.cpu().gpr[RAX] & low(size);
         match kind {
             M::Movsb | M::Movsw | M::Movsd | M::Movsq => {
-                let value = read(self, source)?;
+                let value = load(self)?;
                 write(self, value)?;
                 self.advance(shape, 1, true, true);
             }
@@ -196,19 +214,19 @@ impl Vcpu {
                 self.advance(shape, 1, false, true);
             }
             M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => {
-                let value = read(self, source)?;
+                let value = load(self)?;
                 let register =
                     [Register::AL, Register::AX, Register::EAX, Register::RAX][size.ilog2() as usize];
                 self.set_register(register, value);
                 self.advance(shape, 1, true, false);
             }
             M::Scasb | M::Scasw | M::Scasd | M::Scasq => {
-                let value = read(self, destination)?;
+                let value = look(self)?;
                 self.compare(accumulator, value, size);
                 self.advance(shape, 1, false, true);
             }
             _ => {
-                let (first, second) = (read(self, source)?, read(self, destination)?);
+                let (first, second) = (load(self)?, look(self)?);
                 self.compare(first, second, size);
                 self.advance(shape, 1, true, true);
             }
@@ -241,14 +259,14 @@ impl Vcpu {
         }
         self.touch_port(port, size);
         if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd) {
-            let destination = self.index(RDI, shape);
+            let destination = self.destination(shape, Intent::Write)?;
             self.with_memory(|cpu, memory| {
                 memory.probe(cpu, destination, size.into(), Access::by_operand(cpu, Intent::Write))
             })?;
             self.pending = Some(Pending::Element { instruction: Box::new(*instruction) });
             return Err(Exit::PortIn { port, size }.into());
         }
-        let source = self.source(shape);
+        let source = self.source(shape)?;
         let value = self.with_memory(|cpu, memory| {
             memory.read_number(cpu, source, size.into(), Access::by_operand(cpu, Intent::Read))
         })?;
@@ -260,15 +278,11 @@ impl Vcpu {
     /// The answer to an `ins` element's exit.
     pub(crate) fn store_element(&mut self, instruction: &Instruction, value: u64) -> Result<(), Exit> {
         let shape = self.shape(instruction);
-        let destination = self.index(RDI, shape);
-        let written = self.with_memory(|cpu, memory| {
-            memory.write_number(
-                cpu,
-                destination,
-                shape.size as usize,
-                value,
-                Access::by_operand(cpu, Intent::Write),
-            )
+        let written = self.destination(shape, Intent::Write).map_err(Fault::from).and_then(|destination| {
+            self.with_memory(|cpu, memory| {
+                let access = Access::by_operand(cpu, Intent::Write);
+                memory.write_number(cpu, destination, shape.size as usize, value, access)
+            })
         });
         if let Err(Fault::Exception(exception)) = written {
             return self.raise(exception);

@@ -12,5 +12,6 @@ mod debug;
 mod devices;
 mod strings;
 mod vectors;
+mod modes;
 mod limits;
 mod noise;

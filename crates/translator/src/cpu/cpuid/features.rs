@@ -2,7 +2,7 @@
 //!
 //! Left out on purpose: AVX-512, AMX and whatever else needs state beyond ymm; XSAVES, MPX, PKU, CET and LA57, which need
 //! control bits that nothing here has; MONITOR, VMX, SVM, SGX, TSX, user interrupts and performance counters, which need hardware
-//! that a translator cannot pass on; UMIP, 3DNow!, SSE4A, XOP; SYSENTER and VME, for there is no 32-bit mode yet.
+//! that a translator cannot pass on; UMIP, 3DNow!, SSE4A, XOP; VME, for there is no virtual-8086 mode.
 
 use crate::cpu::xcr0;
 
@@ -48,13 +48,13 @@ struct Group {
 }
 
 const GROUPS: &[Group] = &[
-    // Addressing and privilege, done by the page walk, control.rs and events: PSE, MSR, PAE, MCE, APIC, MTRR, PGE, MCA, PAT,
-    // PSE-36; DE: breakpoints are kept, never hit; SYSCALL, NX, 1 GiB pages, RDTSCP, long mode; FSGSBASE, SMEP, INVPCID, SMAP;
+    // Addressing and privilege, done by the page walk, control.rs and events: PSE, MSR, PAE, MCE, APIC, SEP, MTRR, PGE, MCA,
+    // PAT, PSE-36; DE: breakpoints are kept, never hit; SYSCALL, NX, 1 GiB pages, RDTSCP, long mode; FSGSBASE, SMEP, INVPCID, SMAP;
     // PCID; RDPID.
     Group {
         rule: Always,
         bits: &[
-            (BASIC_D, &[2, 3, 5, 6, 7, 9, 12, 13, 14, 16, 17]),
+            (BASIC_D, &[2, 3, 5, 6, 7, 9, 11, 12, 13, 14, 16, 17]),
             (BASIC_C, &[17]),
             (MORE_B, &[0, 7, 10, 20]),
             (MORE_C, &[22]),

@@ -5,7 +5,7 @@ use crate::events::iret::iret;
 use crate::memory::ram::PAGE_SIZE;
 use crate::workbench::*;
 
-fn event(bench: &mut Workbench, event: Event) -> Result<(), Shutdown> {
+fn event(bench: &mut Workbench, event: Event) -> Result<(), TripleFault> {
     let mut memory = GuestMemory::new(&bench.ram);
     deliver(&mut bench.cpu, &mut memory, event)
 }
@@ -185,13 +185,13 @@ fn the_table_of_nested_faults_is_the_manuals() {
         }
         assert_eq!(combine(Event::Exception(first), page), Ok(page));
         assert_eq!(combine(Event::Exception(page), first), Ok(Exception::df()));
-        assert_eq!(combine(Event::Exception(Exception::df()), first), Err(Shutdown::TripleFault));
+        assert_eq!(combine(Event::Exception(Exception::df()), first), Err(TripleFault));
         assert_eq!(combine(Event::Exception(Exception::ud()), first), Ok(first));
         assert_eq!(combine(Event::Interrupt(13), first), Ok(first));
         assert_eq!(combine(Event::Software { vector: 13, next_rip: 0 }, first), Ok(first));
     }
     assert_eq!(combine(Event::Exception(page), page), Ok(Exception::df()));
-    assert_eq!(combine(Event::Exception(Exception::df()), page), Err(Shutdown::TripleFault));
+    assert_eq!(combine(Event::Exception(Exception::df()), page), Err(TripleFault));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_machine_without_a_table_of_handlers_shuts_down_and_keeps_its_state() {
     let mut bench = Workbench::new();
     bench.cpu.idtr.limit = 0;
     let before = bench.cpu.clone();
-    assert_eq!(event(&mut bench, Event::Exception(Exception::ud())), Err(Shutdown::TripleFault));
+    assert_eq!(event(&mut bench, Event::Exception(Exception::ud())), Err(TripleFault));
     assert_eq!(bench.cpu, before);
 }
 
@@ -220,7 +220,7 @@ fn a_task_state_segment_without_any_stack_shuts_the_machine_down() {
     let mut bench = Workbench::new();
     bench.go_user();
     bench.cpu.tr.limit = 10;
-    assert_eq!(event(&mut bench, Event::Interrupt(0x20)), Err(Shutdown::TripleFault));
+    assert_eq!(event(&mut bench, Event::Interrupt(0x20)), Err(TripleFault));
 }
 
 #[test]
@@ -262,13 +262,13 @@ fn a_conforming_handler_runs_at_the_privilege_it_interrupts() {
 }
 
 #[test]
-fn a_handler_at_privilege_level_1_ends_the_machine_with_a_reason() {
+fn a_handler_at_privilege_level_1_runs_on_that_levels_stack() {
     let mut bench = Workbench::new();
     bench.go_user();
-    bench.gate(0x20, HANDLER, LEVEL_1_CODE & !3, 0x8e, 1);
-    let ended = event(&mut bench, Event::Interrupt(0x20));
-    assert_eq!(
-        ended,
-        Err(Shutdown::Dead(Death::UnsupportedMode { mode: "privilege level 1", rip: HANDLER }))
-    );
+    bench.put(TSS + 12, RSP0 - 0x800);
+    bench.gate(0x20, HANDLER, LEVEL_1_CODE & !3, 0x8e, 0);
+    event(&mut bench, Event::Interrupt(0x20)).unwrap();
+    assert_eq!((bench.cpu.cpl, bench.cpu.segments[CS].selector), (1, LEVEL_1_CODE));
+    assert_eq!(bench.cpu.segments[SS], Segment::null(1));
+    assert_eq!(bench.cpu.gpr[RSP], RSP0 - 0x800 - 40);
 }

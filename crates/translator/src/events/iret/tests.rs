@@ -1,6 +1,5 @@
 use super::*;
 use crate::cpu::segments::{DS, ES, FS, Segment};
-use crate::exit::Death;
 use crate::workbench::*;
 
 /// Lays a frame on the stack and returns through it.
@@ -116,12 +115,19 @@ fn data_segments_of_the_kernel_do_not_reach_the_user() {
 }
 
 #[test]
-fn a_return_to_32_bit_code_ends_the_machine_with_a_reason() {
+fn a_return_to_32_bit_code_clears_the_upper_halves_it_does_not_have() {
     let mut bench = on_stack();
     let mut frame = TO_USER;
     frame[1] = USER_CODE_32 as u64;
-    let mode = "32-bit compatibility mode";
-    assert_eq!(run(&mut bench, frame), Err(Refusal::Dead(Death::UnsupportedMode { mode, rip: 0x40_0000 })));
+    frame[3] = 0x1_0000_5000;
+    bench.cpu.gpr[0] = u64::MAX;
+    bench.cpu.gpr[8] = u64::MAX;
+    run(&mut bench, frame).unwrap();
+    let cpu = &bench.cpu;
+    assert_eq!((cpu.code_size(), cpu.rip, cpu.cpl), (crate::cpu::mode::CodeSize::Wide, 0x40_0000, 3));
+    assert_eq!((cpu.gpr[0], cpu.gpr[RSP], cpu.gpr[8]), (0xffff_ffff, 0x5000, u64::MAX));
+    frame[0] = 0x1_0000_0000;
+    assert_eq!(run(&mut on_stack(), frame), gp(0));
 }
 
 #[test]

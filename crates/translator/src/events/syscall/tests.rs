@@ -52,13 +52,13 @@ fn without_the_switch_neither_exists() {
     let mut bench = ready();
     bench.cpu.efer &= !efer::SCE;
     assert_eq!(syscall(&mut bench.cpu, 0), Err(Exception::ud()));
-    assert_eq!(sysret(&mut bench.cpu, true), Err(Exception::ud().into()));
+    assert_eq!(sysret(&mut bench.cpu, true), Err(Exception::ud()));
 }
 
 #[test]
 fn sysret_is_the_kernels() {
     let mut bench = ready();
-    assert_eq!(sysret(&mut bench.cpu, true), Err(Exception::gp(0).into()));
+    assert_eq!(sysret(&mut bench.cpu, true), Err(Exception::gp(0)));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn sysret_to_an_address_that_is_not_canonical_faults_in_the_kernel() {
     let mut bench = ready();
     syscall(&mut bench.cpu, 0x8000_0000_0000).unwrap();
     let before = bench.cpu.clone();
-    assert_eq!(sysret(&mut bench.cpu, true), Err(Exception::gp(0).into()));
+    assert_eq!(sysret(&mut bench.cpu, true), Err(Exception::gp(0)));
     assert_eq!(bench.cpu, before);
 }
 
@@ -81,10 +81,42 @@ fn sysret_takes_only_the_flags_that_exist_and_not_rf_or_vm() {
 }
 
 #[test]
-fn sysret_to_32_bit_code_ends_the_machine_with_a_reason() {
+fn sysret_returns_to_32_bit_code_with_the_halves_it_has() {
     let mut bench = ready();
     syscall(&mut bench.cpu, 0x40_0002).unwrap();
-    assert!(matches!(sysret(&mut bench.cpu, false), Err(Refusal::Dead(_))));
+    let base = (bench.cpu.star >> 48) as u16;
+    bench.cpu.gpr[RCX] |= 0xffff_ffff << 32;
+    sysret(&mut bench.cpu, false).unwrap();
+    assert_eq!((bench.cpu.rip, bench.cpu.cpl), (0x40_0002, 3));
+    assert_eq!(bench.cpu.segments[CS], Segment::flat_code(base | 3, 3));
+    assert_eq!(bench.cpu.gpr[RCX], 0x40_0002);
+}
+
+#[test]
+fn syscall_from_32_bit_code_goes_where_cstar_says() {
+    let mut bench = ready();
+    bench.cpu.cstar = 0x7000;
+    bench.cpu.segments[CS] = Segment::flat_code(USER_CODE_32, 3);
+    syscall(&mut bench.cpu, 0x40_0002).unwrap();
+    assert_eq!((bench.cpu.rip, bench.cpu.cpl), (0x7000, 0));
+    assert!(bench.cpu.in_64_bit_mode());
+}
+
+#[test]
+fn sysenter_and_sysexit_take_their_segments_from_one_register() {
+    let mut bench = ready();
+    assert_eq!(sysenter(&mut bench.cpu), Err(Exception::gp(0)));
+    bench.cpu.sysenter = crate::cpu::Sysenter { cs: KERNEL_CODE.into(), rsp: 0x9000, rip: 0x7000 };
+    bench.cpu.rflags |= flags::IF;
+    sysenter(&mut bench.cpu).unwrap();
+    assert_eq!((bench.cpu.rip, bench.cpu.gpr[RSP], bench.cpu.cpl), (0x7000, 0x9000, 0));
+    assert_eq!(bench.cpu.segments[CS], Segment::long_code(KERNEL_CODE, 0));
+    assert_eq!(bench.cpu.rflags & flags::IF, 0);
+    (bench.cpu.gpr[RDX], bench.cpu.gpr[RCX]) = (0x40_0000, 0x50_0000);
+    sysexit(&mut bench.cpu, false).unwrap();
+    assert_eq!((bench.cpu.rip, bench.cpu.gpr[RSP], bench.cpu.cpl), (0x40_0000, 0x50_0000, 3));
+    assert_eq!(bench.cpu.segments[CS].selector, (KERNEL_CODE + 16) | 3);
+    assert_eq!(sysexit(&mut bench.cpu, false), Err(Exception::gp(0)));
 }
 
 #[test]

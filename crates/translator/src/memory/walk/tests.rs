@@ -92,7 +92,7 @@ fn lay(
 
 fn check(bench: &Workbench, bits: u8, rights: (bool, bool, bool), switches: u32) -> u32 {
     let paging = Paging {
-        root: PML4,
+        root: Root::Four(PML4),
         write_protect: switches & 1 != 0,
         no_execute: switches & 2 != 0,
         smep: switches & 4 != 0,
@@ -183,7 +183,7 @@ fn a_table_outside_ram_reads_as_ones_and_so_has_reserved_bits() {
     bench.put(PDPT, RAM_BYTES | P | W);
     let paging = Paging::of(&bench.cpu);
     assert_eq!(code(walk(&bench.ram, &paging, 0x5000, supervisor(Intent::Read))), Some(0b1001));
-    let nowhere = Paging { root: ADDRESS, ..paging };
+    let nowhere = Paging { root: Root::Four(ADDRESS), ..paging };
     assert_eq!(code(walk(&bench.ram, &nowhere, 0x5000, supervisor(Intent::Read))), Some(0b1001));
 }
 

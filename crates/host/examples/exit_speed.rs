@@ -1,0 +1,129 @@
+//! What a way out of the Guest and back costs, and how long a notify takes to wake who listens for it; on each engine.
+//!
+//! The control interface's Guests of a few bytes: one reads a port where nobody is, over and over; the other watches a
+//! word and notifies when it changes, while a thread changes the word and sleeps on the eventfd.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lguest_abi::hypercall::Hypercall;
+use lguest_abi::meeting::HYPERCALL_PORT;
+use lguest_host::control::{Control, ControlError};
+use lguest_host::memory::{GuestAddress, Memory, PAGE_SIZE};
+use lguest_host::platform::Engine;
+use lguest_translator::LongModeEntry;
+use rustix::event::{EventfdFlags, eventfd};
+
+const RAM: u64 = 1 << 20;
+const CODE: u64 = 0x10000;
+/// Where LGUEST_INIT's answer goes, the address notified, an address nobody listens at, and the word that is watched.
+const DATA: u32 = 0x6000;
+const BELL: u32 = 0x7000;
+const DONE: u32 = 0x8;
+const WORD: u32 = 0x6800;
+/// The engines, and how often a thing is done: a KVM that interprets has few exits in a second.
+const ENGINES: [(Engine, &str, u32); 2] =
+    [(Engine::Translator, "translator", 20_000), (Engine::Kvm, "kvm", 2_000)];
+
+/// `mov r32, value`, by opcode.
+fn load(code: &mut Vec<u8>, opcode: u8, value: u32) {
+    code.push(opcode);
+    code.extend(value.to_le_bytes());
+}
+
+/// A hypercall by port: eax the number, esi and ebx the arguments.
+fn call(code: &mut Vec<u8>, call: Hypercall, first: u32, second: u32) {
+    load(code, 0xb8, call as u32);
+    load(code, 0xbe, first);
+    load(code, 0xbb, second);
+    load(code, 0xba, HYPERCALL_PORT.into());
+    code.push(0xef);
+}
+
+/// Reads port 0x10 `times` times, then notifies where nobody listens.
+fn reader(times: u32) -> Vec<u8> {
+    let mut code = Vec::new();
+    call(&mut code, Hypercall::Init, DATA, 0);
+    load(&mut code, 0xb9, times);
+    // in al, 0x10; dec ecx; jnz -6
+    code.extend([0xe4, 0x10, 0xff, 0xc9, 0x75, 0xfa]);
+    call(&mut code, Hypercall::Notify, 0, DONE);
+    code
+}
+
+/// Notifies whenever the word changes.
+fn watcher() -> Vec<u8> {
+    let mut code = Vec::new();
+    call(&mut code, Hypercall::Init, DATA, 0);
+    // xor edi, edi
+    code.extend([0x31, 0xff]);
+    let top = code.len();
+    // pause; mov eax, [WORD]; cmp eax, edi; je -13; mov edi, eax
+    code.extend([0xf3, 0x90, 0x8b, 0x04, 0x25]);
+    code.extend(WORD.to_le_bytes());
+    code.extend([0x39, 0xf8, 0x74, 0xf3, 0x89, 0xc7]);
+    call(&mut code, Hypercall::Notify, 0, BELL);
+    let back = (top as isize - code.len() as isize - 2) as i8;
+    code.extend([0xeb, back as u8]);
+    code
+}
+
+/// A Guest with this code: flat segments, and page tables for the first two mebibytes.
+fn guest(engine: Engine, code: &[u8]) -> Result<(Control, Arc<Memory>), ControlError> {
+    let memory = Arc::new(Memory::new(RAM).expect("a mebibyte"));
+    let put = |at: u64, bytes: &[u8]| memory.write(GuestAddress(at), bytes).expect("in memory");
+    put(0x1000, &0x2003u64.to_le_bytes());
+    put(0x2000, &0x9003u64.to_le_bytes());
+    put(0x9000, &0x83u64.to_le_bytes());
+    put(0x3010, &0x00af_9b00_0000_ffffu64.to_le_bytes());
+    put(0x3018, &0x00cf_9300_0000_ffffu64.to_le_bytes());
+    put(CODE, code);
+    let entry = LongModeEntry { rip: CODE, rsp: 0x8000, rsi: 0, cr3: 0x1000, gdt: 0x3000, gdt_limit: 0x1f };
+    let control = Control::open(engine);
+    control.initialize(memory.clone(), RAM / PAGE_SIZE, entry)?;
+    Ok((control, memory))
+}
+
+/// Nanoseconds of one port read.
+fn exit(engine: Engine, times: u32) -> Result<u128, ControlError> {
+    let (control, _memory) = guest(engine, &reader(times))?;
+    let begun = Instant::now();
+    control.run(0, &mut [0; 16])?;
+    Ok(begun.elapsed().as_nanos() / u128::from(times))
+}
+
+/// Nanoseconds from the word's change to the thread's waking, the median.
+fn wake(engine: Engine, times: u32) -> Result<u128, ControlError> {
+    let (control, memory) = guest(engine, &watcher())?;
+    let bell = eventfd(0, EventfdFlags::empty()).expect("an eventfd");
+    control.eventfd(BELL.into(), bell.try_clone().expect("a second descriptor"))?;
+    std::thread::scope(|scope| {
+        let listener = scope.spawn(|| {
+            let mut took: Vec<u128> = (1..=times)
+                .map(|turn| {
+                    let begun = Instant::now();
+                    memory.store_word(GuestAddress(WORD.into()), turn).expect("in memory");
+                    rustix::io::read(&bell, &mut [0; 8]).expect("an eventfd is read");
+                    begun.elapsed().as_nanos()
+                })
+                .collect();
+            control.break_out().expect("the Guest is alive");
+            took.sort_unstable();
+            took[took.len() / 2]
+        });
+        match control.run(0, &mut [0; 16]) {
+            Err(ControlError::Again) => control.break_done()?,
+            other => panic!("the Guest came back: {other:?}"),
+        }
+        Ok(listener.join().expect("the listener came to its end"))
+    })
+}
+
+fn main() {
+    for (engine, name, times) in ENGINES {
+        match exit(engine, times).and_then(|exit| Ok((exit, wake(engine, times)?))) {
+            Ok((exit, wake)) => println!("{name} exit_ns {exit} notify_wake_ns {wake}"),
+            Err(error) => eprintln!("{name} left out: {error}"),
+        }
+    }
+}
