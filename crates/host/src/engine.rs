@@ -94,8 +94,8 @@ pub struct ExitCounts {
     pub steps: u64,
 }
 
-/// One virtual processor on some engine.
-pub trait Vcpu {
+/// One virtual processor on some engine. It runs on one thread at a time, and may be made on another.
+pub trait Vcpu: Send {
     /// Runs the Guest until the board has to do something.
     fn run(&mut self) -> Exit;
     /// Answers `PortIn`, `MmioRead` or `Hypercall`; bits above the size asked for are ignored.

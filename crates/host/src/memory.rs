@@ -2,7 +2,10 @@
 //!
 //! Why a file and not just anonymous memory: the translator maps the same bytes a second time, read-only, and a
 //! device in another process can be handed the file. Why copies and never references: the Guest writes its memory
-//! whenever it likes, so a Rust reference to it would be a lie. One function checks bounds: `Memory::offset`.
+//! whenever it likes, so a Rust reference to it would be a lie. One function checks bounds: `Memory::offset`. And every
+//! write tells the translator, which may have made code from what was there; there is no other way to write. Only what
+//! another process writes (the broker of a link) is not heard of: a Guest that executes its receive buffers may run what
+//! it received before.
 //!
 //! ```text
 //!   guest-physical             in the file
@@ -20,9 +23,10 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, fence};
 
-use lguest_translator::{Ram, RamError, RamRegion};
+use lguest_translator::{Ram, RamError, RamRegion, Sharing};
 
 mod turns;
 
@@ -106,6 +110,8 @@ pub struct Memory {
     mapped: u64,
     regions: Vec<RamRegion>,
     grafts: Vec<Graft>,
+    /// What the translator made code from, which hears of every write here.
+    sharing: Arc<Sharing>,
 }
 
 // SAFETY: the mapping is shared memory that lives as long as the Memory; all access is by copy.
@@ -161,6 +167,7 @@ impl Memory {
             mapped,
             regions: regions(bytes, devices),
             grafts: Vec::new(),
+            sharing: Arc::new(Sharing::new(mapped / PAGE_SIZE)),
         })
     }
 
@@ -233,7 +240,7 @@ impl Memory {
     /// # Errors
     /// [`MemoryError::Ram`] when the host refuses a mapping.
     pub fn ram(&self) -> Result<Ram, MemoryError> {
-        let mut ram = Ram::new(&self.file, self.mapped, self.regions.clone())?;
+        let mut ram = Ram::shared(&self.file, self.mapped, self.regions.clone(), self.sharing.clone())?;
         for graft in &self.grafts {
             ram.graft(graft.offset, &graft.file)?;
         }
@@ -259,7 +266,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Copies bytes into the Guest. For loaders and devices; it does not tell the translator that code changed.
+    /// Copies bytes into the Guest. For loaders and devices. Comes back when no vCPU runs code made from the old bytes.
     ///
     /// # Errors
     /// [`MemoryError::OutOfRange`] when any byte is not RAM; then nothing was copied.
@@ -269,6 +276,7 @@ impl Memory {
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.mapping.wrapping_add(offset), bytes.len())
         };
+        self.sharing.wrote(offset as u64, bytes.len() as u64);
         Ok(())
     }
 
@@ -294,7 +302,9 @@ impl Memory {
                 _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
             }
         };
-        copy().map_err(MemoryError::File)
+        let copied = copy().map_err(MemoryError::File);
+        self.sharing.wrote(offset as u64, length);
+        copied
     }
 
     /// Copies `length` bytes from here to another Guest (or elsewhere in this one), with no stop between.
@@ -309,9 +319,11 @@ impl Memory {
         length: u64,
     ) -> Result<(), MemoryError> {
         let source = self.mapping.wrapping_add(self.offset(from, length)?);
-        let target = other.mapping.wrapping_add(other.offset(to, length)?);
+        let offset = other.offset(to, length)?;
+        let target = other.mapping.wrapping_add(offset);
         // SAFETY: both ranges were found inside their mappings; `copy` allows them to overlap.
         unsafe { std::ptr::copy(source, target, length as usize) };
+        other.sharing.wrote(offset as u64, length);
         Ok(())
     }
 
@@ -345,6 +357,7 @@ impl Memory {
         let word = self.mapping.wrapping_add(offset).cast();
         // SAFETY: as in `load_word`.
         unsafe { AtomicU32::from_ptr(word) }.store(value, turns::GIVE);
+        self.sharing.wrote(offset as u64, 4);
         Ok(())
     }
 

@@ -49,7 +49,8 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// An engine for this memory, and its vCPU 0 where a boot loader leaves it.
+    /// An engine for this memory, and its vCPUs: the first where a boot loader leaves it, the others as they wait for it to
+    /// start them.
     ///
     /// # Errors
     /// [`PlatformError`].
@@ -57,22 +58,37 @@ impl Platform {
         engine: Engine,
         memory: &Arc<Memory>,
         rate: TscRate,
+        cpus: u32,
         entry: LongModeEntry,
-    ) -> Result<(Platform, Box<dyn Vcpu>), PlatformError> {
+    ) -> Result<(Platform, Vec<Box<dyn Vcpu>>), PlatformError> {
+        let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
         match engine {
             Engine::Translator => {
-                let controllers = Controllers::new(1, rate).map_err(PlatformError::Thread)?;
+                let controllers = Controllers::new(cpus, rate).map_err(PlatformError::Thread)?;
                 let ram = Arc::new(memory.ram()?);
-                let mut vcpu = TranslatorVcpu::new(ram, 0, 1, controllers.clone(), ClockOrigin::now())?;
-                vcpu.enter_long_mode(entry);
-                Ok((Platform::Translator(controllers), Box::new(vcpu)))
+                // One origin for all, so that their clocks agree.
+                let origin = ClockOrigin::now();
+                for index in 0..cpus {
+                    let mut vcpu =
+                        TranslatorVcpu::new(ram.clone(), index, cpus, controllers.clone(), origin)?;
+                    if index == 0 {
+                        vcpu.enter_long_mode(entry);
+                    }
+                    vcpus.push(Box::new(vcpu));
+                }
+                Ok((Platform::Translator(controllers), vcpus))
             }
             Engine::Kvm => {
                 let machine = KvmMachine::new(memory.clone())?;
                 machine.watch().map_err(PlatformError::Thread)?;
-                let mut vcpu = KvmVcpu::new(&machine, 0, rate)?;
-                vcpu.enter_long_mode(entry)?;
-                Ok((Platform::Kvm(machine), Box::new(vcpu)))
+                for index in 0..cpus {
+                    let mut vcpu = KvmVcpu::new(&machine, index, cpus, rate)?;
+                    if index == 0 {
+                        vcpu.enter_long_mode(entry)?;
+                    }
+                    vcpus.push(Box::new(vcpu));
+                }
+                Ok((Platform::Kvm(machine), vcpus))
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::debug::Debuggee;
 use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
-use crate::irq::seat::Entry;
+use crate::irq::seat::{Entry, Takes};
 use crate::irq::timer_register::APIC_BUS_KHZ;
 use crate::sight::{Journal, Report, Times};
 
@@ -29,8 +29,6 @@ const RSI: usize = 6;
 pub struct TranslatorVcpu {
     pub(crate) cpu: Cpu,
     index: u32,
-    /// The machine has no other vCPU that could wake this one.
-    alone: bool,
     ram: Arc<Ram>,
     controllers: Arc<Controllers>,
     origin: ClockOrigin,
@@ -38,7 +36,7 @@ pub struct TranslatorVcpu {
     wall_clock: u64,
     system_time: u64,
     /// What the translator was last told about interrupt windows.
-    window: bool,
+    window: (bool, bool),
     /// The last exit was a hypercall.
     asked: bool,
     /// Summoned away from its sleep.
@@ -67,13 +65,12 @@ impl TranslatorVcpu {
         Ok(TranslatorVcpu {
             cpu,
             index,
-            alone: count == 1,
             ram,
             controllers,
             origin,
             wall_clock: 0,
             system_time: 0,
-            window: false,
+            window: (false, false),
             asked: false,
             halted: false,
             counts: ExitCounts::default(),
@@ -86,10 +83,11 @@ impl TranslatorVcpu {
         self.cpu.enter_long_mode(entry);
     }
 
-    fn set_window(&mut self, on: bool) {
-        if self.window != on {
-            self.window = on;
-            self.cpu.request_interrupt_window(on);
+    fn set_windows(&mut self, interrupt: bool, nmi: bool) {
+        if self.window != (interrupt, nmi) {
+            self.window = (interrupt, nmi);
+            self.cpu.request_interrupt_window(interrupt);
+            self.cpu.request_nmi_window(nmi);
         }
     }
 
@@ -128,10 +126,7 @@ impl TranslatorVcpu {
             CpuExit::WriteMsr { index, value } => self.write_msr(index, value),
             CpuExit::Halt => {
                 self.counts.halts += 1;
-                if !self.cpu.interruptible() && self.alone {
-                    return Some(Exit::Dead(HALTED_FOR_EVER.into()));
-                }
-                self.sleep();
+                return self.sleep();
             }
             CpuExit::Kicked => self.counts.kicks += 1,
             CpuExit::InterruptWindow => self.counts.windows += 1,
@@ -147,11 +142,16 @@ impl TranslatorVcpu {
     }
 
     /// Waits for what ends a halt. Two looks at the clock are nothing beside a sleep.
-    fn sleep(&mut self) {
+    fn sleep(&mut self) -> Option<Exit> {
+        let interruptible = self.cpu.interruptible();
+        if !interruptible && self.controllers.nobody_is_left(self.index) {
+            return Some(Exit::Dead(HALTED_FOR_EVER.into()));
+        }
         let began = host_tsc();
-        let over = self.controllers.seat(self.index).sleep(self.controllers.rate(), self.cpu.interruptible());
+        let over = self.controllers.seat(self.index).sleep(self.controllers.rate(), interruptible);
         self.halted = !over;
         self.asleep += host_tsc().saturating_sub(began);
+        None
     }
 
     /// A hypercall whose first argument is in register `first`.
@@ -188,7 +188,6 @@ impl TranslatorVcpu {
         }
     }
 
-    /// Known limit: a record written over translated code would not be noticed. Kernels keep it in data pages.
     fn write_wall_clock(&mut self, value: u64) -> Result<(), Refused> {
         self.wall_clock = value;
         if self.ram.write(value, &self.origin.wall_record()) { Ok(()) } else { Err(Refused) }
@@ -207,11 +206,14 @@ impl TranslatorVcpu {
 impl Vcpu for TranslatorVcpu {
     fn run(&mut self) -> Exit {
         self.asked = false;
-        if self.halted {
-            self.sleep();
+        if self.halted
+            && let Some(exit) = self.sleep()
+        {
+            return exit;
         }
         loop {
-            match self.controllers.enter(self.index, self.cpu.interruptible()) {
+            let takes = Takes { interrupts: self.cpu.interruptible(), nmi: self.cpu.takes_nmi() };
+            match self.controllers.enter(self.index, takes) {
                 Entry::Stopped => return Exit::Stopped,
                 Entry::Summoned => return Exit::Summoned,
                 Entry::Interrupt(vector) => {
@@ -220,8 +222,19 @@ impl Vcpu for TranslatorVcpu {
                 }
                 // `Controllers::enter` has turned it into an interrupt; asking again is right in any case.
                 Entry::External => {}
-                Entry::Run { window, .. } => {
-                    self.set_window(window);
+                Entry::Nmi => {
+                    self.counts.interrupts += 1;
+                    self.cpu.nmi();
+                }
+                Entry::Initialize => self.cpu.initialize(),
+                Entry::StartUp(page) => self.cpu.start_up(page),
+                Entry::Wait => {
+                    if let Some(exit) = self.sleep() {
+                        return exit;
+                    }
+                }
+                Entry::Run { window, nmi_window, .. } => {
+                    self.set_windows(window, nmi_window);
                     let exit = self.cpu.run();
                     self.controllers.seat(self.index).leave();
                     if let Some(exit) = self.settle(exit) {
@@ -277,3 +290,7 @@ impl Vcpu for TranslatorVcpu {
         true
     }
 }
+
+#[cfg(test)]
+#[path = "translator_engine_tests.rs"]
+mod tests;

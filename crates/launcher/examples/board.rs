@@ -38,6 +38,6 @@ fn main() {
             }
         }
     });
-    let outcome = machine.run_watched(|reports| eprintln!("board: {reports:?}"));
+    let outcome = machine.run_watched(&|| (), |reports| eprintln!("board: {reports:?}"));
     eprintln!("board: {outcome:?}");
 }

@@ -59,6 +59,7 @@ fn main() {
     }
     give.send(machine.stopper()).expect("the screen waits for it");
     let mut steps = 0;
-    let outcome = machine.run_watched(|reports| steps = reports.iter().map(|vcpu| vcpu.exits.steps).sum());
+    let outcome =
+        machine.run_watched(&|| (), |reports| steps = reports.iter().map(|vcpu| vcpu.exits.steps).sum());
     println!("{steps} instructions, then {outcome:?}");
 }

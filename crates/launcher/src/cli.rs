@@ -70,7 +70,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "SIZE", default_value = "256M", allow_hyphen_values = true)]
     pub memory: String,
 
-    /// How many processors; this version runs one
+    /// How many processors, 1 to 8
     #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
     pub cpus: String,
 

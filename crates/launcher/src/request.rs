@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::board::MOST_CPUS;
 use crate::debian::DEFAULT_KERNEL;
 use crate::debian::package::PackageName;
 
@@ -74,14 +75,16 @@ fn size(text: &str) -> Option<u64> {
 /// Reads `--cpus`.
 ///
 /// # Errors
-/// For anything but one.
+/// For anything but 1 to 8.
 pub fn cpus(text: &str) -> Result<u32, Mistake> {
     match text.parse::<u32>() {
-        Ok(1) => Ok(1),
+        Ok(cpus @ 1..=MOST_CPUS) => Ok(cpus),
         Ok(0) | Err(_) => {
-            Err(Mistake(format!("--cpus {text}: is no number of processors; this version runs 1")))
+            Err(Mistake(format!("--cpus {text}: is no number of processors; give 1 to {MOST_CPUS}")))
         }
-        Ok(_) => Err(Mistake(format!("--cpus {text}: this version runs one processor; give 1"))),
+        Ok(_) => Err(Mistake(format!(
+            "--cpus {text}: is more processors than a machine has; give 1 to {MOST_CPUS}"
+        ))),
     }
 }
 
@@ -233,10 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn only_one_processor_is_offered() {
-        assert_eq!(cpus("1"), Ok(1));
-        for text in ["0", "2", "-1", "many"] {
-            assert!(cpus(text).unwrap_err().0.starts_with(&format!("--cpus {text}: ")));
+    fn one_to_eight_processors_are_offered() {
+        assert_eq!((cpus("1"), cpus("8")), (Ok(1), Ok(8)));
+        for text in ["0", "9", "-1", "many", "4294967296"] {
+            let Mistake(sentence) = cpus(text).unwrap_err();
+            assert!(
+                sentence.starts_with(&format!("--cpus {text}: ")) && sentence.ends_with("1 to 8"),
+                "{sentence}"
+            );
         }
     }
 

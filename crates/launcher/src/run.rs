@@ -347,8 +347,7 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
     plan.sandbox.close(&button)?;
-    plan.sandbox.confine_vcpu();
-    let (outcome, account) = watch.run(machine);
+    let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
     debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.

@@ -86,11 +86,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Runs the machine to its end, with the account that was asked for.
-    pub fn run(self, machine: Machine) -> (Outcome, FinalAccount) {
-        let Some(form) = self.stats else { return (machine.run(), FinalAccount(None)) };
+    /// Runs the machine to its end, with the account that was asked for. Each of its threads calls `settle` first.
+    pub fn run(self, machine: Machine, settle: &(dyn Fn() + Sync)) -> (Outcome, FinalAccount) {
+        let Some(form) = self.stats else { return (machine.run(settle), FinalAccount(None)) };
         let mut account = None;
-        let outcome = machine.run_watched(|reports| {
+        let outcome = machine.run_watched(settle, |reports| {
             let memory = self.book.as_ref().and_then(AccountBook::read);
             account = Some((Account { elapsed: self.start.elapsed(), reports, memory }, form));
         });

@@ -43,7 +43,7 @@ fn memory_that_cannot_work_names_the_value_and_what_would() {
 #[test]
 fn every_value_that_cannot_work_is_named_with_its_option() {
     for (option, value) in [
-        ("--cpus", "2"),
+        ("--cpus", "9"),
         ("--cpus", "none"),
         ("--engine", "steam"),
         ("--timeout", "0"),

@@ -53,6 +53,8 @@ impl Mem {
 
 /// Condition codes as `jcc`, `setcc` and `cmovcc` encode them.
 pub mod cond {
+    /// Not below, unsigned.
+    pub const AE: u8 = 3;
     /// Zero, equal.
     pub const Z: u8 = 4;
     /// Above, unsigned.
@@ -210,6 +212,10 @@ impl Code {
     /// `sub to, [mem]` (64 bits; sets flags)
     pub fn sub_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x2b], to.0, mem);
+    }
+    /// `cmp reg, [mem]` (64 bits; sets flags)
+    pub fn cmp_memory(&mut self, reg: Reg, mem: Mem) {
+        self.with_memory(&[], true, &[0x3b], reg.0, mem);
     }
     /// `cmp reg, value` (64 bits; sets flags)
     pub fn cmp(&mut self, reg: Reg, value: u32) {
@@ -411,6 +417,7 @@ mod tests {
         assert_eq!(shown(|c| c.and_memory(S0, Mem::at(FRAME, 8))), "and r10,[rsp+8h];");
         assert_eq!(shown(|c| c.store8_immediate(Mem::at(FRAME, 8), 3)), "mov byte ptr [rsp+8h],3h;");
         assert_eq!(shown(|c| c.cmp(S0, 4096)), "cmp r10,1000h;");
+        assert_eq!(shown(|c| c.cmp_memory(S1, Mem::at(FRAME, 8))), "cmp r11,[rsp+8h];");
         assert_eq!(shown(|c| c.sub_memory(RAX, Mem::at(FRAME, 8))), "sub rax,[rsp+8h];");
         assert_eq!(shown(|c| c.test_memory32(Mem::at(FRAME, 8), 1)), "test dword ptr [rsp+8h],1h;");
         assert_eq!(shown(|c| c.or32(S0, S1)), "or r10d,r11d;");

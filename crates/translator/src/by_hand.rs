@@ -17,10 +17,18 @@ use crate::memory::walk::{Access, Intent};
 use crate::vcpu::Vcpu;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
+/// The last page of 32-bit code: what runs over its end goes on at zero, which units do not know.
+const LAST_PAGE: u64 = 0xffff_f000;
+
 impl Vcpu {
     /// True when the code at `rip` is translated in units.
     pub(crate) fn in_units(&self) -> bool {
-        self.cpu().in_64_bit_mode()
+        let cpu = self.cpu();
+        match cpu.code_size() {
+            CodeSize::Long => true,
+            CodeSize::Wide => cpu.rip < LAST_PAGE && cpu.flat(),
+            CodeSize::Narrow => false,
+        }
     }
 
     /// Carries out the instruction at `rip`.

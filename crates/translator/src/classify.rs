@@ -268,6 +268,9 @@ pub fn classify(instruction: &Instruction) -> Class {
         | M::Popad
         | M::Lds
         | M::Les => Class::System,
+        // A processor that waits for another lets it run: see rewrite/inline.rs. With a REX.B between its two bytes the decoder
+        // names it so too, and the processor exchanges rax and r8; that one is copied.
+        M::Pause if instruction.len() == 2 => Class::System,
         _ if instruction.is_privileged() => Class::System,
         _ if is_gather(instruction) => Class::System,
         _ if moves_segment(instruction) => Class::System,

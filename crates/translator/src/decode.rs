@@ -28,7 +28,7 @@ pub struct Block {
 /// Decodes from `pc` into `block`; `bytes` start there and end at the page's end (or 15 bytes on for a crossing
 /// instruction). False when the first instruction does not end within `bytes`.
 pub fn block(bytes: &[u8], pc: u64, mode: Mode, block: &mut Block) -> bool {
-    let mut decoder = Decoder::with_ip(64, bytes, pc, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(mode.size.bits(), bytes, pc, DecoderOptions::NONE);
     block.instructions.clear();
     block.leaves = false;
     let longest = if mode.single() { 1 } else { LONGEST };
@@ -70,6 +70,7 @@ pub fn resumes(instruction: &Instruction) -> bool {
         | M::Pushfq
         | M::Pushf
         | M::Cli
+        | M::Pause
         | M::Cld
         | M::Std
         | M::Stac
@@ -102,7 +103,9 @@ pub fn resumes(instruction: &Instruction) -> bool {
         | M::Lar
         | M::Lsl
         | M::Verr
-        | M::Verw => true,
+        | M::Verw
+        | M::Vzeroall
+        | M::Vzeroupper => true,
         M::Mov => {
             !instruction.op0_register().is_cr()
                 && !instruction.op0_register().is_dr()

@@ -27,7 +27,8 @@ pub enum Exit {
     Halt,
     /// [`crate::Kicker::kick`] was called.
     Kicked,
-    /// The Guest can take an interrupt now, as asked for by [`crate::Vcpu::request_interrupt_window`].
+    /// The Guest can take an interrupt now, as asked for by [`crate::Vcpu::request_interrupt_window`], or a non-maskable one,
+    /// as asked for by [`crate::Vcpu::request_nmi_window`].
     InterruptWindow,
     /// `vmcall` or `vmmcall`: number and arguments are in the general registers; `rax` takes the answer.
     Hypercall,

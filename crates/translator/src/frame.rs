@@ -1,9 +1,10 @@
 //! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
 //!
 //! ```text
-//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ...
 //!                                              ^ rsp while the Guest runs
 //! ```
+//! There is a bank of jump tables for each of the modes that must not find each other's units ([`BANKS`]).
 //! The host's `rsp` is the only register that generated code, the host kernel's signal frames and Rust agree on, so
 //! it points here; the Guest's stack pointer lives in another register. Everything a unit touches without a
 //! Guest's memory access is `[rsp + constant]`.
@@ -21,8 +22,15 @@ pub const JUMP_SLOTS: usize = 1 << 16;
 /// Address spaces that keep their user-side tables at the same time. Linux rotates six PCIDs; eight covers it.
 pub const SPACES: usize = 8;
 
-/// Room for calls to thunks. They push eight bytes; a page is the smallest mapping.
-const STACK: usize = 4096;
+/// Banks of jump tables: 64-bit code; 32-bit code; 32-bit code between supervisor and user.
+pub const BANKS: usize = 3;
+
+/// Slots of one bank.
+pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
+
+/// Room for calls to thunks, which push eight bytes, and for a signal whose handler asked for no stack of its own: its
+/// frame takes 3.5 KiB with AVX-512 and 11 KiB with AMX state, and the handler something on top. Only touched pages exist.
+const STACK: usize = 32 << 10;
 
 /// See the module's drawing. The first fields sit where an 8-bit displacement reaches them.
 #[repr(C, align(64))]
@@ -31,6 +39,8 @@ pub struct Frame {
     pub page_mask: u64,
     /// Bits 0 to 2: what must be clear in an aligned stack pointer.
     pub stack_mask: u64,
+    /// Bits 0 and 1: the same in 32-bit code.
+    pub narrow_stack_mask: u64,
     /// Arithmetic flags that a memory access inside a unit set aside, as `lahf; seto al` gives them.
     pub saved_flags: u32,
     /// First entry of the current address space's jump table, counted from the kernel's.
@@ -65,6 +75,8 @@ pub struct Frame {
     pub calls: Calls,
     /// A jump target or value kept over a push.
     pub kept: u64,
+    /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
+    pub reach: [u64; 2],
     /// The host's stack pointer while the Guest runs.
     pub host_rsp: u64,
     /// The Guest's MXCSR while Rust runs.
@@ -128,7 +140,7 @@ impl FrameMapping {
 
     /// Maps a frame of zeros.
     pub fn new() -> Result<FrameMapping, SetupError> {
-        let length = Self::FRAME + Self::JUMPS + (1 + SPACES) * JUMP_SLOTS * 8;
+        let length = Self::FRAME + Self::JUMPS + BANKS * BANK_SLOTS * 8;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh private mapping where the kernel likes.
@@ -148,7 +160,7 @@ impl FrameMapping {
 
     /// Entry `index` of the jump tables, counted from the kernel's first.
     pub fn jump(&self, index: usize) -> *mut u64 {
-        assert!(index < (1 + SPACES) * JUMP_SLOTS);
+        assert!(index < BANKS * BANK_SLOTS);
         self.start.wrapping_add(Self::FRAME + Self::JUMPS + 8 * index).cast()
     }
 
@@ -166,10 +178,10 @@ impl FrameMapping {
         }
     }
 
-    /// Sets all entries of one table.
-    pub fn fill_jumps(&self, space: usize, host: u64) {
+    /// Sets all entries of one table, counted from the first bank's first.
+    pub fn fill_jumps(&self, table: usize, host: u64) {
         for slot in 0..JUMP_SLOTS {
-            self.set_jump(space * JUMP_SLOTS + slot, host);
+            self.set_jump(table * JUMP_SLOTS + slot, host);
         }
     }
 }

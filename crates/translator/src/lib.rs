@@ -13,6 +13,7 @@
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
 //! | `spaces` | which tables hold for which address space |
+//! | `neighbours` | what vCPUs ask of each other: code that was written over, pages that become code |
 //! | `x87` | x87's registers, when a Guest starts and stops running |
 //! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
@@ -20,9 +21,11 @@
 //! | `mend`, `play`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
 //! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
+//! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
 //! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
-//! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame.
+//! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
+//! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
 
 mod assemble;
 pub mod cpu;
@@ -35,6 +38,7 @@ mod rewrite;
 mod cache;
 pub mod memory;
 mod spaces;
+mod neighbours;
 mod x87;
 mod trap;
 mod forbidden;
@@ -46,6 +50,7 @@ mod near;
 mod system;
 pub mod events;
 pub mod exit;
+pub mod isolation;
 pub mod sight;
 pub mod debug;
 mod requirements;
@@ -57,6 +62,7 @@ mod workbench;
 pub use exit::{Death, Exit};
 pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};
+pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;
 pub use trap::Kicker;

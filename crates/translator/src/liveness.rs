@@ -7,6 +7,7 @@
 //! the interrupted code sets anew before it reads them.
 
 use crate::classify::{Class, classify};
+use crate::cpu::mode::CodeSize;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic as M, OpKind, Register, RflagsBits};
 
 /// The six flags that arithmetic sets, in iced's numbering.
@@ -58,10 +59,10 @@ pub fn live_before(instructions: &[(Instruction, Class)], after_last: u32) -> Ve
 const PEEKED: usize = 8;
 
 /// Flags that are live at Guest bytes that a unit is about to jump to, as far as a short look tells.
-pub fn live_at(bytes: &[u8], pc: u64) -> u32 {
+pub fn live_at(bytes: &[u8], pc: u64, size: CodeSize) -> u32 {
     let mut live = 0;
     let mut settled = 0;
-    for instruction in Decoder::with_ip(64, bytes, pc, DecoderOptions::NONE).iter().take(PEEKED) {
+    for instruction in Decoder::with_ip(size.bits(), bytes, pc, DecoderOptions::NONE).iter().take(PEEKED) {
         let class = classify(&instruction);
         live |= read(&instruction, class) & !settled;
         settled |= overwritten(&instruction, class);

@@ -8,8 +8,8 @@
 #![allow(unsafe_code)] // One look at x87's status.
 
 use crate::classify::{Class, classify};
-use crate::cpu::flags;
 use crate::cpu::segments::{FS, GS, SS};
+use crate::cpu::{RSP, flags};
 use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
@@ -41,12 +41,13 @@ impl Vcpu {
             self.take_flags_aside();
         }
         let start = self.cache.unit(unit);
+        let word = start.key.mode.word();
         self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
         let address = self.frame().scratch;
         let (size, write) = match part {
             Part::Operand { size, write } => (usize::from(size), write),
-            Part::Push => (8, true),
-            Part::Pop => (8, false),
+            Part::Push => (word, true),
+            Part::Pop => (word, false),
         };
         if size >= 16 || !canonical(address) || !canonical(address.wrapping_add(size as u64 - 1)) {
             let instruction = self.decode_at(unit, self.cpu().rip);
@@ -111,7 +112,7 @@ impl Vcpu {
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
         let offset = offset & !0xfff;
         let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };
-        let writable = found.writable && found.dirty && !self.ram.has_code(offset);
+        let writable = found.writable && found.dirty && self.may_write((offset >> 12) as u32);
         if write && !writable {
             return Ok(Mended::ByHand);
         }
@@ -156,13 +157,17 @@ impl Vcpu {
         let (borrowed, kept) = (frame.borrowed, frame.kept);
         match mark.lent {
             Lent::Nothing => {}
+            Lent::Push { from } if offset >= from => {
+                let rsp = &mut frame.cpu.gpr[RSP];
+                *rsp = rsp.wrapping_add(4) & 0xffff_ffff;
+            }
             Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
             Lent::Strings { source, from } if offset >= from => {
                 use crate::cpu::{RDI, RSI};
                 frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
                 frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });
             }
-            Lent::Strings { .. } => {}
+            Lent::Strings { .. } | Lent::Push { .. } => {}
         }
         if mark.flags_aside {
             self.take_flags_aside();
@@ -173,15 +178,9 @@ impl Vcpu {
 
     /// The Guest instruction at `pc`, which a unit was made from.
     fn decode_at(&self, unit: UnitIndex, pc: u64) -> Instruction {
-        let unit = self.cache.unit(unit);
-        let (page, second) = (unit.key.page, unit.second_page);
-        let mut bytes = [0; 15];
-        let first = (4096 - (pc & 0xfff) as usize).min(15);
-        self.ram.read_file(u64::from(page) << 12 | pc & 0xfff, &mut bytes[..first]);
-        if let Some(second) = second {
-            self.ram.read_file(u64::from(second) << 12, &mut bytes[first..]);
-        }
-        Decoder::with_ip(64, &bytes, pc, DecoderOptions::NONE).decode()
+        // From the unit's own copy: another vCPU may have written over what memory held.
+        let bytes = self.cache.bytes_from(unit, pc);
+        Decoder::with_ip(self.cache.unit(unit).key.mode.size.bits(), bytes, pc, DecoderOptions::NONE).decode()
     }
 
     fn protection_fault(&self, instruction: &Instruction) -> Exception {
@@ -282,7 +281,12 @@ impl Vcpu {
 /// The fault of an address that no mapping could mend: one that is not aligned as the instruction wants it, or not
 /// canonical (#SS for the stack's segment, else #GP). Both come before a page fault (SDM vol. 3, table 6-2); which of the
 /// two comes first no manual says, and the host looks at the alignment first.
-fn refused_address(instruction: &Instruction, address: u64, size: usize, stack: bool) -> Option<Exception> {
+pub(crate) fn refused_address(
+    instruction: &Instruction,
+    address: u64,
+    size: usize,
+    stack: bool,
+) -> Option<Exception> {
     if address & (alignment(instruction) - 1) != 0 {
         return Some(Exception::gp(0));
     }

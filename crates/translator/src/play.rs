@@ -9,11 +9,11 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
-use crate::mend::is_masked_move;
+use crate::mend::{is_masked_move, refused_address, through_stack};
 use crate::rewrite::{self, operand_size};
 use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
-use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, OpAccess, OpKind};
+use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind};
 
 /// The buffer: a page for the operand's place within its page (alignment faults must come out right), and one more
 /// for what follows.
@@ -118,6 +118,14 @@ impl Vcpu {
     pub(crate) fn play(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         self.statistics.played += 1;
         self.resume = None;
+        if is_locked(instruction) {
+            // Between the copies nobody else may touch the bytes (SDM vol. 3, 9.1.2).
+            return self.alone(|vcpu| vcpu.play_alone(instruction));
+        }
+        self.play_alone(instruction)
+    }
+
+    fn play_alone(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         match classify(instruction) {
             Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),
             Class::Memory | Class::BitString => self.play_operand(instruction),
@@ -150,6 +158,9 @@ impl Vcpu {
             Ok(None) => return self.unsupported(instruction),
             Err(exception) => return self.refuse_access(instruction, exception),
         };
+        if let Some(exception) = refused_address(instruction, address, size, through_stack(instruction)) {
+            return self.refuse_access(instruction, exception);
+        }
         let mut bytes = vec![0; size];
         let read = self.with_memory(|cpu, memory| {
             // What is only written is read too: an x87 store whose exception is not masked writes nothing.
@@ -217,13 +228,13 @@ impl Vcpu {
         };
         self.cache.write_snippet(&code);
         let host = self.bounce.host(address);
-        let mut kicked = false;
+        let mut kicked = 0;
         let result = loop {
             self.frame().scratch = host;
             match self.enter(place) {
                 crate::cache::thunks::Reason::Played => break Ok(()),
                 // What is begun is finished first.
-                crate::cache::thunks::Reason::Kicked => kicked |= self.kicker.0.take(),
+                crate::cache::thunks::Reason::Kicked => kicked |= self.kicker.0.take_all(),
                 crate::cache::thunks::Reason::Fault => {
                     let fault = self.frame().fault;
                     break Err(match fault.signal {
@@ -235,9 +246,7 @@ impl Vcpu {
                 reason => unreachable!("a snippet does not leave for {reason:?}"),
             }
         };
-        if kicked {
-            self.kicker.kick();
-        }
+        self.kicker.0.put_back(kicked);
         Ok(result)
     }
 
@@ -332,6 +341,12 @@ impl Vcpu {
         let device = writes.then_some(played.physical);
         self.execute_played(&played.instruction, played.address, played.size, writes, device)
     }
+}
+
+/// Whether a processor carries the instruction out with the bus locked: by prefix, or because it is `xchg` with memory.
+fn is_locked(instruction: &Instruction) -> bool {
+    let memory = (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+    instruction.has_lock_prefix() || memory && instruction.mnemonic() == Mnemonic::Xchg
 }
 
 /// What an instruction does to its memory operand.

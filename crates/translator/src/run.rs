@@ -10,7 +10,6 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::frame::{pack_flags, unpack_flags};
 use crate::liveness;
-use crate::memory::access::CodeWrites;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
 use crate::sight::CodeNews;
@@ -45,20 +44,24 @@ impl Vcpu {
         self.running.cache = &raw mut *self.cache;
         let attached = Attached::new(&raw mut *self.running);
         self.kicker.0.start();
+        let inside = self.go_inside();
         self.frame().view = 0;
         self.refresh_shortcuts();
         self.refresh_calls();
         let exit = loop {
-            if self.kicker.0.take() {
-                break Exit::Kicked;
+            if self.kicker.0.pending()
+                && let Err(exit) = self.called()
+            {
+                break exit;
             }
-            if self.window && self.interruptible() {
+            if self.window && self.interruptible() || self.nmi_window && self.takes_nmi() {
                 break Exit::InterruptWindow;
             }
             if let Err(exit) = self.step() {
                 break exit;
             }
         };
+        drop(inside);
         self.kicker.0.stop();
         drop(attached);
         self.sight.spent(began, |ticks| &mut ticks.running);
@@ -137,17 +140,22 @@ impl Vcpu {
     fn mode(&self) -> Mode {
         let cpu = self.cpu();
         Mode {
+            size: cpu.code_size(),
             user: cpu.cpl == 3,
-            ragged_stack: cpu.gpr[crate::cpu::RSP] & 7 != 0,
-            clock_hidden: cpu.cpl == 3 && cpu.cr4 & cr4::TSD != 0,
+            middle: matches!(cpu.cpl, 1 | 2),
+            ragged_stack: cpu.stack_is_ragged(),
+            clock_hidden: cpu.cpl != 0 && cpu.cr4 & cr4::TSD != 0,
             vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
-            one_step: cpu.interrupt_shadow && (self.window || self.kicker.0.pending())
+            one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending())
                 || self.debug.single(cpu.rip),
         }
     }
 
     /// Host address of the unit at `rip`; `None` after an exception was delivered instead.
     fn find(&mut self) -> Result<Option<u64>, Exit> {
+        if !self.cpu().in_64_bit_mode() {
+            self.frame().reach = self.cpu().based_reach();
+        }
         match self.unit_at_rip()? {
             Ok(unit) => Ok(Some(self.cache.entry(unit))),
             Err(exception) => self.raise(exception).map(|()| None),
@@ -185,7 +193,7 @@ impl Vcpu {
             }
         }
         if !mode.single() {
-            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode.user, pc, unit));
+            self.with_reach(|spaces, reach| spaces.set_jump(reach, mode, pc, unit));
         }
         Ok(Ok(unit))
     }
@@ -231,69 +239,76 @@ impl Vcpu {
     }
 
     fn translate_with(&mut self, key: Key, draft: &mut Draft) -> Result<Result<UnitIndex, Exception>, Exit> {
-        self.mark_code(key.page);
-        let Draft { bytes, block } = draft;
-        bytes.clear();
-        self.code_bytes(key.pc, key.page, UNIT_BYTES, bytes);
-        let mut second_page = None;
-        if !decode::block(bytes, key.pc, key.mode, block) {
-            let second = match self.code_page((key.pc | 0xfff) + 1)? {
-                Ok(page) => page,
-                Err(exception) => return Ok(Err(exception)),
-            };
-            self.mark_code(second);
-            self.code_bytes((key.pc | 0xfff) + 1, second, LONGEST_INSTRUCTION, bytes);
-            second_page = Some(second);
-            if !decode::block(bytes, key.pc, Mode { one_step: true, ..key.mode }, block) {
-                return Ok(Err(Exception::gp(0)));
-            }
-        }
-        self.debug.cut(block);
-        Ok(Ok(self.install(key, block, bytes, second_page)))
-    }
-
-    fn install(&mut self, key: Key, block: &Block, bytes: &[u8], second_page: Option<u32>) -> UnitIndex {
-        let after = self.live_after(key, block);
-        let live = liveness::live_before(&block.instructions, after);
         for attempt in 0..2 {
-            let place = Place {
-                address: self.cache.arena.address(self.cache.arena.used()),
-                unit: self.cache.units.len() as UnitIndex,
-                first_site: self.cache.sites.len() as u32,
-            };
-            let rewritten =
-                rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
-            let Some(start) = self.cache.arena.append(&rewritten.code) else {
-                assert_eq!(attempt, 0, "an empty arena holds any unit");
-                self.start_over();
-                self.mark_code(key.page);
-                second_page.into_iter().for_each(|page| self.mark_code(page));
-                continue;
-            };
-            self.statistics.units += 1;
-            self.statistics.instructions += block.instructions.len() as u64;
-            let size = rewritten.code.len() as u32;
-            self.tools.keep(rewritten.code);
-            let unit = Unit {
-                key,
-                second_page,
-                start: start as u32,
-                entry: rewritten.entry,
-                size,
-                marks: rewritten.marks,
-                exits: rewritten.exits,
-                incoming: Vec::new(),
-                alive: true,
-            };
-            self.sight.tell(CodeNews::Made {
-                host: place.address,
-                size,
-                pc: Some(key.pc),
-                user: key.mode.user,
-            });
-            return self.cache.insert(unit, rewritten.sites);
+            self.mark_code(key.page);
+            let Draft { bytes, block } = draft;
+            bytes.clear();
+            self.code_bytes(key.pc, key.page, UNIT_BYTES, bytes);
+            let mut second_page = None;
+            if !decode::block(bytes, key.pc, key.mode, block) {
+                let second = match self.code_page((key.pc | 0xfff) + 1)? {
+                    Ok(page) => page,
+                    Err(exception) => return Ok(Err(exception)),
+                };
+                self.mark_code(second);
+                self.code_bytes((key.pc | 0xfff) + 1, second, LONGEST_INSTRUCTION, bytes);
+                second_page = Some(second);
+                if !decode::block(bytes, key.pc, Mode { one_step: true, ..key.mode }, block) {
+                    return Ok(Err(Exception::gp(0)));
+                }
+            }
+            self.debug.cut(block);
+            if !self.still_ours(key.page, second_page) {
+                // Another vCPU wrote there while we asked. A Guest that never stops must not keep us here.
+                return Err(Exit::Kicked);
+            }
+            if let Some(unit) = self.install(key, block, bytes, second_page) {
+                return Ok(Ok(unit));
+            }
+            assert_eq!(attempt, 0, "an empty arena holds any unit");
+            self.start_over();
         }
         unreachable!("the second attempt succeeds or asserts")
+    }
+
+    /// Makes the unit; `None` when the arena has no room for it.
+    fn install(
+        &mut self,
+        key: Key,
+        block: &Block,
+        bytes: &[u8],
+        second_page: Option<u32>,
+    ) -> Option<UnitIndex> {
+        let end = block.instructions.last().map_or(key.pc, |(last, _)| last.next_ip());
+        let after = self.live_after(key, block);
+        let live = liveness::live_before(&block.instructions, after);
+        let place = Place {
+            address: self.cache.arena.address(self.cache.arena.used()),
+            unit: self.cache.units.len() as UnitIndex,
+            first_site: self.cache.sites.len() as u32,
+        };
+        let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
+        let start = self.cache.arena.append(&rewritten.code)?;
+        self.statistics.units += 1;
+        self.statistics.instructions += block.instructions.len() as u64;
+        let size = rewritten.code.len() as u32;
+        self.tools.keep(rewritten.code);
+        let unit = Unit {
+            key,
+            second_page,
+            start: start as u32,
+            entry: rewritten.entry,
+            size,
+            marks: rewritten.marks,
+            exits: rewritten.exits,
+            incoming: Vec::new(),
+            bytes: 0,
+            alive: true,
+        };
+        // `bytes` goes on to the end of the page; the unit ends before.
+        let bytes = &bytes[..bytes.len().min(end.wrapping_sub(key.pc) as usize)];
+        self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
+        Some(self.cache.insert(unit, rewritten.sites, bytes))
     }
 
     /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and
@@ -313,42 +328,7 @@ impl Vcpu {
         let mut bytes = [0; PEEK_BYTES];
         let room = PEEK_BYTES.min(4096 - (target & 0xfff) as usize);
         self.ram.read_file(u64::from(key.page) << 12 | target & 0xfff, &mut bytes[..room]);
-        liveness::live_at(&bytes[..room], target)
-    }
-
-    /// From now on, writes to a page of the memory file are seen.
-    fn mark_code(&mut self, page: u32) {
-        if !self.ram.has_code(u64::from(page) << 12) {
-            self.ram.set_has_code(u64::from(page) << 12, true);
-            self.spaces.tables.forbid_writes(page);
-        }
-    }
-
-    /// The arena is full: forgets all code.
-    fn start_over(&mut self) {
-        for page in self.cache.code_pages() {
-            self.ram.set_has_code(u64::from(page) << 12, false);
-        }
-        self.cache.reset();
-        self.sight.tell(CodeNews::StartedOver);
-        self.resume = None;
-        self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
-    }
-
-    /// Forgets code made from pages that were written.
-    pub(crate) fn drop_written_code(&mut self, writes: &CodeWrites) {
-        match writes.pages() {
-            Some(pages) => pages.iter().for_each(|&offset| self.drop_page_code((offset >> 12) as u32)),
-            None => self.start_over(),
-        }
-    }
-
-    pub(crate) fn drop_page_code(&mut self, page: u32) {
-        for unit in self.cache.on_page(page).to_vec() {
-            self.cache.kill(unit, &self.frames);
-        }
-        self.ram.set_has_code(u64::from(page) << 12, false);
-        self.resume = None;
+        liveness::live_at(&bytes[..room], target, key.mode.size)
     }
 
     /// A direct exit was taken for the first time: links it, if it may be.
@@ -359,6 +339,9 @@ impl Vcpu {
         };
         self.cpu_mut().rip = target;
         self.cpu_mut().interrupt_shadow = false;
+        if !self.in_units() {
+            return Ok(());
+        }
         let resets = self.cache.resets;
         let found = match self.unit_at_rip()? {
             Ok(found) => found,

@@ -8,11 +8,11 @@ use crate::cache::Cache;
 use crate::cpu::control::Effect;
 use crate::cpu::translations::{Invalidation, current_pcid};
 use crate::cpu::{Cpu, cr4, flags};
-use crate::frame::{FrameMapping, JUMP_SLOTS, SPACES};
+use crate::frame::{BANK_SLOTS, BANKS, FrameMapping, JUMP_SLOTS, SPACES};
 use crate::memory::ram::Ram;
 use crate::memory::tables::{Half, Tables, View};
 use crate::memory::walk::{Access, Intent, Paging, Translation, walk_quiet};
-use crate::unit::UnitIndex;
+use crate::unit::{Mode, UnitIndex};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Pages of code remembered for one space; past it they are forgotten and looked up again.
@@ -30,8 +30,8 @@ struct Space {
     pcid: Option<u16>,
     last_used: u64,
     code: FxHashMap<u64, CodePage>,
-    /// Slots of the jump table that are set.
-    jumps: Vec<u16>,
+    /// Slots of its jump tables that are set, counted from the first of all.
+    jumps: Vec<u32>,
 }
 
 /// See the module.
@@ -44,7 +44,9 @@ pub struct Spaces {
     kernel_code: FxHashMap<u64, CodePage>,
     /// The 2 MiB frames they lie in, and may have lain in.
     kernel_frames: FxHashSet<u64>,
-    kernel_jumps: Vec<u16>,
+    kernel_jumps: Vec<u32>,
+    /// Banks of jump tables in use. The others are not even written, so that they take no memory.
+    banks: [bool; BANKS],
     clock: u64,
     /// How often a space was emptied.
     pub flushes: u64,
@@ -77,6 +79,7 @@ impl Spaces {
             kernel_code: FxHashMap::default(),
             kernel_frames: FxHashSet::default(),
             kernel_jumps: Vec::new(),
+            banks: [true, false, false],
             clock: 0,
             flushes: 0,
         })
@@ -154,24 +157,36 @@ impl Spaces {
         map.insert(address >> 12, CodePage { page, global });
     }
 
-    /// Lets computed jumps to `pc` find a unit.
-    pub fn set_jump(&mut self, reach: &Reach, user: bool, pc: u64, unit: UnitIndex) {
-        let slot = (pc & 0xffff) as u16;
-        let space = self.jump_space(user);
-        let log = if user { &mut self.spaces[self.current].jumps } else { &mut self.kernel_jumps };
-        if log.len() >= JUMP_SLOTS {
-            // Slots may be set more than once; start the log over with an empty table.
-            log.clear();
-            reach.jumps.fill_jumps(space, reach.cache.thunks.lookup);
+    /// Lets computed jumps to `pc` find a unit of this mode.
+    pub fn set_jump(&mut self, reach: &Reach, mode: Mode, pc: u64, unit: UnitIndex) {
+        let lookup = reach.cache.thunks.lookup;
+        let bank = mode.bank();
+        if !self.banks[bank] {
+            self.banks[bank] = true;
+            for space in 0..=SPACES {
+                reach.jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
+            }
         }
-        log.push(slot);
-        reach.jumps.set_jump(space * JUMP_SLOTS + usize::from(slot), reach.cache.checked_entry(unit));
+        let space = self.jump_space(mode.user);
+        let log = if mode.user { &mut self.spaces[self.current].jumps } else { &mut self.kernel_jumps };
+        if log.len() >= JUMP_SLOTS {
+            // Slots may be set more than once; start the log over with empty tables.
+            log.clear();
+            for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {
+                reach.jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
+            }
+        }
+        let slot = bank * BANK_SLOTS + space * JUMP_SLOTS + (pc & 0xffff) as usize;
+        log.push(slot as u32);
+        reach.jumps.set_jump(slot, reach.cache.checked_entry(unit));
     }
 
     /// Empties all jump tables and forgets all code pages, when the cache starts over.
     pub fn forget_all_code(&mut self, jumps: &FrameMapping, lookup: u64) {
-        for space in 0..=SPACES {
-            jumps.fill_jumps(space, lookup);
+        for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {
+            for space in 0..=SPACES {
+                jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
+            }
         }
         for space in &mut self.spaces {
             space.jumps.clear();
@@ -279,7 +294,7 @@ impl Spaces {
     fn forget_user_code(&mut self, reach: &Reach, space: usize) {
         let lookup = reach.cache.thunks.lookup;
         for slot in self.spaces[space].jumps.drain(..) {
-            reach.jumps.set_jump((1 + space) * JUMP_SLOTS + usize::from(slot), lookup);
+            reach.jumps.set_jump(slot as usize, lookup);
         }
         self.spaces[space].code.clear();
     }

@@ -15,7 +15,7 @@ use crate::x87::Registers;
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
 /// The signal a kick travels by. glibc keeps 32 and 33 for itself.
 pub fn kick_signal() -> i32 {
@@ -33,6 +33,10 @@ pub struct Running {
     /// The Guest's x87 registers while it is not attached.
     pub x87: Registers,
 }
+
+// SAFETY: the pointers lead to parts of the same vCPU, which moves between threads as a whole and only while it does not
+// run.
+unsafe impl Send for Running {}
 
 thread_local! {
     static RUNNING: Cell<*mut Running> = const { Cell::new(std::ptr::null_mut()) };
@@ -217,25 +221,49 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
     // Elsewhere Rust runs, or a thunk on its way to Rust: it looks at the flag before it enters again.
 }
 
+/// Why a vCPU is wanted: a bit of [`Kick`]'s byte each.
+const HOST: u8 = 1;
+const MAIL: u8 = 2;
+
 /// What wakes a vCPU, shared by everyone who may.
 #[derive(Debug, Default)]
 pub struct Kick {
-    asked: AtomicBool,
+    asked: AtomicU8,
     thread: AtomicI32,
 }
 
 impl Kick {
-    /// True once for every time it was asked for.
+    /// True once for every time the Host asked for it.
     pub fn take(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::SeqCst)
+        self.take_bit(HOST)
+    }
+
+    /// True once for every time another vCPU, or a device, wrote a letter.
+    pub fn take_mail(&self) -> bool {
+        self.take_bit(MAIL)
+    }
+
+    fn take_bit(&self, bit: u8) -> bool {
+        self.asked.load(Ordering::SeqCst) & bit != 0
+            && self.asked.fetch_and(!bit, Ordering::SeqCst) & bit != 0
+    }
+
+    /// Forgets all that was asked for and says what; [`Self::put_back`] is its reverse.
+    pub fn take_all(&self) -> u8 {
+        self.asked.swap(0, Ordering::SeqCst)
+    }
+
+    /// Asks again, on the vCPU's own thread.
+    pub fn put_back(&self, asked: u8) {
+        self.asked.fetch_or(asked, Ordering::SeqCst);
     }
 
     /// True when asked for.
     pub fn pending(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.asked.load(Ordering::SeqCst) != 0
     }
 
-    /// Address of the flag, which the way into generated code looks at.
+    /// Address of the byte, which the way into generated code looks at.
     pub fn flag(&self) -> u64 {
         self.asked.as_ptr() as u64
     }
@@ -258,7 +286,17 @@ pub struct Kicker(pub(crate) Arc<Kick>);
 impl Kicker {
     /// The vCPU's current or next `run` returns [`crate::Exit::Kicked`].
     pub fn kick(&self) {
-        self.0.asked.store(true, Ordering::SeqCst);
+        self.0.asked.fetch_or(HOST, Ordering::SeqCst);
+        self.signal();
+    }
+
+    /// The vCPU reads its mail before it enters generated code again.
+    pub(crate) fn mail(&self) {
+        self.0.asked.fetch_or(MAIL, Ordering::SeqCst);
+    }
+
+    /// Brings the vCPU out of generated code, to see what was asked.
+    pub(crate) fn signal(&self) {
         let thread = self.0.thread.load(Ordering::SeqCst);
         if thread != 0 && thread != this_thread() {
             let process = std::process::id();

@@ -1,17 +1,22 @@
 //! A unit: a run of Guest instructions and the host code made from it.
 
+use crate::cpu::mode::CodeSize;
 use iced_x86::Instruction;
 
 /// What a translation depends on besides the bytes: part of a unit's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Mode {
+    /// How wide the code is: 64 bits, or 32 with flat segments. Other code has no units.
+    pub size: CodeSize,
     /// Privilege level 3.
     pub user: bool,
-    /// The stack pointer is not a multiple of eight, so that stack accesses may cross pages. Rare and slow.
+    /// Privilege level 1 or 2: the supervisor to page tables, and not allowed what level 0 is.
+    pub middle: bool,
+    /// The stack pointer is not a multiple of a stack word, so that stack accesses may cross pages. Rare and slow.
     pub ragged_stack: bool,
     /// CR0.TS or CR0.EM: vector and x87 instructions fault.
     pub vectors_off: bool,
-    /// CR4.TSD: user code may not read the time-stamp counter. (Only ever set together with `user`.)
+    /// CR4.TSD: code above level 0 may not read the time-stamp counter. (Never set at level 0.)
     pub clock_hidden: bool,
     /// One instruction, then back to Rust: for the instruction after `sti`.
     pub one_step: bool,
@@ -20,7 +25,27 @@ pub struct Mode {
 impl Mode {
     /// True when units of this mode hold one instruction and leave for Rust.
     pub fn single(self) -> bool {
-        self.ragged_stack || self.one_step
+        self.ragged_stack || self.one_step || self.middle && self.long()
+    }
+
+    /// 64-bit code.
+    pub fn long(self) -> bool {
+        self.size == CodeSize::Long
+    }
+
+    /// Bytes that a push moves.
+    pub fn word(self) -> usize {
+        self.size.bits() as usize / 8
+    }
+
+    /// Which bank of jump tables holds units of this mode. Code of another width, or of another privilege of the
+    /// supervisor's, must not find them at the same address; users and supervisor have tables of their own anyway.
+    pub fn bank(self) -> usize {
+        match (self.size, self.middle) {
+            (CodeSize::Long, _) => 0,
+            (_, false) => 1,
+            (_, true) => 2,
+        }
     }
 }
 
@@ -58,6 +83,11 @@ pub enum Lent {
     Nothing,
     /// The register of this number is in [`crate::frame::Frame::borrowed`].
     Register(u8),
+    /// From this offset of host code on, the stack pointer has moved down by a 32-bit word.
+    Push {
+        /// Bytes from the unit's host start.
+        from: u32,
+    },
     /// From this offset of host code on, rdi, and rsi if there is a `source`, are host addresses: the frame's
     /// `borrowed` and `kept` are what was added.
     Strings {
@@ -107,9 +137,9 @@ pub enum Site {
 pub enum Part {
     /// The explicit memory operand; `write` when it may be written.
     Operand { size: u16, write: bool },
-    /// The eight bytes a push writes.
+    /// The word a push writes.
     Push,
-    /// The eight bytes a pop reads.
+    /// The word a pop reads.
     Pop,
 }
 
@@ -132,6 +162,8 @@ pub struct Unit {
     pub exits: Vec<Exit>,
     /// Direct exits of other units that are linked here: (unit, exit).
     pub incoming: Vec<(UnitIndex, u32)>,
+    /// Where the Guest bytes it was made from begin among the cache's.
+    pub bytes: u32,
     /// False once the Guest changed the bytes or the mapping.
     pub alive: bool,
 }

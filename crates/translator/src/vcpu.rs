@@ -73,6 +73,9 @@ pub enum SetupError {
     /// The host's processor lacks something.
     #[error("this processor lacks {0}, which the translator needs")]
     Processor(&'static str),
+    /// A vCPU's number.
+    #[error("there is no place for a vCPU number {0}: a machine has eight, numbered from 0, each once")]
+    Number(u32),
 }
 
 impl SetupError {
@@ -109,6 +112,10 @@ pub struct Statistics {
     pub flushes: u64,
     /// Times the code cache started over.
     pub resets: u64,
+    /// Times other vCPUs had to be asked for something.
+    pub asked: u64,
+    /// Letters of other vCPUs and devices that were read.
+    pub letters: u64,
     /// Bytes of generated code.
     pub code_bytes: u64,
     /// Bytes of addend tables.
@@ -121,6 +128,10 @@ pub struct Vcpu {
     pub(crate) frames: FrameMapping,
     pub(crate) cache: Box<Cache>,
     pub(crate) spaces: Spaces,
+    /// Instructions `pause` so far.
+    pub(crate) pauses: u32,
+    /// This vCPU's number, which it holds in [`crate::memory::sharing::Sharing`].
+    pub(crate) me: usize,
     pub(crate) tools: Tools,
     pub(crate) draft: Draft,
     pub(crate) cpuid: Cpuid,
@@ -131,6 +142,7 @@ pub struct Vcpu {
     /// Host address to go on at, when that is not the entry of a unit.
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
+    pub(crate) nmi_window: bool,
     pub(crate) bounce: crate::play::Bounce,
     /// Control bits that units' modes depend on, as the jump tables know them.
     modes: (u64, u64),
@@ -161,19 +173,27 @@ impl Vcpu {
             Box::new(Running { frame, cache: std::ptr::null_mut(), closed: None, x87: Registers::new() });
         let mut cache = cache;
         running.cache = &raw mut *cache;
+        let kicker = Kicker::default();
+        let me = options.index as usize;
+        if !ram.sharing().join(me, kicker.clone()) {
+            return Err(SetupError::Number(options.index));
+        }
         let mut vcpu = Vcpu {
             ram,
+            me,
+            pauses: 0,
             frames,
             cache,
             spaces,
-            tools: Tools::new(),
+            tools: Tools::new(options.count > 1),
             draft: Draft::default(),
             cpuid,
-            kicker: Kicker::default(),
+            kicker,
             running,
             pending: None,
             resume: None,
             window: false,
+            nmi_window: false,
             bounce: crate::play::Bounce::new(),
             modes: (0, 0),
             statistics: Statistics::default(),
@@ -184,6 +204,7 @@ impl Vcpu {
         let frame = vcpu.frame();
         frame.page_mask = 0xffff_ffff_f000;
         frame.stack_mask = 7;
+        frame.narrow_stack_mask = 3;
         frame.mxcsr = 0x1f80;
         frame.kick = kick;
         Ok(vcpu)
@@ -234,7 +255,43 @@ impl Vcpu {
     /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest is interruptible.
     pub fn request_interrupt_window(&mut self, on: bool) {
         self.window = on;
-        self.frame().window = on.into();
+        self.frame().window = (on || self.nmi_window).into();
+    }
+
+    /// True when a non-maskable interrupt would be taken now: none is being handled, and no shadow.
+    pub fn takes_nmi(&self) -> bool {
+        !self.cpu().nmi_blocked && !self.cpu().interrupt_shadow && self.pending.is_none()
+    }
+
+    /// Delivers a non-maskable interrupt; only while [`Self::takes_nmi`]. As for [`Self::interrupt`] otherwise.
+    pub fn nmi(&mut self) {
+        const NMI: u8 = 2;
+        debug_assert!(self.takes_nmi());
+        self.resume = None;
+        let delivered = self.deliver(Event::Interrupt(NMI));
+        self.cpu_mut().nmi_blocked = true;
+        if let Err(exit) = delivered {
+            self.pending = Some(Pending::Over(exit));
+        }
+    }
+
+    /// While on, `run` returns [`Exit::InterruptWindow`] as soon as the Guest takes a non-maskable interrupt.
+    pub fn request_nmi_window(&mut self, on: bool) {
+        self.nmi_window = on;
+        self.frame().window = (self.window || on).into();
+    }
+
+    /// INIT: the processor begins anew, in real mode, and forgets what it was asked. It waits for [`Self::start_up`] if the
+    /// Host makes it.
+    pub fn initialize(&mut self) {
+        let signature = self.cpuid.signature();
+        self.cpu_mut().initialize(signature);
+        (self.pending, self.resume) = (None, None);
+        self.apply(crate::cpu::control::Effect {
+            flush_all: true,
+            address_space_changed: true,
+            ..Default::default()
+        });
     }
 
     /// The handle other threads wake this vCPU with.
@@ -369,6 +426,12 @@ impl Vcpu {
         });
         self.debug.event();
         done.map_err(|TripleFault| Exit::TripleFault)
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        self.ram.sharing().leave(self.me);
     }
 }
 

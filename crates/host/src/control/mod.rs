@@ -133,10 +133,10 @@ impl Control {
             return Err(ControlError::Fault { limit });
         }
         let rate = Calibration::start().finish();
-        let (platform, vcpu) = Platform::start(self.engine, &base, rate, start)?;
+        let (platform, vcpus) = Platform::start(self.engine, &base, rate, 1, start)?;
         let area = Area::new(base, limit, Form::Bits64);
         let host = Generation1::new(area, Vec::new(), platform.interrupts(), rate);
-        VCPUS.with_borrow_mut(|vcpus| vcpus.insert(self.id, vcpu));
+        VCPUS.with_borrow_mut(|all| all.extend(vcpus.into_iter().map(|vcpu| (self.id, vcpu))));
         let owner = std::thread::current().id();
         *session = Some(Arc::new(Session {
             owner,

@@ -173,6 +173,32 @@ impl Lapic {
         }
     }
 
+    /// INIT: everything but identity, base and mode is as after reset (SDM 11.4.7.3).
+    pub fn initialize(&mut self) {
+        *self = Lapic { base: self.base, ..Lapic::new(self.id, self.timer.rate()) };
+    }
+
+    /// True for the first processor's.
+    pub fn is_bootstrap(&self) -> bool {
+        self.base & BASE_BOOTSTRAP != 0
+    }
+
+    /// How busy the processor is, for messages that go to the least busy one (SDM 11.6.2.4).
+    pub fn busyness(&self) -> u32 {
+        self.processor_priority() >> 4
+    }
+
+    /// True when messages reach this APIC at all. Software may have switched off its interrupts; INIT, start-up and
+    /// non-maskable ones come through all the same (SDM 11.4.7.2).
+    pub fn hears(&self) -> bool {
+        self.base & BASE_ENABLED != 0
+    }
+
+    /// True when it would take a fixed interrupt.
+    pub fn takes_fixed(&self) -> bool {
+        self.enabled()
+    }
+
     fn logical_x2apic(&self) -> u32 {
         self.id >> 4 << 16 | 1 << (self.id & 0xf)
     }

@@ -10,11 +10,11 @@ pub enum Delivery {
     Fixed,
     /// The vector, on one of them.
     LowestPriority,
-    /// Non-maskable. Accepted and dropped: no engine delivers one yet, and Linux sends them only to dying machines.
+    /// Non-maskable.
     NonMaskable,
     /// Reset to wait for a start-up message.
     Init,
-    /// Start in real mode at this page. Waits for engines with several vCPUs.
+    /// Start in real mode at this page.
     StartUp,
     /// The 8259's vector.
     External,

@@ -29,7 +29,7 @@ use lapic::{Effect, Refused};
 use message::{Delivery, Message};
 use pic::Pic;
 use pit::Pit;
-use seat::{Entry, Seat};
+use seat::{Entry, Seat, Takes};
 
 /// IA32_TSC_DEADLINE (SDM vol. 3A, 11.5.4.1).
 pub const MSR_TSC_DEADLINE: u32 = 0x6e0;
@@ -125,9 +125,16 @@ impl Controllers {
         self.seats.iter().for_each(Seat::resume);
     }
 
+    /// A vCPU is about to sleep with interrupts off, or until it is started: true when that leaves nobody who could ever wake
+    /// anybody.
+    pub fn nobody_is_left(&self, vcpu: u32) -> bool {
+        self.seat(vcpu).fall_deaf();
+        self.seats.iter().all(Seat::is_deaf)
+    }
+
     /// What the vCPU does next; arms the alarm when it goes into the Guest.
-    pub fn enter(&self, vcpu: u32, interruptible: bool) -> Entry {
-        let entry = self.seat(vcpu).enter(interruptible);
+    pub fn enter(&self, vcpu: u32, takes: Takes) -> Entry {
+        let entry = self.seat(vcpu).enter(takes);
         match entry {
             Entry::External => return Entry::Interrupt(self.with_chips(|chips| chips.pic.acknowledge())),
             Entry::Run { deadline: Some(deadline), .. } => self.alarm.arm(deadline),
@@ -168,16 +175,21 @@ impl Controllers {
             Delivery::Fixed => self.seats.iter().for_each(|seat| {
                 seat.offer(message, from);
             }),
-            // The processor with the lowest priority is any processor that is not busier; the first will do.
+            // Of several that are not busier than the others, the first.
             Delivery::LowestPriority => {
-                self.seats.iter().any(|seat| seat.offer(message, from));
+                let bids = self
+                    .seats
+                    .iter()
+                    .filter_map(|seat| seat.bid(message.destination, from).map(|bid| (bid, seat)));
+                if let Some((_, seat)) = bids.min_by_key(|(bid, _)| *bid) {
+                    seat.offer(message, from);
+                }
             }
-            // INIT and start-up messages wait for engines with several vCPUs; the 8259 has its own wire.
-            Delivery::NonMaskable
-            | Delivery::Init
-            | Delivery::StartUp
-            | Delivery::External
-            | Delivery::Ignored => {}
+            Delivery::NonMaskable | Delivery::Init | Delivery::StartUp => {
+                self.seats.iter().for_each(|seat| seat.rouse(message, from));
+            }
+            // The 8259 has its own wire.
+            Delivery::External | Delivery::Ignored => {}
         }
     }
 
@@ -362,3 +374,5 @@ impl Line {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod several_tests;

@@ -11,10 +11,19 @@ use crate::clock::{TscRate, host_tsc};
 
 use super::lapic::Lapic;
 use super::lock;
-use super::message::Message;
+use super::message::{Delivery, Destination, Message};
 
 /// Makes the engine's `run` return soon, from any thread. Calls may be repeated and may come early.
 pub type Kick = Box<dyn Fn() + Send>;
+
+/// What the vCPU would take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Takes {
+    /// Interrupts: IF is set and nothing holds them back.
+    pub interrupts: bool,
+    /// Non-maskable ones: none is being handled.
+    pub nmi: bool,
+}
 
 /// What a vCPU should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +32,8 @@ pub enum Entry {
     Run {
         /// An interrupt waits that could not be taken yet.
         window: bool,
+        /// The same for a non-maskable one.
+        nmi_window: bool,
         /// When the local APIC's timer is due, in host ticks: what the alarm has to know.
         deadline: Option<u64>,
     },
@@ -30,6 +41,14 @@ pub enum Entry {
     Interrupt(u8),
     /// Take the vector from the 8259, deliver it, then ask again.
     External,
+    /// Deliver a non-maskable interrupt, then ask again.
+    Nmi,
+    /// Begin anew, then ask again.
+    Initialize,
+    /// Start in real mode at this page, then ask again.
+    StartUp(u8),
+    /// Nothing runs until a start-up message: sleep, then ask again.
+    Wait,
     /// The machine was stopped.
     Stopped,
     /// Somebody wants a moment of the vCPU's thread.
@@ -50,8 +69,39 @@ struct State {
     lapic: Lapic,
     presence: Presence,
     stopped: bool,
+    /// INIT came and the vCPU has not begun anew yet.
+    initialize: bool,
+    /// It waits for a start-up message, as all but the first do from the beginning.
+    waiting: bool,
+    /// The page such a message named.
+    start_up: Option<u8>,
+    nmi: bool,
+    /// It halted with interrupts off.
+    deaf: bool,
     summoned: bool,
     kick: Option<Kick>,
+}
+
+impl State {
+    /// What comes before interrupts.
+    fn begin(&mut self, takes: Takes) -> Option<Entry> {
+        if std::mem::take(&mut self.initialize) {
+            // The first processor does not wait: it goes to its firmware (SDM vol. 3, 9.4.2).
+            self.waiting = !self.lapic.is_bootstrap();
+            return Some(Entry::Initialize);
+        }
+        if self.waiting {
+            let page = self.start_up.take();
+            self.waiting = page.is_none();
+            return Some(page.map_or(Entry::Wait, Entry::StartUp));
+        }
+        (takes.nmi && std::mem::take(&mut self.nmi)).then_some(Entry::Nmi)
+    }
+
+    /// True when something came that wakes even those who take no interrupts.
+    fn is_roused(&self) -> bool {
+        self.initialize || if self.waiting { self.start_up.is_some() } else { self.nmi }
+    }
 }
 
 /// One vCPU's place.
@@ -69,6 +119,11 @@ impl Seat {
             lapic: Lapic::new(id, rate),
             presence: Presence::Outside,
             stopped: false,
+            initialize: false,
+            waiting: id != 0,
+            start_up: None,
+            nmi: false,
+            deaf: false,
             summoned: false,
             kick: None,
         };
@@ -81,7 +136,7 @@ impl Seat {
     }
 
     /// Decides what the vCPU does now; with [`Entry::Run`] it counts as inside until [`Self::leave`].
-    pub fn enter(&self, interruptible: bool) -> Entry {
+    pub fn enter(&self, takes: Takes) -> Entry {
         let mut state = lock(&self.state);
         state.presence = Presence::Outside;
         if state.stopped {
@@ -90,13 +145,16 @@ impl Seat {
         if std::mem::take(&mut state.summoned) {
             return Entry::Summoned;
         }
+        if let Some(entry) = state.begin(takes) {
+            return entry;
+        }
         // Reading the counter costs as much as the lock, and most exits have no timer behind them.
         if state.lapic.deadline().is_some() {
             state.lapic.advance(host_tsc());
         }
         let external = self.external_wanted(&state);
         let waiting = external || state.lapic.pending().is_some();
-        if waiting && interruptible {
+        if waiting && takes.interrupts {
             if external {
                 return Entry::External;
             }
@@ -105,7 +163,7 @@ impl Seat {
             }
         }
         state.presence = Presence::InGuest;
-        Entry::Run { window: waiting, deadline: state.lapic.deadline() }
+        Entry::Run { window: waiting, nmi_window: state.nmi, deadline: state.lapic.deadline() }
     }
 
     /// The vCPU is out of the Guest.
@@ -113,16 +171,17 @@ impl Seat {
         lock(&self.state).presence = Presence::Outside;
     }
 
-    /// Sleeps until an interrupt can be taken, or the machine is stopped. No polling: the wait ends by the bell or
-    /// at the timer's own deadline. A Guest that halted with interrupts off sleeps until it is stopped. False when it was
-    /// summoned away and has to go back to sleep.
+    /// Sleeps until there is something that can be taken, or the machine is stopped. No polling: the wait ends by the bell
+    /// or at the timer's own deadline. A Guest that halted with interrupts off sleeps until somebody sends more than an
+    /// interrupt, or stops it. False when it was summoned away and has to go back to
+    /// sleep.
     pub fn sleep(&self, rate: TscRate, interruptible: bool) -> bool {
         let mut state = lock(&self.state);
         loop {
             let now = host_tsc();
             state.lapic.advance(now);
             let waiting = self.external_wanted(&state) || state.lapic.pending().is_some();
-            if state.stopped || (waiting && interruptible) {
+            if state.stopped || state.is_roused() || (waiting && interruptible && !state.waiting) {
                 break;
             }
             if state.summoned {
@@ -136,7 +195,19 @@ impl Seat {
             };
         }
         state.presence = Presence::Outside;
+        state.deaf = false;
         true
+    }
+
+    /// The vCPU is about to sleep with interrupts off. Before [`Self::sleep`].
+    pub fn fall_deaf(&self) {
+        lock(&self.state).deaf = true;
+    }
+
+    /// True when only another vCPU could wake it.
+    pub fn is_deaf(&self) -> bool {
+        let state = lock(&self.state);
+        (state.deaf || state.waiting) && !state.is_roused() && !state.stopped
     }
 
     fn wait_until<'a>(
@@ -157,6 +228,32 @@ impl Seat {
             self.ring(&mut state);
         }
         result
+    }
+
+    /// How busy its processor is, if a fixed interrupt from APIC `from` to `destination` would be taken here.
+    pub fn bid(&self, destination: Destination, from: Option<u32>) -> Option<u32> {
+        let state = lock(&self.state);
+        let named = state.lapic.takes_fixed() && state.lapic.is_named(destination, from);
+        named.then(|| state.lapic.busyness())
+    }
+
+    /// Offers what is no fixed interrupt: a non-maskable one, INIT, a start-up message.
+    pub fn rouse(&self, message: Message, from: Option<u32>) {
+        let mut state = lock(&self.state);
+        if !state.lapic.hears() || !state.lapic.is_named(message.destination, from) {
+            return;
+        }
+        match message.delivery {
+            Delivery::NonMaskable => state.nmi = true,
+            Delivery::Init => {
+                state.lapic.initialize();
+                (state.initialize, state.start_up, state.nmi) = (true, None, false);
+            }
+            // Whoever does not wait for it does not hear it (SDM 11.6.1, "Start-Up").
+            Delivery::StartUp if state.waiting || state.initialize => state.start_up = Some(message.vector),
+            _ => return,
+        }
+        self.ring(&mut state);
     }
 
     /// Offers a fixed interrupt from APIC `from` (None: the I/O APIC). True when it was for this seat.

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::clock::Calibration;
 
+/// What a vCPU takes with interrupts on, and with interrupts off.
+const READY: Takes = Takes { interrupts: true, nmi: true };
+const BUSY: Takes = Takes { interrupts: false, nmi: true };
+
 fn rate() -> TscRate {
     Calibration::start().finish()
 }
@@ -30,9 +34,9 @@ fn an_edge_arrives_once_and_waits_for_an_open_window() {
     let line = controllers.line(Gsi::new(4).unwrap());
     line.set(true);
     line.set(true);
-    assert!(matches!(controllers.enter(0, false), Entry::Run { window: true, .. }));
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x34));
-    assert!(matches!(controllers.enter(0, true), Entry::Run { window: false, .. }));
+    assert!(matches!(controllers.enter(0, BUSY), Entry::Run { window: true, .. }));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x34));
+    assert!(matches!(controllers.enter(0, READY), Entry::Run { window: false, .. }));
 }
 
 #[test]
@@ -42,13 +46,13 @@ fn a_level_comes_again_until_its_device_is_content() {
     let line = controllers.line(Gsi::new(9).unwrap());
     line.set(true);
     for _ in 0..3 {
-        assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x59));
+        assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x59));
         controllers.write_memory(0, lapic::APIC_BASE + 0xb0, 4, 0);
     }
     line.set(false);
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x59), "this one was on its way");
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x59), "this one was on its way");
     controllers.write_memory(0, lapic::APIC_BASE + 0xb0, 4, 0);
-    assert!(matches!(controllers.enter(0, true), Entry::Run { window: false, .. }));
+    assert!(matches!(controllers.enter(0, READY), Entry::Run { window: false, .. }));
 }
 
 #[test]
@@ -58,8 +62,8 @@ fn the_8259_reaches_a_processor_whose_apic_is_off() {
         assert!(controllers.write_port(port, 1, value));
     }
     controllers.line(Gsi::new(4).unwrap()).set(true);
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x34));
-    assert!(matches!(controllers.enter(0, true), Entry::Run { .. }));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x34));
+    assert!(matches!(controllers.enter(0, READY), Entry::Run { .. }));
 }
 
 #[test]
@@ -77,9 +81,9 @@ fn a_vcpu_in_the_guest_is_kicked_once_and_one_outside_is_not() {
     };
     pulse();
     assert_eq!(kicks.load(Ordering::SeqCst), 0, "outside, it looks by itself");
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x34));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x34));
     controllers.write_memory(0, lapic::APIC_BASE + 0xb0, 4, 0);
-    assert!(matches!(controllers.enter(0, true), Entry::Run { .. }));
+    assert!(matches!(controllers.enter(0, READY), Entry::Run { .. }));
     pulse();
     pulse();
     assert_eq!(kicks.load(Ordering::SeqCst), 1, "in the Guest, once is enough");
@@ -95,11 +99,11 @@ fn a_timer_kicks_a_busy_guest_at_its_time() {
     for (offset, value) in [(0x3e0, 0xb), (0x320, 0x32), (0x380, 5_000_000)] {
         controllers.write_memory(0, lapic::APIC_BASE + offset, 4, value);
     }
-    assert!(matches!(controllers.enter(0, true), Entry::Run { window: false, .. }));
+    assert!(matches!(controllers.enter(0, READY), Entry::Run { window: false, .. }));
     let when = kicked.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(when - start >= Duration::from_micros(4900), "{:?}", when - start);
     controllers.seat(0).leave();
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x32));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x32));
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn a_deadline_that_moves_away_does_not_kick() {
     for milliseconds in [2, 60_000] {
         let deadline = host_tsc() + rate.ticks(milliseconds * 1_000_000);
         controllers.write_msr(0, MSR_TSC_DEADLINE, deadline, 0).unwrap();
-        controllers.enter(0, true);
+        controllers.enter(0, READY);
     }
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(kicks.load(Ordering::SeqCst), 0);
@@ -126,7 +130,7 @@ fn a_deadline_in_the_past_is_due_at_once_whatever_the_offset() {
     let controllers = machine();
     controllers.write_memory(0, lapic::APIC_BASE + 0x320, 4, 0x4_0032);
     controllers.write_msr(0, MSR_TSC_DEADLINE, 1, 1 << 40).unwrap();
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x32));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x32));
     assert_eq!(controllers.read_msr(0, MSR_TSC_DEADLINE, 1 << 40), Ok(0));
 }
 
@@ -146,18 +150,18 @@ fn a_sleeping_vcpu_wakes_for_a_line_for_its_timer_and_for_the_end() {
     };
     let line = controllers.line(Gsi::new(4).unwrap());
     assert!(sleep(Box::new(move || line.set(true))) >= Duration::from_millis(4));
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x34));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x34));
     controllers.write_memory(0, lapic::APIC_BASE + 0xb0, 4, 0);
     for (offset, value) in [(0x3e0, 0xb), (0x320, 0x32), (0x380, 8_000_000)] {
         controllers.write_memory(0, lapic::APIC_BASE + offset, 4, value);
     }
     let slept = sleep(Box::new(|| ()));
     assert!(slept >= Duration::from_millis(7), "{slept:?}");
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x32));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x32));
     controllers.write_memory(0, lapic::APIC_BASE + 0xb0, 4, 0);
     let stopper = controllers.clone();
     sleep(Box::new(move || stopper.stop()));
-    assert_eq!(controllers.enter(0, true), Entry::Stopped);
+    assert_eq!(controllers.enter(0, READY), Entry::Stopped);
 }
 
 #[test]
@@ -168,7 +172,7 @@ fn the_legacy_timer_interrupts_on_pin_2() {
         controllers.write_port(port, 1, value);
     }
     controllers.seat(0).sleep(controllers.rate(), true);
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0x30));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0x30));
 }
 
 #[test]
@@ -176,9 +180,9 @@ fn an_ipi_to_oneself_arrives_and_one_to_nobody_is_lost() {
     let controllers = machine();
     controllers.write_memory(0, lapic::APIC_BASE + 0x310, 4, 9 << 24);
     controllers.write_memory(0, lapic::APIC_BASE + 0x300, 4, 0x40fd);
-    assert!(matches!(controllers.enter(0, true), Entry::Run { window: false, .. }));
+    assert!(matches!(controllers.enter(0, READY), Entry::Run { window: false, .. }));
     controllers.write_memory(0, lapic::APIC_BASE + 0x300, 4, 0x4_40fd);
-    assert_eq!(controllers.enter(0, true), Entry::Interrupt(0xfd));
+    assert_eq!(controllers.enter(0, READY), Entry::Interrupt(0xfd));
 }
 
 #[test]
@@ -217,9 +221,9 @@ fn a_guest_that_pokes_everywhere_breaks_nothing() {
             6 => Gsi::new(value as u8 % 32).into_iter().for_each(|gsi| {
                 controllers.line(gsi).set(value & 0x100 != 0);
             }),
-            _ => drop(controllers.enter(vcpu, value & 1 != 0)),
+            _ => drop(controllers.enter(vcpu, Takes { interrupts: value & 1 != 0, nmi: value & 2 != 0 })),
         }
     }
     controllers.stop();
-    assert_eq!(controllers.enter(1, true), Entry::Stopped);
+    assert_eq!(controllers.enter(1, READY), Entry::Stopped);
 }

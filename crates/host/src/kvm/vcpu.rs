@@ -31,6 +31,8 @@ const EFER: u64 = 1 << 8 | 1 << 10;
 /// CPUID leaf 1, ecx: a timer with deadlines; a hypervisor is there.
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
+/// CPUID leaf 1, edx: the count of identities in ebx means something.
+const SEVERAL: u32 = 1 << 28;
 /// The leaf of counter and bus rates, and the one that says how far such leaves go.
 const LEAF_HYPERVISOR: u32 = 0x4000_0000;
 const LEAF_TIMING: u32 = 0x4000_0010;
@@ -68,15 +70,20 @@ pub struct KvmVcpu {
 }
 
 impl KvmVcpu {
-    /// vCPU `index` at its power-on state.
+    /// vCPU `index` of `count` at its power-on state: the first runs, the others wait for its start-up message.
     ///
     /// # Errors
     /// [`KvmError`].
-    pub fn new(machine: &Arc<KvmMachine>, index: u32, rate: TscRate) -> Result<KvmVcpu, KvmError> {
+    pub fn new(
+        machine: &Arc<KvmMachine>,
+        index: u32,
+        count: u32,
+        rate: TscRate,
+    ) -> Result<KvmVcpu, KvmError> {
         let fd = machine.vm.create_vcpu(index.into()).map_err(refuses("a processor"))?;
         let supported =
             machine.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refuses("its CPUID"))?;
-        fd.set_cpuid2(&cpuid(&supported, index, rate)).map_err(refuses("a CPUID"))?;
+        fd.set_cpuid2(&cpuid(&supported, index, count, rate)).map_err(refuses("a CPUID"))?;
         let seat = machine.kicks.seat();
         Ok(KvmVcpu {
             fd,
@@ -355,16 +362,28 @@ fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
 }
 
 /// What the processor says it is: all that KVM supports here, our own number, and the counter's rate.
-fn cpuid(supported: &CpuId, index: u32, rate: TscRate) -> CpuId {
+fn cpuid(supported: &CpuId, index: u32, count: u32, rate: TscRate) -> CpuId {
+    let core_bits = count.next_power_of_two().trailing_zeros();
     let mut entries: Vec<kvm_cpuid_entry2> = supported.as_slice().to_vec();
     for entry in &mut entries {
         match entry.function {
             1 => {
-                entry.ebx = entry.ebx & 0x0000_ffff | 1 << 16 | index << 24;
+                entry.ebx = entry.ebx & 0x0000_ffff | 1 << (16 + core_bits) | index << 24;
+                entry.edx = entry.edx & !SEVERAL | if count > 1 { SEVERAL } else { 0 };
                 entry.ecx |= TSC_DEADLINE | HYPERVISOR;
             }
             // Topology: one thread to a core, whatever the host's processor has.
-            0xb | 0x1f => entry.edx = index,
+            0xb | 0x1f => {
+                (entry.eax, entry.ebx) = match entry.index {
+                    0 => (0, 1),
+                    1 => (core_bits, count),
+                    _ => (0, 0),
+                };
+                entry.edx = index;
+            }
+            // AMD's words for the same.
+            0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | (count - 1) | core_bits << 12,
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (index, index, 0),
             LEAF_HYPERVISOR => entry.eax = LEAF_TIMING,
             _ => {}
         }

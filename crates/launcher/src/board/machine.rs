@@ -13,7 +13,7 @@ use lguest_devices::pm::{self, Pm};
 use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
 use lguest_host::clock::Calibration;
-use lguest_host::engine::{Exit, NO_SUCH_HYPERCALL, Vcpu};
+use lguest_host::engine::Vcpu;
 use lguest_host::memory::{Memory, MemoryError};
 use lguest_host::platform::{Platform, PlatformError};
 use lguest_host::sight::Report;
@@ -21,13 +21,14 @@ use lguest_host::sight::Report;
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
-use super::desk::{Cause, Desk};
+use super::desk::Desk;
 use super::device_tree;
 use super::elf::{self, ElfError};
 use super::errands::{Errands, Summoner};
 use super::layout;
-use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace, Next};
+use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace};
 use super::platform::BoardLine;
+use super::processors::Board;
 use crate::attachments::Attachment;
 use crate::engine::Engine;
 use crate::kernel_image::program::Kernel;
@@ -44,6 +45,9 @@ pub enum BusSpec {
         links: LinkPlace,
     },
 }
+
+/// vCPUs at most: what the translator's books have room for (a bit of a byte each).
+pub const MOST_CPUS: u32 = lguest_translator::VCPUS as u32;
 
 /// What a machine is made of.
 pub struct MachineSpec {
@@ -66,8 +70,8 @@ pub struct MachineSpec {
 /// Why a machine could not be built. Each is one sentence for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
-    /// More vCPUs than the engine runs.
-    #[error("--cpus {0}: the translator runs one processor so far, so --cpus 1 is what works")]
+    /// More vCPUs than an engine runs, or none.
+    #[error("--cpus {0}: a machine has 1 to {MOST_CPUS} processors")]
     Cpus(u32),
     /// Guest memory.
     #[error(transparent)]
@@ -172,7 +176,7 @@ impl Stopper {
 
 /// What the Guest asked for: 0 nothing, 1 off, 2 reset. The first wish wins.
 #[derive(Clone, Default)]
-struct Power(Arc<AtomicU8>);
+pub(super) struct Power(Arc<AtomicU8>);
 
 impl PowerSwitch for Power {
     fn ask(&self, change: PowerChange) {
@@ -186,7 +190,8 @@ impl PowerSwitch for Power {
 }
 
 impl Power {
-    fn outcome(&self) -> Option<Outcome> {
+    /// What becomes of the machine, once the Guest wished something.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
         match self.0.load(Ordering::Acquire) {
             0 => None,
             1 => Some(Outcome::PowerOff),
@@ -197,14 +202,8 @@ impl Power {
 
 /// A machine, ready to run.
 pub struct Machine {
-    vcpu: Box<dyn Vcpu>,
-    errands: Errands,
-    desk: Arc<OnceLock<Arc<Desk>>>,
-    ports: Bus,
-    lguest: Option<LguestBus>,
-    mapped: Bus,
-    power: Power,
-    platform: Platform,
+    vcpus: Vec<Box<dyn Vcpu>>,
+    board: Board,
     consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
     outputs: [OutputPump; 2],
     /// Loaders are done with it, but it owns the memory file that the engines map.
@@ -217,7 +216,7 @@ impl Machine {
     /// # Errors
     /// [`BoardError`] for everything that cannot work; nothing has run then.
     pub fn new(spec: MachineSpec, serial: [Box<dyn Write + Send>; 2]) -> Result<Machine, BoardError> {
-        if spec.cpus != 1 {
+        if !(1..=MOST_CPUS).contains(&spec.cpus) {
             return Err(BoardError::Cpus(spec.cpus));
         }
         let calibration = Calibration::start();
@@ -231,7 +230,7 @@ impl Machine {
         };
         let entry = boot.place(&kernel, &memory)?;
         let rate = calibration.finish();
-        let (platform, vcpu) = Platform::start(spec.engine, &memory, rate, entry)?;
+        let (platform, vcpus) = Platform::start(spec.engine, &memory, rate, spec.cpus, entry)?;
         let [first, second] = serial.map(OutputPump::start);
         let outputs = [first.map_err(BoardError::Thread)?, second.map_err(BoardError::Thread)?];
         let mut ports = Bus::new();
@@ -251,14 +250,8 @@ impl Machine {
             }
         };
         Ok(Machine {
-            vcpu,
-            errands: Errands::new(1),
-            desk: Arc::default(),
-            ports,
-            lguest,
-            mapped: Bus::new(),
-            power,
-            platform,
+            board: Board::new(ports, lguest, power, platform, Errands::new(vcpus.len())),
+            vcpus,
             consoles,
             outputs,
             _memory: memory,
@@ -270,102 +263,48 @@ impl Machine {
     /// # Panics
     /// When there is no such port.
     pub fn console_input(&self, port: usize) -> ConsoleInput {
-        match &self.lguest {
-            Some(bus) if port == 0 => ConsoleInput::Lguest(bus.console_input()),
+        match self.board.with_bus(|bus| bus.console_input()) {
+            Some(input) if port == 0 => ConsoleInput::Lguest(input),
             _ => ConsoleInput::Serial(console::ConsoleInput::new(self.consoles[port].clone())),
         }
     }
 
     /// The handle that ends the run.
     pub fn stopper(&self) -> Stopper {
-        Stopper { platform: self.platform.clone(), outputs: self.outputs.clone(), desk: self.desk.clone() }
+        let desk = self.board.desk.clone();
+        Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone(), desk }
     }
 
     /// Sends errands to the vCPUs.
     pub fn summoner(&self) -> Summoner {
-        Summoner::new(self.platform.clone(), self.errands.clone())
+        Summoner::new(self.board.platform.clone(), self.board.errands.clone())
     }
 
     /// The vCPUs, before they run.
     pub fn vcpus(&mut self) -> impl Iterator<Item = &mut dyn Vcpu> {
-        std::iter::once(&mut *self.vcpu as &mut dyn Vcpu)
+        self.vcpus.iter_mut().map(|vcpu| &mut **vcpu as &mut dyn Vcpu)
     }
 
     /// From now on vCPUs stop at this desk, the first time before their first instruction. The first desk counts.
     pub fn stop_at(&self, desk: Arc<Desk>) {
-        let _ = self.desk.set(desk);
+        let _ = self.board.desk.set(desk);
     }
 
-    /// Runs vCPU 0 on the calling thread until the machine ends, and writes out what the ports still hold.
-    pub fn run(self) -> Outcome {
-        self.run_watched(|_| {})
+    /// Runs vCPU 0 on the calling thread and each other on one of its own until the machine ends, and writes out what the
+    /// ports still hold. Each of these threads calls `settle` before it runs the Guest.
+    pub fn run(self, settle: &(dyn Fn() + Sync)) -> Outcome {
+        self.run_watched(settle, |_| {})
     }
 
     /// The same; `at_end` sees what the vCPUs did, before the machine is gone.
-    pub fn run_watched(mut self, at_end: impl FnOnce(Vec<Report>)) -> Outcome {
-        let outcome = self.serve();
-        if let Some(bus) = &self.lguest {
-            tracing::info!("the devices' statuses at the end: {}", bus.statuses());
+    pub fn run_watched(mut self, settle: &(dyn Fn() + Sync), at_end: impl FnOnce(Vec<Report>)) -> Outcome {
+        let outcome = self.board.run(&mut self.vcpus, settle);
+        if let Some(statuses) = self.board.with_bus(|bus| bus.statuses()) {
+            tracing::info!("the devices' statuses at the end: {statuses}");
         }
         self.outputs.iter().for_each(OutputPump::finish);
-        at_end(vec![self.vcpu.report()]);
+        at_end(self.vcpus.iter().map(|vcpu| vcpu.report()).collect());
         outcome
-    }
-
-    fn serve(&mut self) -> Outcome {
-        self.stand(Cause::Start);
-        loop {
-            match self.vcpu.run() {
-                Exit::PortIn { port, size } => {
-                    let value = self.ports.read(port.into(), size);
-                    self.vcpu.reply(value);
-                }
-                Exit::PortOut { port, size, value } => self.ports.write(port.into(), size, value.into()),
-                Exit::MmioRead { address, size } => {
-                    let value = self.mapped.read(address, size);
-                    self.vcpu.reply(value);
-                }
-                Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
-                Exit::Hypercall { number, arguments } => {
-                    if let Some(outcome) = self.hypercall(number, arguments) {
-                        return outcome;
-                    }
-                }
-                Exit::Shutdown => return Outcome::Dead(triple_fault(self.vcpu.rip())),
-                Exit::Dead(reason) => return Outcome::Dead(reason),
-                Exit::Stopped => return self.stopped(),
-                Exit::Summoned => self.errands.run(0, &mut *self.vcpu),
-                Exit::Debug(stop) => self.stand(Cause::Stop(stop)),
-            }
-            if let Some(outcome) = self.power.outcome() {
-                return outcome;
-            }
-        }
-    }
-
-    fn stand(&mut self, cause: Cause) {
-        if let Some(desk) = self.desk.get() {
-            desk.stand(0, cause, &mut *self.vcpu);
-        }
-    }
-
-    /// Answers a hypercall; the outcome when the machine ends by it.
-    fn hypercall(&mut self, number: u64, arguments: [u64; 3]) -> Option<Outcome> {
-        let Some(bus) = &mut self.lguest else {
-            self.vcpu.reply(NO_SUCH_HYPERCALL);
-            return None;
-        };
-        match bus.call(number, arguments) {
-            Next::Go(answer) => answer.into_iter().for_each(|value| self.vcpu.reply(value)),
-            Next::Off => return Some(Outcome::PowerOff),
-            Next::Dead(reason) => return Some(Outcome::Dead(reason)),
-        }
-        None
-    }
-
-    /// Who stopped the machine: somebody outside, or a rule that its Guest broke on another machine's behalf.
-    fn stopped(&self) -> Outcome {
-        self.lguest.as_ref().and_then(LguestBus::death).map_or(Outcome::Stopped, Outcome::Dead)
     }
 }
 
@@ -377,11 +316,6 @@ fn make_memory(bytes: u64, bus: &BusSpec) -> Result<(Arc<Memory>, Vec<lguest_hos
     let mut memory = Memory::with_device_pages(bytes, lguest_bus::pages(attachments))?;
     let links = lguest_bus::join_links(attachments, &mut memory, links)?;
     Ok((Arc::new(memory), links))
-}
-
-/// What became of a processor that could not even tell its kernel of a fault.
-fn triple_fault(rip: u64) -> String {
-    format!("its processor shut down after a triple fault at {rip:#x}: no handler could take the exception")
 }
 
 impl Drop for Machine {

@@ -1,6 +1,7 @@
 //! The board: one PC, drawn in [`layout`], loaded by `elf` and `boot`, run by `machine`.
 //!
-//! Reading order: the map, the kernel, what the kernel is told (boot parameters, ACPI), the serial ports' Host side, the wiring.
+//! Reading order: the map, the kernel, what the kernel is told (boot parameters, ACPI), the serial ports' Host side, the vCPUs at work, the
+//! wiring.
 
 pub mod layout;
 mod elf;
@@ -13,8 +14,9 @@ mod lguest_bus;
 pub mod tap;
 pub mod errands;
 pub mod desk;
+mod processors;
 mod machine;
 
 pub use console::MachineGone;
 pub use lguest_bus::{LguestBusError, LinkPlace};
-pub use machine::{BoardError, BusSpec, ConsoleInput, Machine, MachineSpec, Outcome, Stopper};
+pub use machine::{BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, Stopper};

@@ -96,11 +96,12 @@ fn serve(mut machine: Machine, answers: Answers, events: &Receiver<Event>, butto
     let stub = GdbStub::builder(answers).with_packet_buffer(&mut packet).build();
     let state = stub.ok().and_then(|stub| stub.run_state_machine(&mut machine).ok());
     let mut next = state.map_or(Next::Leave, Next::On);
+    let mut early = until_all_stand(&mut machine, events).into_iter();
     loop {
         next = match next {
-            Next::On(state) => match events.recv() {
-                Ok(event) => respond(state, &mut machine, event),
-                Err(_) => Next::Leave,
+            Next::On(state) => match early.next().or_else(|| events.recv().ok()) {
+                Some(event) => respond(state, &mut machine, event),
+                None => Next::Leave,
             },
             Next::Kill => {
                 button.press(Ending::UserStop);
@@ -110,6 +111,20 @@ fn serve(mut machine: Machine, answers: Answers, events: &Receiver<Event>, butto
         };
     }
     machine.leave();
+}
+
+/// Waits for the vCPUs to stand before their first instruction; what else came meanwhile. A debugger that talks before it
+/// has its first answer is asked to wait by not being read.
+fn until_all_stand(machine: &mut Machine, events: &Receiver<Event>) -> Vec<Event> {
+    let mut early = Vec::new();
+    while !machine.all_stand() && early.len() < EVENTS {
+        match events.recv() {
+            Ok(Event::Stopped(index, cause)) => _ = machine.stands(index, cause),
+            Ok(Event::Ended) | Err(_) => break,
+            Ok(other) => early.push(other),
+        }
+    }
+    early
 }
 
 fn respond<'a>(state: State<'a>, machine: &mut Machine, event: Event) -> Next<'a> {

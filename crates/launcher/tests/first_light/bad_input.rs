@@ -45,6 +45,7 @@ fn an_engine_that_does_not_exist_is_refused() {
 #[test]
 fn numbers_that_make_no_sense_are_refused() {
     assert_refused(&["run", "debian", "--cpus", "0"], &["--cpus", "0"]);
+    assert_refused(&["run", "debian", "--cpus", "9"], &["--cpus", "9", "8"]);
     assert_refused(&["run", "debian", "--cpus", "many"], &["--cpus", "many"]);
     assert_refused(&["run", "debian", "--timeout", "soon"], &["--timeout", "soon"]);
 }

@@ -12,3 +12,4 @@ mod debugging;
 mod bad_input;
 mod session;
 mod prompt;
+mod processors;

@@ -9,7 +9,7 @@ pub mod thunks;
 pub mod calls;
 
 use crate::SetupError;
-use crate::frame::{FrameMapping, JUMP_SLOTS, SPACES};
+use crate::frame::{BANK_SLOTS, FrameMapping, JUMP_SLOTS, SPACES};
 use crate::unit::{Exit, Key, Site, Unit, UnitIndex};
 use arena::Arena;
 use rustc_hash::FxHashMap;
@@ -25,6 +25,8 @@ pub struct Cache {
     pub units: Vec<Unit>,
     /// Every site since the last reset.
     pub sites: Vec<Site>,
+    /// The Guest bytes of every unit, one behind the other: about a tenth of the host code's size.
+    bytes: Vec<u8>,
     names: FxHashMap<Key, UnitIndex>,
     pages: FxHashMap<u32, Vec<UnitIndex>>,
     /// How often the arena was full.
@@ -54,6 +56,7 @@ impl Cache {
             thunks,
             units: Vec::new(),
             sites: Vec::new(),
+            bytes: Vec::new(),
             names: FxHashMap::default(),
             pages: FxHashMap::default(),
             resets: 0,
@@ -98,8 +101,18 @@ impl Cache {
         self.arena.address((unit.start + unit.entry) as usize)
     }
 
-    /// Enters a unit whose code is in the arena into the books.
-    pub fn insert(&mut self, unit: Unit, sites: Vec<Site>) -> UnitIndex {
+    /// The Guest bytes a unit was made from, from `pc` to its end.
+    pub fn bytes_from(&self, index: UnitIndex, pc: u64) -> &[u8] {
+        let unit = self.unit(index);
+        let end = self.units.get(index as usize + 1).map_or(self.bytes.len(), |next| next.bytes as usize);
+        let start = unit.bytes as usize + (pc - unit.key.pc) as usize;
+        &self.bytes[start.min(end)..end]
+    }
+
+    /// Enters a unit whose code is in the arena into the books, with the Guest bytes it was made from.
+    pub fn insert(&mut self, mut unit: Unit, sites: Vec<Site>, bytes: &[u8]) -> UnitIndex {
+        unit.bytes = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
         let index = self.units.len() as UnitIndex;
         self.names.insert(unit.key, index);
         self.pages.entry(unit.key.page).or_default().push(index);
@@ -229,7 +242,8 @@ impl Cache {
     /// Takes a unit out of every jump table.
     pub fn forget_jumps(&self, index: UnitIndex, jumps: &FrameMapping) {
         let entry = self.checked_entry(index);
-        let slot = (self.unit(index).key.pc & 0xffff) as usize;
+        let key = self.unit(index).key;
+        let slot = key.mode.bank() * BANK_SLOTS + (key.pc & 0xffff) as usize;
         for space in 0..=SPACES {
             jumps.replace(space * JUMP_SLOTS + slot, entry, self.thunks.lookup);
         }
@@ -240,6 +254,7 @@ impl Cache {
         self.arena.reset(self.empty);
         self.units.clear();
         self.sites.clear();
+        self.bytes.clear();
         self.names.clear();
         self.pages.clear();
         self.resets += 1;

@@ -34,6 +34,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// One instruction of grace after `sti`, `mov ss`, `pop ss`: no interrupt is taken (SDM vol. 3, 6.8.3).
     pub interrupt_shadow: bool,
+    /// A non-maskable interrupt was taken and `iret` has not run since: no other is taken (SDM vol. 3, 6.7.1).
+    pub nmi_blocked: bool,
     /// ES, CS, SS, DS, FS, GS in encoding order; see the constants in [`segments`].
     pub segments: [Segment; 6],
     /// Local descriptor table.

@@ -10,7 +10,7 @@
 //! (SDM vol. 3, 2.2; vol. 1, 3.6.) The size of code is CS's in every row: real mode is only 16 bits wide because that is
 //! what is in CS after power-on, and a Guest that comes back from protected mode with other limits keeps them.
 
-use super::segments::{CS, DS, ES, SS, Segment, attributes};
+use super::segments::{CS, DS, ES, FS, GS, SS, Segment, attributes};
 use super::{Cpu, RSP, cr0, efer};
 
 /// The default size of operands and addresses.
@@ -100,6 +100,22 @@ impl Cpu {
         let mask = self.stack_mask();
         let kept = if mask == 0xffff { self.gpr[RSP] & 0xffff_0000 } else { 0 };
         self.gpr[RSP] = kept | value & mask;
+    }
+
+    /// True when a word of the stack may lie across two pages.
+    pub fn stack_is_ragged(&self) -> bool {
+        let word = if self.in_64_bit_mode() { 8 } else { 4 };
+        self.gpr[RSP] & (word - 1) != 0
+    }
+
+    /// How far offsets in FS and GS may go without being looked at again: for segments of any other kind than data that
+    /// grows up and may be written, nowhere. Only code that is not 64-bit asks.
+    pub fn based_reach(&self) -> [u64; 2] {
+        [FS, GS].map(|index| {
+            let segment = &self.segments[index];
+            let plain = segment.present() && segment.is_writable_data() && segment.grows_up();
+            if plain { u64::from(segment.limit) + 1 } else { 0 }
+        })
     }
 
     /// True for 32-bit code whose CS, DS, ES and SS are the whole address space: then a linear address is an offset, and no

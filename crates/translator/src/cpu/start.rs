@@ -3,7 +3,7 @@
 use crate::LongModeEntry;
 use crate::cpu::inert::InertMsrs;
 use crate::cpu::segments::{CS, DS, ES, FS, GS, SS, Segment, TableRegister, attributes};
-use crate::cpu::{Cpu, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
+use crate::cpu::{Cpu, RDX, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
 
 /// Selectors of the 64-bit boot protocol.
 const BOOT_CS: u16 = 0x10;
@@ -26,6 +26,7 @@ impl Cpu {
             rflags: flags::ALWAYS_ONE,
             cpl: 0,
             interrupt_shadow: false,
+            nmi_blocked: false,
             segments: [data, code, data, data, data, data],
             ldtr: system(descriptors::system::LDT),
             tr: system(descriptors::system::TSS_BUSY),
@@ -51,6 +52,32 @@ impl Cpu {
             xcr0_offered,
             inert: InertMsrs::at_power_on(),
         }
+    }
+
+    /// The processor's state after INIT (SDM vol. 3, table 9-1): as at power-on but for what INIT leaves alone, the
+    /// model-specific registers, XCR0 and the caches' switches; edx tells the `signature` of leaf 1. Vector and x87 registers
+    /// stay too, and are elsewhere.
+    pub fn initialize(&mut self, signature: u32) {
+        let fresh = Cpu::at_power_on(self.xcr0_offered);
+        let caches = cr0::CD | cr0::NW;
+        let mut gpr = fresh.gpr;
+        gpr[RDX] = signature.into();
+        *self = Cpu {
+            gpr,
+            cr0: fresh.cr0 & !caches | self.cr0 & caches,
+            xcr0: self.xcr0,
+            star: self.star,
+            lstar: self.lstar,
+            cstar: self.cstar,
+            sfmask: self.sfmask,
+            kernel_gs_base: self.kernel_gs_base,
+            tsc_aux: self.tsc_aux,
+            tsc_offset: self.tsc_offset,
+            tsc_adjust: self.tsc_adjust,
+            sysenter: self.sysenter,
+            inert: self.inert.clone(),
+            ..fresh
+        };
     }
 
     /// Puts a processor that has just been reset at the start of the page `vector`, in real mode: what a start-up message

@@ -103,9 +103,7 @@ impl Vcpu {
             let Some(physical) = self.debug_translate(at) else { return false };
             let Some((offset, _)) = self.ram.offset(physical) else { return false };
             self.ram.write(physical, &bytes[done..done + piece]);
-            if self.ram.has_code(offset) {
-                self.drop_page_code((offset >> 12) as u32);
-            }
+            self.wrote((offset >> 12) as u32);
             done += piece;
         }
         true

@@ -19,6 +19,8 @@ use crate::memory::access::GuestMemory;
 /// #GP(0) when NT is set (there are no task switches), #SS and #PF for the frame, #GP, #NP and #SS for its segments;
 /// death for a return to virtual-8086 mode. Nothing has changed then.
 pub fn iret(cpu: &mut Cpu, memory: &mut GuestMemory, size: usize) -> Result<(), Refusal> {
+    // Whatever comes of it (SDM vol. 3, 6.7.1).
+    cpu.nmi_blocked = false;
     let mut stack = Stack::current(cpu);
     if !cpu.protected() {
         return real_iret(cpu, memory, size, stack);

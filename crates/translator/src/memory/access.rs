@@ -10,6 +10,7 @@ use crate::events::exception::Exception;
 use crate::memory::ram::{PAGE_SIZE, Ram};
 use crate::memory::walk::{Access, Intent, Paging, Translation, canonical, walk};
 use std::cell::Cell;
+use std::sync::atomic::{Ordering, fence};
 
 /// Why an access did not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,12 +264,16 @@ impl<'a> GuestMemory<'a> {
 
     fn write_span(&mut self, physical: u64, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.ram.write(physical, bytes);
+            self.ram.write_in_run(physical, bytes);
             self.note(physical);
         }
     }
 
     fn note(&mut self, physical: u64) {
+        // The write first, then the look: see `sharing.rs`.
+        if self.ram.sharing().several() {
+            fence(Ordering::SeqCst);
+        }
         if let Some((offset, _)) = self.ram.offset(physical)
             && self.ram.has_code(offset)
         {

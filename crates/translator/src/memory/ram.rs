@@ -1,7 +1,9 @@
 //! Guest-physical RAM: one memory file, mapped twice (writable, and read-only for pages whose writes must be seen).
 
+use crate::memory::sharing::Sharing;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -36,7 +38,7 @@ pub struct Ram {
     readable: *const u8,
     length: u64,
     regions: Vec<RamRegion>,
-    code: Vec<AtomicU64>,
+    sharing: Arc<Sharing>,
 }
 
 // SAFETY: the pointers name shared memory mappings that live as long as the Ram; all access is by copy or atomic.
@@ -50,6 +52,19 @@ unsafe impl Sync for Ram {}
 impl Ram {
     /// Maps `file`, whose first `length` bytes hold `regions`. The file stays open elsewhere; only mappings are kept.
     pub fn new(file: &File, length: u64, regions: Vec<RamRegion>) -> Result<Ram, RamError> {
+        Ram::shared(file, length, regions, Arc::new(Sharing::new(length.div_ceil(PAGE_SIZE))))
+    }
+
+    /// The same, with the books of who made code from what kept in `sharing`, so that others who write the file can ask.
+    ///
+    /// # Errors
+    /// When the host refuses a mapping.
+    pub fn shared(
+        file: &File,
+        length: u64,
+        regions: Vec<RamRegion>,
+        sharing: Arc<Sharing>,
+    ) -> Result<Ram, RamError> {
         use std::os::fd::AsRawFd;
         let map = |protection| {
             // SAFETY: a fresh shared mapping at an address the kernel picks; nothing else is touched.
@@ -70,9 +85,7 @@ impl Ram {
         };
         let writable = map(libc::PROT_READ | libc::PROT_WRITE)?;
         let readable = map(libc::PROT_READ)?;
-        let words = (length / PAGE_SIZE).div_ceil(64) as usize;
-        let code = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Ram { writable, readable, length, regions, code })
+        Ok(Ram { writable, readable, length, regions, sharing })
     }
 
     /// Maps the first page of another file in place of the page at the memory file's byte `offset`, in both views:
@@ -123,14 +136,22 @@ impl Ram {
         self.readable.wrapping_add(offset as usize)
     }
 
-    /// Copies out; false when any byte is not RAM.
+    /// Pages of the memory file.
+    pub(crate) fn pages(&self) -> u32 {
+        (self.length / PAGE_SIZE) as u32
+    }
+
+    /// Who may write a page and who made code from it, for all vCPUs.
+    pub fn sharing(&self) -> &Arc<Sharing> {
+        &self.sharing
+    }
+
+    /// Copies out; false when any byte is not RAM. One, two, four or eight aligned bytes are read in one piece.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
         match self.offset(address) {
             Some((offset, room)) if bytes.len() as u64 <= room => {
                 // SAFETY: `offset` found the whole range inside the mapping; the Guest may race, bytes have no validity.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(self.readable(offset), bytes.as_mut_ptr(), bytes.len())
-                };
+                unsafe { copy_out(self.readable(offset), bytes) };
                 true
             }
             _ => false,
@@ -144,12 +165,23 @@ impl Ram {
         unsafe { std::ptr::copy_nonoverlapping(self.readable(offset), bytes.as_mut_ptr(), bytes.len()) };
     }
 
-    /// Copies in; false when any byte is not RAM. Does not tell translated code: see [`Self::has_code`].
+    /// Copies in; false when any byte is not RAM. Comes back when no vCPU runs code made from the old bytes. For whoever is
+    /// no running vCPU.
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        let done = self.write_in_run(address, bytes);
+        if let Some((offset, _)) = self.offset(address).filter(|_| done) {
+            self.sharing.wrote(offset, bytes.len() as u64);
+        }
+        done
+    }
+
+    /// Copies in, for a running vCPU, which tells the others itself. One, two, four or eight aligned bytes are written in
+    /// one piece.
+    pub(crate) fn write_in_run(&self, address: u64, bytes: &[u8]) -> bool {
         match self.offset(address) {
             Some((offset, room)) if bytes.len() as u64 <= room => {
                 // SAFETY: as in `read`, and the range belongs to the Guest.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.writable(offset), bytes.len()) };
+                unsafe { copy_in(self.writable(offset), bytes) };
                 true
             }
             _ => false,
@@ -193,19 +225,57 @@ impl Ram {
 
     /// True when translated code was made from the page that holds the memory file's byte `offset`.
     pub fn has_code(&self, offset: u64) -> bool {
-        let page = (offset / PAGE_SIZE) as usize;
-        self.code[page / 64].load(Ordering::Relaxed) & 1 << (page % 64) != 0
+        self.sharing.has_code((offset / PAGE_SIZE) as u32)
     }
+}
 
-    /// Says whether translated code was made from that page.
-    pub(crate) fn set_has_code(&self, offset: u64, yes: bool) {
-        let page = (offset / PAGE_SIZE) as usize;
-        let bit = 1 << (page % 64);
-        if yes {
-            self.code[page / 64].fetch_or(bit, Ordering::Relaxed);
-        } else {
-            self.code[page / 64].fetch_and(!bit, Ordering::Relaxed);
-        }
+/// Copies out of Guest memory. What a processor reads in one piece is read in one piece (SDM vol. 3, 9.1.1).
+///
+/// # Safety
+/// `from` must be valid for `bytes.len()` bytes.
+#[allow(unsafe_code)]
+unsafe fn copy_out(from: *const u8, bytes: &mut [u8]) {
+    let from = from.cast_mut();
+    macro_rules! whole {
+        ($atomic:ty) => {{
+            // SAFETY: valid, as the caller says, and aligned, as the match below says; only read.
+            let value = unsafe { <$atomic>::from_ptr(from.cast()) }.load(Ordering::Relaxed);
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }};
+    }
+    match bytes.len() {
+        1 => whole!(AtomicU8),
+        2 if (from as usize).is_multiple_of(2) => whole!(AtomicU16),
+        4 if (from as usize).is_multiple_of(4) => whole!(AtomicU32),
+        8 if (from as usize).is_multiple_of(8) => whole!(AtomicU64),
+        // SAFETY: valid, as the caller says.
+        length => unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), bytes.as_mut_ptr(), length) },
+    }
+}
+
+/// Copies into Guest memory, in one piece as [`copy_out`] does. `memcpy` may write a byte twice, and between the two
+/// another vCPU may have written it.
+///
+/// # Safety
+/// `to` must be valid for `bytes.len()` bytes.
+#[allow(unsafe_code)]
+unsafe fn copy_in(to: *mut u8, bytes: &[u8]) {
+    macro_rules! whole {
+        ($atomic:ty, $number:ty) => {{
+            let mut word = [0; size_of::<$number>()];
+            word.copy_from_slice(bytes);
+            // SAFETY: valid, as the caller says, and aligned, as the match below says.
+            unsafe { <$atomic>::from_ptr(to.cast()) }
+                .store(<$number>::from_le_bytes(word), Ordering::Relaxed);
+        }};
+    }
+    match bytes.len() {
+        1 => whole!(AtomicU8, u8),
+        2 if (to as usize).is_multiple_of(2) => whole!(AtomicU16, u16),
+        4 if (to as usize).is_multiple_of(4) => whole!(AtomicU32, u32),
+        8 if (to as usize).is_multiple_of(8) => whole!(AtomicU64, u64),
+        // SAFETY: valid, as the caller says.
+        length => unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, length) },
     }
 }
 

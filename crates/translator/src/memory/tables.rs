@@ -322,6 +322,11 @@ impl Tables {
         }
     }
 
+    /// Ends all entries there are.
+    pub fn flush_all(&mut self) {
+        ALL_HALVES.into_iter().for_each(|half| self.flush(half));
+    }
+
     /// Ends one page's entries, as `invlpg` does.
     pub fn invalidate(&mut self, half: Half, address: u64) {
         let n = half.number();

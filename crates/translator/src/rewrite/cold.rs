@@ -4,7 +4,7 @@
 //! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
 
 use super::Rewriter;
-use crate::assemble::host::{RCX, S0, S1};
+use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::unit::{Exit, Part, Site};
 
@@ -18,12 +18,13 @@ pub(super) struct Cold {
 /// What a stub puts right before it calls out.
 pub(super) enum Restore {
     Nothing,
-    /// rcx was kept in the first scratch register; the address is computed anew.
-    CounterAndAddress(Mem),
+    /// rcx was kept in the first scratch register; the address is computed anew, and then, if so, the stack pointer moves
+    /// back up by a 32-bit word.
+    CounterAndAddress(Mem, bool),
     /// rcx was kept in the second scratch register.
     Counter,
-    /// The address is computed anew.
-    Address(Mem),
+    /// The address is computed anew, and the stack pointer likewise.
+    Address(Mem, bool),
     /// The flags are brought back.
     Flags,
 }
@@ -76,10 +77,10 @@ impl Rewriter<'_> {
                     self.aside = true;
                     self.settle_flags();
                 }
-                Restore::Address(address) => self.code.lea(true, S0, address),
-                Restore::CounterAndAddress(address) => {
+                Restore::Address(address, undo) => self.address_anew(address, undo),
+                Restore::CounterAndAddress(address, undo) => {
                     self.code.mov(RCX, S0);
-                    self.code.lea(true, S0, address);
+                    self.address_anew(address, undo);
                 }
             }
             match cold.ask {
@@ -99,6 +100,13 @@ impl Rewriter<'_> {
                     self.call_site(self.thunks.link, site);
                 }
             }
+        }
+    }
+
+    fn address_anew(&mut self, address: Mem, undo: bool) {
+        self.code.lea(true, S0, address);
+        if undo {
+            self.move_stack(Mem::at(GUEST_RSP, 4));
         }
     }
 

@@ -9,7 +9,7 @@ use super::stack::Pushed;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{FRAME, GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch};
-use crate::frame::{Frame, FrameMapping};
+use crate::frame::{BANK_SLOTS, Frame, FrameMapping};
 use crate::rewrite::operands::home;
 use crate::unit::{Exit, Part};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
@@ -101,7 +101,7 @@ impl Rewriter<'_> {
     pub(super) fn leave_by_table(&mut self, target: u64) {
         self.code.constant(S0, target);
         self.code.load32(S1, Mem::frame(offset_of!(Frame, jump_space)));
-        let slot = FrameMapping::JUMPS as i32 + 8 * (target & 0xffff) as i32;
+        let slot = self.jump_tables() + 8 * (target & 0xffff) as i32;
         self.table_jump(slot);
     }
 
@@ -117,7 +117,12 @@ impl Rewriter<'_> {
         } else {
             self.code.movzx16(S1, S0);
         }
-        self.table_jump(FrameMapping::JUMPS as i32);
+        self.table_jump(self.jump_tables());
+    }
+
+    /// The jump tables that hold units of this one's kind, counted from the frame.
+    fn jump_tables(&self) -> i32 {
+        (FrameMapping::JUMPS + 8 * BANK_SLOTS * self.key.mode.bank()) as i32
     }
 
     fn table_jump(&mut self, disp: i32) {
@@ -149,17 +154,26 @@ impl Rewriter<'_> {
     /// `ret` and `ret n`.
     fn give_back(&mut self, instruction: &Instruction) {
         let dropped = if instruction.op_count() == 1 { i32::from(instruction.immediate16()) } else { 0 };
-        if dropped & 7 != 0 && !self.key.mode.ragged_stack {
+        let word = self.key.mode.word() as i32;
+        if dropped & (word - 1) != 0 && !self.key.mode.ragged_stack {
             return self.system(instruction);
         }
         let place = self.stack_place(Mem::at(GUEST_RSP, 0), Part::Pop);
-        self.code.load(S0, place);
-        self.code.lea(true, GUEST_RSP, Mem::at(GUEST_RSP, 8 + dropped));
+        self.load_word(S0, place);
+        self.move_stack(Mem::at(GUEST_RSP, word + dropped));
         self.leave_computed();
     }
 }
 
 fn counts_in_32_bits(instruction: &Instruction) -> bool {
     use iced_x86::Code as C;
-    matches!(instruction.code(), C::Loop_rel8_64_ECX | C::Loope_rel8_64_ECX | C::Loopne_rel8_64_ECX)
+    matches!(
+        instruction.code(),
+        C::Loop_rel8_64_ECX
+            | C::Loope_rel8_64_ECX
+            | C::Loopne_rel8_64_ECX
+            | C::Loop_rel8_32_ECX
+            | C::Loope_rel8_32_ECX
+            | C::Loopne_rel8_32_ECX
+    )
 }

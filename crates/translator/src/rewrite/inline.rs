@@ -30,20 +30,24 @@ impl Rewriter<'_> {
     /// Writes the instruction in place, if it is one of these and may be; says whether it did.
     pub(super) fn inline(&mut self, instruction: &Instruction) -> bool {
         let mode = self.key.mode;
-        let kernel = !mode.user && !mode.single();
+        let kernel = !mode.user && !mode.middle && !mode.single();
         match instruction.mnemonic() {
-            M::Swapgs if kernel => self.swap_gs(),
+            M::Swapgs if kernel && mode.long() => self.swap_gs(),
             M::Cli if kernel => self.change_flag(flags::IF, false),
             M::Sti if kernel && !self.last => self.allow_interrupts(instruction),
             M::Stac if kernel => self.change_access(true),
             M::Clac if kernel => self.change_access(false),
+            // Alone, nobody is waited for.
+            M::Pause if !self.tools.several => self.code.raw(&[0xf3, 0x90]),
             M::Cld => self.change_flag(flags::DF, false),
             M::Std => self.change_flag(flags::DF, true),
             M::Pushfq if !mode.single() => self.push_flags(),
-            M::Syscall if mode.user && !mode.single() => self.call_kernel(instruction),
+            M::Syscall if mode.user && mode.long() && !mode.single() => self.call_kernel(instruction),
             M::Sysretq if kernel => self.call_kernel(instruction),
-            M::Rdtsc | M::Rdtscp if !(mode.user && mode.clock_hidden) => self.read_clock(instruction),
-            M::Mov if kernel && instruction.op1_register().is_cr() => return self.read_control(instruction),
+            M::Rdtsc | M::Rdtscp if !mode.clock_hidden => self.read_clock(instruction),
+            M::Mov if kernel && mode.long() && instruction.op1_register().is_cr() => {
+                return self.read_control(instruction);
+            }
             M::Mov if is_segment_read(instruction) => self.read_selector(instruction),
             M::Mov if is_segment_store(instruction) => self.store_selector(instruction),
             _ => return false,

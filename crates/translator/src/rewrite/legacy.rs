@@ -2,7 +2,55 @@
 //!
 //! Whatever has no such twin is told in Rust: see `system/legacy.rs`.
 
-use iced_x86::{Code, Instruction};
+use super::Rewriter;
+use super::memory::address_bits;
+use crate::cpu::segments::CS;
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
+
+impl Rewriter<'_> {
+    /// True for what 32-bit code may do and no compiler has done for decades, so that Rust does it: 16-bit addresses, jumps
+    /// and calls of 16 bits, and writes through the code segment, which must fault.
+    pub(super) fn is_out_of_date(&mut self, instruction: &Instruction) -> bool {
+        if self.key.mode.long() {
+            return false;
+        }
+        let memory = (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+        if memory && address_bits(instruction) != 32 {
+            return true;
+        }
+        if memory && instruction.memory_segment().number() == CS && instruction.mnemonic() != Mnemonic::Lea {
+            return true;
+        }
+        if matches!(instruction.mnemonic(), Mnemonic::Vzeroall | Mnemonic::Vzeroupper) {
+            // They clear the eight registers that 32-bit code has, not the host's sixteen.
+            return true;
+        }
+        match instruction.flow_control() {
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+                instruction.op0_kind() == OpKind::NearBranch16 || counts_in_16_bits(instruction)
+            }
+            FlowControl::IndirectBranch => narrow_target(instruction),
+            FlowControl::Call | FlowControl::IndirectCall => {
+                instruction.stack_pointer_increment() == -2 || narrow_target(instruction)
+            }
+            FlowControl::Return => matches!(instruction.code(), Code::Retnw | Code::Retnw_imm16),
+            _ => false,
+        }
+    }
+}
+
+fn narrow_target(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::Register && instruction.op0_register().size() == 2
+        || instruction.op0_kind() == OpKind::Memory && instruction.memory_size().size() == 2
+}
+
+fn counts_in_16_bits(instruction: &Instruction) -> bool {
+    use Code as C;
+    matches!(
+        instruction.code(),
+        C::Jcxz_rel8_32 | C::Loop_rel8_32_CX | C::Loope_rel8_32_CX | C::Loopne_rel8_32_CX
+    )
+}
 
 /// The same instruction in an encoding that 64-bit mode has.
 pub(super) fn modern(instruction: &Instruction) -> Instruction {

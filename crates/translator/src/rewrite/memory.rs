@@ -12,12 +12,12 @@
 //! The sign bits above 47 take no part in the index, but they do take part in the sum: an address that is not
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
-use super::{Cold, Restore, Rewriter, touches_flags};
+use super::{Ask, Cold, Restore, Rewriter, touches_flags};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
 use crate::rewrite::operands::home;
-use crate::unit::Part;
+use crate::unit::{Part, Site};
 use iced_x86::{Code, Instruction, Register};
 use std::mem::offset_of;
 
@@ -52,7 +52,7 @@ impl Rewriter<'_> {
     /// The host bytes of the memory operand. Flags that are live are set aside; scratch registers are spoilt.
     pub(super) fn operand_place(&mut self, instruction: &Instruction, size: usize, write: bool) -> Mem {
         self.set_flags_aside();
-        let address = self.effective_address(instruction);
+        let address = self.effective_address(instruction, size);
         self.translate(address, size, write)
     }
 
@@ -65,7 +65,7 @@ impl Rewriter<'_> {
         let size = operand_size(instruction);
         let write = self.writes_memory(instruction);
         self.set_flags_aside();
-        let address = self.effective_address(instruction);
+        let address = self.effective_address(instruction, size);
         self.in_scratch(address);
         self.bit_register(instruction, S1);
         match size {
@@ -178,7 +178,7 @@ impl Rewriter<'_> {
     }
 
     /// The effective address with its segment; may spoil flags and scratch registers.
-    fn effective_address(&mut self, instruction: &Instruction) -> Address {
+    fn effective_address(&mut self, instruction: &Instruction, size: usize) -> Address {
         let segment = match instruction.memory_segment() {
             Register::FS => Some(crate::cpu::segments::FS),
             Register::GS => Some(crate::cpu::segments::GS),
@@ -200,8 +200,28 @@ impl Rewriter<'_> {
         };
         let Some(segment) = segment else { return address };
         self.in_scratch(address);
-        self.code.add_memory(S0, Mem::frame(segment_base(segment)));
+        if self.key.mode.long() {
+            self.code.add_memory(S0, Mem::frame(segment_base(segment)));
+        } else {
+            self.based_address(instruction, segment, size);
+        }
         Address::Computed
+    }
+
+    /// The offset in the first scratch register becomes an address in FS or GS of 32-bit code. What the segment may not
+    /// allow is left to Rust.
+    fn based_address(&mut self, instruction: &Instruction, segment: usize, size: usize) {
+        let reach = offset_of!(Frame, reach) + 8 * (segment - crate::cpu::segments::FS);
+        self.code.lea(true, S1, Mem::at(S0, size as i32 - 1));
+        self.code.cmp_memory(S1, Mem::frame(reach));
+        let beyond = self.code.jump_if(cond::AE);
+        self.code.add_memory(S0, Mem::frame(segment_base(segment)));
+        self.code.mov32(S0, S0);
+        let site =
+            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
+        let ask = Ask::Site { thunk: self.thunks.system, site };
+        self.colds.push(Cold { jumps: vec![beyond], restore, ask });
     }
 
     /// The operand as a host operand: registers of the frame are brought into scratch registers. Spoils no flag.

@@ -52,15 +52,18 @@ pub struct Tools {
     info: InstructionInfoFactory,
     /// An empty buffer that once held a unit's code.
     buffer: Vec<u8>,
+    /// The machine has other vCPUs, which this one may be waiting for.
+    several: bool,
 }
 
 impl Tools {
-    /// Fresh tools.
-    pub fn new() -> Tools {
+    /// Fresh tools for one vCPU, of `several` or not.
+    pub fn new(several: bool) -> Tools {
         Tools {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
             buffer: Vec::with_capacity(4096),
+            several,
         }
     }
 
@@ -209,7 +212,7 @@ impl Rewriter<'_> {
         if !self.live {
             self.aside = false;
         }
-        if self.key.mode.vectors_off && uses_vector_state(instruction) {
+        if self.key.mode.vectors_off && uses_vector_state(instruction) || self.is_out_of_date(instruction) {
             return self.system(instruction);
         }
         let (code, colds, sites, aside) = (self.code.here(), self.colds.len(), self.sites.len(), self.aside);
@@ -323,7 +326,7 @@ impl Rewriter<'_> {
     /// for page crossings, because an aligned eight-byte access cannot cross. A ragged stack pointer leaves the unit
     /// and goes on in units of one carefully checked instruction.
     fn keep_stack_aligned(&mut self, instruction: &Instruction) {
-        if operands::may_misalign_stack(self.tools, instruction) {
+        if operands::may_misalign_stack(self.tools, instruction, self.key.mode.word()) {
             self.force_stack_check(instruction);
         }
     }
@@ -334,9 +337,11 @@ impl Rewriter<'_> {
             return;
         }
         self.settle_flags();
+        let long = self.key.mode.long();
         if self.live_after {
             self.code.mov(S1, RCX);
-            self.code.pext(RCX, GUEST_RSP, Mem::frame(offset_of!(Frame, stack_mask)));
+            let (wide, narrow) = (offset_of!(Frame, stack_mask), offset_of!(Frame, narrow_stack_mask));
+            self.code.pext(RCX, GUEST_RSP, Mem::frame(if long { wide } else { narrow }));
             let fine = self.code.jrcxz();
             let ragged = self.code.jump();
             self.code.bind_short(fine);
@@ -349,7 +354,7 @@ impl Rewriter<'_> {
         } else {
             // The flags are dead for the code that follows, but not for whoever looks from outside: that is a
             // fault's view, see liveness.rs.
-            self.code.test8(GUEST_RSP, 7);
+            self.code.test8(GUEST_RSP, if long { 7 } else { 3 });
             let ragged = self.code.jump_if(cond::NZ);
             self.colds.push(Cold {
                 jumps: vec![ragged],
@@ -366,7 +371,8 @@ impl Rewriter<'_> {
         }
         // It may raise an arithmetic exception.
         self.note_flags();
-        if operands::renamed(instruction) {
+        if operands::renamed(instruction) || !self.key.mode.long() {
+            // The same bytes may mean something else to the host.
             self.operation(instruction, None);
         } else {
             let start = (instruction.ip() - self.key.pc) as usize;

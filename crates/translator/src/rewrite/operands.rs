@@ -36,8 +36,8 @@ pub fn renamed(instruction: &Instruction) -> bool {
         .any(|n| instruction.op_kind(n) == OpKind::Register && moved(instruction.op_register(n)))
 }
 
-/// True when an instruction may leave the stack pointer off a multiple of eight, given that it was on one.
-pub fn may_misalign_stack(tools: &mut Tools, instruction: &Instruction) -> bool {
+/// True when an instruction may leave the stack pointer off a multiple of a stack word, given that it was on one.
+pub fn may_misalign_stack(tools: &mut Tools, instruction: &Instruction, word: usize) -> bool {
     let stack = |n| {
         instruction.op_kind(n) == OpKind::Register
             && instruction.op_register(n).is_gpr()
@@ -45,19 +45,20 @@ pub fn may_misalign_stack(tools: &mut Tools, instruction: &Instruction) -> bool 
             && instruction.op_register(n).full_register().number() == RSP
     };
     let Some(operand) = (0..instruction.op_count()).find(|&n| stack(n)) else { return false };
-    let whole = instruction.op_register(operand).size() == 8;
+    let whole = instruction.op_register(operand).size() == word;
+    let odd = |value: u64| value & (word as u64 - 1) != 0;
     match instruction.mnemonic() {
         Mnemonic::Cmp | Mnemonic::Test => false,
         Mnemonic::Add | Mnemonic::Sub if whole && operand == 0 && has_immediate(instruction) => {
-            instruction.immediate(1) & 7 != 0
+            odd(instruction.immediate(1))
         }
         Mnemonic::And if whole && operand == 0 && has_immediate(instruction) => false,
         Mnemonic::Lea
             if whole
-                && instruction.memory_base() == Register::RSP
+                && matches!(instruction.memory_base(), Register::RSP | Register::ESP)
                 && instruction.memory_index() == Register::None =>
         {
-            instruction.memory_displacement64() & 7 != 0
+            odd(instruction.memory_displacement64())
         }
         _ => {
             let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
@@ -68,7 +69,10 @@ pub fn may_misalign_stack(tools: &mut Tools, instruction: &Instruction) -> bool 
 }
 
 fn has_immediate(instruction: &Instruction) -> bool {
-    matches!(instruction.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+    matches!(
+        instruction.op_kind(1),
+        OpKind::Immediate8to64 | OpKind::Immediate32to64 | OpKind::Immediate8to32 | OpKind::Immediate32
+    )
 }
 
 fn writes(access: OpAccess) -> bool {

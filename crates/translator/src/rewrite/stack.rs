@@ -9,13 +9,15 @@
 //! ```text
 //!   pext s1, s0, [mask] ; mov s0, rcx ; mov rcx, gs:[s1*8] ; jrcxz cold ; mov s1, rcx ; mov rcx, s0 ; ...
 //! ```
+//! 32-bit code moves its stack pointer first: `[r9 + s1 - 4]` would not wrap with it, and an address that was not looked
+//! up must not be used. Whatever stops such a push moves it back.
 
 use super::{Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
 use crate::rewrite::operands::home;
-use crate::unit::Part;
+use crate::unit::{Lent, Part};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use std::mem::offset_of;
 
@@ -31,7 +33,7 @@ pub enum Pushed {
 }
 
 impl Rewriter<'_> {
-    /// `push`, `pop` and `leave` of eight bytes.
+    /// `push`, `pop` and `leave` of a stack word.
     pub(super) fn stack(&mut self, instruction: &Instruction) {
         match instruction.mnemonic() {
             Mnemonic::Push => {
@@ -49,6 +51,11 @@ impl Rewriter<'_> {
             OpKind::Register => {
                 let number = instruction.op0_register().full_register().number();
                 match home(number as u8) {
+                    Some(GUEST_RSP) if !self.key.mode.long() => {
+                        // What is pushed is the pointer before it moves.
+                        self.code.store(Mem::frame(offset_of!(Frame, kept)), GUEST_RSP);
+                        Pushed::Kept(offset_of!(Frame, kept))
+                    }
                     Some(register) => Pushed::Register(register),
                     None => Pushed::Kept(Frame::gpr(number)),
                 }
@@ -62,15 +69,55 @@ impl Rewriter<'_> {
         }
     }
 
-    /// Loads eight bytes of memory operand into `to`.
+    /// Loads a stack word's bytes of memory operand into `to`.
     pub(super) fn load_operand(&mut self, instruction: &Instruction, to: Reg) {
-        let place = self.operand_place(instruction, 8, false);
+        let place = self.operand_place(instruction, self.key.mode.word(), false);
         self.note_flags();
-        self.code.load(to, place);
+        self.load_word(to, place);
     }
 
-    /// Writes eight bytes below the stack pointer and moves it.
+    /// Loads as much as a stack word holds; what is above is clear.
+    pub(super) fn load_word(&mut self, to: Reg, place: Mem) {
+        if self.key.mode.long() { self.code.load(to, place) } else { self.code.load32(to, place) }
+    }
+
+    /// Moves the stack pointer to `at`, in its width.
+    pub(super) fn move_stack(&mut self, at: Mem) {
+        self.code.lea(self.key.mode.long(), GUEST_RSP, at);
+    }
+
+    /// A push of 32-bit code: see the module.
+    fn push_narrow(&mut self, value: Pushed) {
+        let ragged = self.key.mode.ragged_stack;
+        let place = if ragged {
+            self.checked_place(Mem::at(GUEST_RSP, -4), Part::Push)
+        } else {
+            self.move_stack(Mem::at(GUEST_RSP, -4));
+            let from = self.code.here() as u32;
+            if let Some(mark) = self.marks.last_mut() {
+                mark.lent = Lent::Push { from };
+            }
+            self.stack_place(Mem::at(GUEST_RSP, 0), Part::Push)
+        };
+        match value {
+            Pushed::Register(register) => self.code.store32(place, register),
+            Pushed::Constant(constant) => self.code.store32_immediate(place, constant as u32),
+            Pushed::Kept(offset) => {
+                let place = self.free_first_scratch(place);
+                self.code.load32(S0, Mem::frame(offset));
+                self.code.store32(place, S0);
+            }
+        }
+        if ragged {
+            self.move_stack(Mem::at(GUEST_RSP, -4));
+        }
+    }
+
+    /// Writes a word below the stack pointer and moves it.
     pub(super) fn push(&mut self, value: Pushed) {
+        if !self.key.mode.long() {
+            return self.push_narrow(value);
+        }
         let place = self.stack_place(Mem::at(GUEST_RSP, -8), Part::Push);
         match value {
             Pushed::Register(register) => self.code.store(place, register),
@@ -106,17 +153,17 @@ impl Rewriter<'_> {
         match home(number as u8) {
             // `pop rsp` ends with what it read.
             Some(GUEST_RSP) => {
-                self.code.load(GUEST_RSP, place);
+                self.load_word(GUEST_RSP, place);
                 self.end_islands(true);
                 return self.keep_stack_aligned(instruction);
             }
-            Some(register) => self.code.load(register, place),
+            Some(register) => self.load_word(register, place),
             None => {
                 self.code.load(S0, place);
                 self.code.store(Mem::frame(Frame::gpr(number)), S0);
             }
         }
-        self.code.lea(true, GUEST_RSP, Mem::at(GUEST_RSP, 8));
+        self.move_stack(Mem::at(GUEST_RSP, self.key.mode.word() as i32));
         self.end_islands(true);
     }
 
@@ -124,8 +171,8 @@ impl Rewriter<'_> {
     fn leave_frame(&mut self, instruction: &Instruction) {
         const RBP: Reg = Reg(5);
         let place = self.checked_place(Mem::at(RBP, 0), Part::Pop);
-        self.code.load(S1, place);
-        self.code.lea(true, GUEST_RSP, Mem::at(RBP, 8));
+        self.load_word(S1, place);
+        self.move_stack(Mem::at(RBP, self.key.mode.word() as i32));
         self.code.mov(RBP, S1);
         self.force_stack_check(instruction);
     }
@@ -151,24 +198,30 @@ impl Rewriter<'_> {
             self.code.mov(S1, RCX);
             self.code.mov(RCX, S0);
             let ask = self.memory_site(part);
-            self.islands
-                .push((missing, Cold { jumps: vec![], restore: Restore::CounterAndAddress(at), ask }));
+            let restore = Restore::CounterAndAddress(at, self.undoes(part));
+            self.islands.push((missing, Cold { jumps: vec![], restore, ask }));
         } else {
             self.code.load_table(S1, S1);
             self.code.test(S1);
             let missing = self.code.jump_if(cond::Z);
             let ask = self.memory_site(part);
-            self.colds.push(Cold { jumps: vec![missing], restore: Restore::Address(at), ask });
+            let restore = Restore::Address(at, self.undoes(part));
+            self.colds.push(Cold { jumps: vec![missing], restore, ask });
         }
         place
+    }
+
+    /// Whether the stack pointer must move back up before Rust looks.
+    fn undoes(&self, part: Part) -> bool {
+        part == Part::Push && !self.key.mode.long() && !self.key.mode.ragged_stack
     }
 
     /// The host bytes of a word that may lie anywhere. Live flags are set aside.
     fn checked_place(&mut self, at: Mem, part: Part) -> Mem {
         self.set_flags_aside();
         self.note_flags();
-        self.code.lea(true, S0, at);
-        let mut jumps: Vec<Patch> = self.check_crossing(8).into_iter().collect();
+        self.code.lea(self.key.mode.long(), S0, at);
+        let mut jumps: Vec<Patch> = self.check_crossing(self.key.mode.word()).into_iter().collect();
         self.page_number();
         self.code.load_table(S1, S1);
         self.code.test(S1);

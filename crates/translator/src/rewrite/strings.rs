@@ -32,8 +32,7 @@ impl Rewriter<'_> {
         let plain = instruction.has_rep_prefix()
             && instruction.is_string_instruction()
             && instruction.segment_prefix() == Register::None
-            && (0..instruction.op_count())
-                .all(|n| !matches!(instruction.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI));
+            && (0..instruction.op_count()).all(|n| self.is_full_width(instruction.op_kind(n)));
         if !(moves || stores) || !plain || self.key.mode.single() {
             return false;
         }
@@ -54,11 +53,26 @@ impl Rewriter<'_> {
             self.code.sub_memory(RSI, Mem::frame(offset_of!(Frame, kept)));
         }
         self.code.sub_memory(RDI, Mem::frame(offset_of!(Frame, borrowed)));
+        if !self.key.mode.long() {
+            // Behind the last byte of 4 GiB comes the first.
+            self.code.mov32(RSI, RSI);
+            self.code.mov32(RDI, RDI);
+        }
         let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: true };
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         let ask = Ask::SiteAndBack { thunk: self.thunks.system, site, back: self.code.here() };
         self.colds.push(Cold { jumps: cold, restore, ask });
         true
+    }
+
+    /// A string operand whose registers are as wide as the code's: their upper halves, if there are any, are clear.
+    fn is_full_width(&self, kind: OpKind) -> bool {
+        match kind {
+            OpKind::MemorySegESI | OpKind::MemoryESEDI => !self.key.mode.long(),
+            OpKind::MemorySegRSI | OpKind::MemoryESRDI => self.key.mode.long(),
+            OpKind::MemorySegSI | OpKind::MemoryESDI => false,
+            _ => true,
+        }
     }
 
     /// Leaves when the direction is downward or there is more than a page to do; the bytes to do in the first scratch

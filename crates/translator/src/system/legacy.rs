@@ -104,13 +104,6 @@ impl Vcpu {
         if !self.cpu().protected() {
             return Err(Exception::ud().into());
         }
-        if instruction.op0_kind() == OpKind::Memory {
-            // Written or not, it must be writable.
-            let address = self.place(instruction, 0, 2, Intent::Write)?;
-            self.with_memory(|cpu, memory| {
-                memory.probe(cpu, address, 2, crate::memory::walk::Access::by_operand(cpu, Intent::Write))
-            })?;
-        }
         let (to, from) =
             (self.operand(instruction, 0, 2)? & 0xffff, self.register(instruction.op1_register()));
         let raise = to & 3 < from & 3;
@@ -130,21 +123,34 @@ impl Vcpu {
     }
 
     /// `pusha`: eax ecx edx ebx esp ebp esi edi, with esp as it was.
-    fn push_all(&mut self, size: usize) -> Result<(), Exception> {
+    fn push_all(&mut self, size: usize) -> Result<(), Fault> {
         let mut stack = Stack::current(self.cpu());
         let words: [u64; 8] = std::array::from_fn(|n| self.cpu().gpr[n]);
-        self.with_memory(|cpu, memory| stack.push_words(cpu, memory, size, &words))?;
+        // Words before one that faults stay written, as on the host.
+        for word in words {
+            self.with_memory(|cpu, memory| stack.push(cpu, memory, size, word))?;
+        }
         self.cpu_mut().set_stack_pointer(stack.pointer);
         Ok(())
     }
 
+    /// `vzeroupper` and `vzeroall` outside 64-bit mode: the eight registers that there are.
+    pub(super) fn clear_vectors(&mut self, all: bool) {
+        for vector in &mut self.frame().vectors[..8] {
+            vector[if all { 0 } else { 16 }..].fill(0);
+        }
+    }
+
     /// `popa`: the reverse, but for esp, which only moves.
-    fn pop_all(&mut self, size: usize) -> Result<(), Exception> {
+    fn pop_all(&mut self, size: usize) -> Result<(), Fault> {
         let mut stack = Stack::current(self.cpu());
-        let words: [u64; 8] = self.with_memory(|cpu, memory| stack.pop_words(cpu, memory, size))?;
         let base = if size == 2 { Register::AX } else { Register::EAX };
-        for (n, value) in words.into_iter().rev().enumerate().filter(|&(n, _)| n != RSP) {
-            self.set_register(base + n as u32, value);
+        // Registers before a word that faults stay loaded, as on the host.
+        for n in (0..8).rev() {
+            let value = self.with_memory(|cpu, memory| stack.pop(cpu, memory, size))?;
+            if n != RSP {
+                self.set_register(base + n as u32, value);
+            }
         }
         self.cpu_mut().set_stack_pointer(stack.pointer);
         Ok(())

@@ -2,8 +2,10 @@
 
 use super::segments::in_segment;
 use super::{Done, Stop, Then};
+use crate::cpu::Cpu;
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
+use crate::near::segment_of;
 use crate::rewrite::address_bits;
 use crate::vcpu::Vcpu;
 use iced_x86::{Code, Instruction, MemoryOperand, Mnemonic as M, OpKind, Register};
@@ -120,13 +122,18 @@ impl Vcpu {
         let load = instruction.op0_kind() == OpKind::Register;
         let mask = *self.vector(instruction.op1_register().number());
         let chosen = |n: usize| mask[(n + 1) * size - 1] & 0x80 != 0;
-        // All of the operand is checked against its segment, whatever the mask leaves out of it.
-        let base = self.operand_place(instruction, lanes * size, !load)?.unwrap_or(0);
-        let address = |n: usize| base.wrapping_add((n * size) as u64);
+        let operand = if load { 2 } else { 0 };
+        let (segment, base) =
+            (segment_of(instruction, operand), self.offset_of(instruction, operand).unwrap_or(0));
+        // A lane that the mask leaves out is not even checked against its segment.
+        let address = |cpu: &Cpu, n: usize, intent| {
+            cpu.linear(segment, base.wrapping_add((n * size) as u64), size as u64, intent)
+        };
         if load {
             let mut result = [0; 32];
             for n in (0..lanes).filter(|&n| chosen(n)) {
-                let value = self.read_element(address(n), size).map_err(|f| in_segment(instruction, f))?;
+                let place = address(self.cpu(), n, Intent::Read)?;
+                let value = self.read_element(place, size).map_err(|f| in_segment(instruction, f))?;
                 result[n * size..(n + 1) * size].copy_from_slice(&value.to_le_bytes()[..size]);
             }
             self.frame().vectors[instruction.op0_register().number()] = result;
@@ -136,9 +143,10 @@ impl Vcpu {
         let write = |vcpu: &mut Vcpu, n: usize, value: Option<u64>| {
             vcpu.with_memory(|cpu, memory| {
                 let access = Access::by_operand(cpu, Intent::Write);
+                let place = address(cpu, n, Intent::Write)?;
                 match value {
-                    Some(value) => memory.write_number(cpu, address(n), size, value, access),
-                    None => memory.probe(cpu, address(n), size, access),
+                    Some(value) => memory.write_number(cpu, place, size, value, access),
+                    None => memory.probe(cpu, place, size, access),
                 }
             })
         };

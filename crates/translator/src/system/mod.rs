@@ -86,7 +86,7 @@ impl Vcpu {
         cpu.interrupt_shadow = false;
         let resets = self.cache.resets;
         self.carry_out(&instruction)?;
-        let ragged = self.cpu().gpr[crate::cpu::RSP] & 7 != 0;
+        let ragged = self.cpu().stack_is_ragged();
         let on = self.cpu().rip == instruction.next_ip();
         if on && resumes && !ragged && resets == self.cache.resets && self.cache.unit(unit).alive {
             // The site's number is four bytes long; the code goes on behind it.
@@ -141,6 +141,10 @@ impl Vcpu {
             | M::Hlt
             | M::Vmcall
             | M::Vmmcall => self.outward(instruction),
+            M::Pause => {
+                self.rest();
+                Ok(Then::Next)
+            }
             M::Cli
             | M::Sti
             | M::Cld
@@ -243,6 +247,13 @@ impl Vcpu {
     fn ordinary(&mut self, instruction: &Instruction, class: Class) -> Done {
         match class {
             Class::Nothing => Ok(Then::Next),
+            Class::Harmless
+                if matches!(instruction.mnemonic(), M::Vzeroall | M::Vzeroupper)
+                    && !self.cpu().in_64_bit_mode() =>
+            {
+                self.clear_vectors(instruction.mnemonic() == M::Vzeroall);
+                Ok(Then::Next)
+            }
             Class::Harmless => {
                 self.run_snippet(instruction, 0)??;
                 Ok(Then::Next)

@@ -23,6 +23,8 @@ const HEADER: usize = 64;
 const UPPER: usize = 256;
 /// Place of x87's instruction and data pointers in the legacy region.
 const POINTERS: Range<usize> = 8..24;
+/// Where the registers lie that only 64-bit code has: xmm8 to xmm15, and their upper halves.
+const HIDDEN: [Range<usize>; 2] = [288..416, LEGACY + HEADER + 128..LEGACY + HEADER + UPPER];
 /// The bit of the header's second word that says "compact".
 const COMPACT: u64 = 1 << 63;
 
@@ -85,8 +87,14 @@ impl Vcpu {
         .map_err(|fault| in_segment(instruction, fault))?;
         self.bounce.write(address, &bytes);
         self.run_snippet(instruction, address)??;
+        let before = bytes.clone();
         self.bounce.read(address, &mut bytes);
         bytes[pointers].fill(0);
+        if !self.cpu().in_64_bit_mode() && size >= LEGACY {
+            for hidden in HIDDEN.into_iter().filter(|hidden| hidden.end <= size) {
+                bytes[hidden.clone()].copy_from_slice(&before[hidden]);
+            }
+        }
         self.with_memory(|cpu, memory| {
             memory.write_virtual(cpu, address, &bytes, Access::by_operand(cpu, Intent::Write))
         })?;
@@ -100,7 +108,12 @@ impl Vcpu {
         })
         .map_err(|fault| in_segment(instruction, fault))?;
         self.bounce.write(address, &bytes);
+        let kept = self.frame().vectors;
         self.run_snippet(instruction, address)??;
+        if !self.cpu().in_64_bit_mode() {
+            self.frame().wide = 1;
+            self.frame().vectors[8..].copy_from_slice(&kept[8..]);
+        }
         Ok(Then::Next)
     }
 

@@ -138,9 +138,9 @@ impl Vcpu {
         compares && if instruction.has_repne_prefix() { equal } else { !equal }
     }
 
-    /// The host bytes behind `address`, and how many there are up to the page's end; `None` when they must be reached
-    /// the slow way.
-    fn direct(&mut self, address: u64, write: bool) -> Result<Option<(*mut u8, u64)>, Exception> {
+    /// The host bytes behind `address`, how many there are up to the page's end, and the page of the memory file; `None`
+    /// when they must be reached the slow way.
+    fn direct(&mut self, address: u64, write: bool) -> Result<Option<(*mut u8, u64, u32)>, Exception> {
         let intent = if write { Intent::Write } else { Intent::Read };
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
@@ -148,7 +148,7 @@ impl Vcpu {
         if write && self.ram.has_code(offset) || self.debug.points.hides(address) {
             return Ok(None);
         }
-        Ok(Some((self.ram.writable(offset), 4096 - (address & 0xfff))))
+        Ok(Some((self.ram.writable(offset), 4096 - (address & 0xfff), (offset >> 12) as u32)))
     }
 
     /// Moves or stores a run of elements that lies in one page on each side; 0 when there is none.
@@ -162,7 +162,7 @@ impl Vcpu {
         if !(moves || stores) || !shape.repeat || !plain || self.downward() {
             return Ok(0);
         }
-        let mut source = (std::ptr::null_mut(), u64::MAX);
+        let mut source = (std::ptr::null_mut(), u64::MAX, 0);
         if moves {
             match self.direct(self.source(shape)?, false)? {
                 // An element across two pages: both of its pages come before the destination's.
@@ -170,7 +170,7 @@ impl Vcpu {
                 _ => return Ok(0),
             }
         }
-        let Some((to, room)) = self.direct(self.destination(shape, Intent::Write)?, true)? else {
+        let Some((to, room, page)) = self.direct(self.destination(shape, Intent::Write)?, true)? else {
             return Ok(0);
         };
         let elements = self.count(shape).min(room / shape.size).min(source.1 / shape.size);
@@ -182,6 +182,8 @@ impl Vcpu {
         // instructions copy them upward one after the other, which is what the Guest's own would do on overlap.
         unsafe { repeat(to, moves.then_some(source.0), value, elements, shape.size) };
         self.advance(shape, elements, moves, true);
+        // Another vCPU may have made code of it since `direct` looked.
+        self.wrote(page);
         Ok(elements)
     }
 

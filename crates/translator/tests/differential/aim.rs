@@ -15,6 +15,8 @@ pub struct Aim {
     pub patches: Vec<(u64, u64)>,
     /// True when the case runs at the user's level.
     pub user: bool,
+    /// How wide the code is.
+    pub bits: u32,
     /// Registers (one bit each) whose value some instruction relies on.
     pinned: u16,
     /// Registers that an earlier instruction writes: their value is no longer ours to choose.
@@ -23,8 +25,8 @@ pub struct Aim {
 
 impl Aim {
     /// Nothing is settled but where the code begins.
-    pub fn new(state: State, user: bool) -> Aim {
-        Aim { state, patches: Vec::new(), user, pinned: 0, written: 0 }
+    pub fn new(state: State, user: bool, bits: u32) -> Aim {
+        Aim { state, patches: Vec::new(), user, bits, pinned: 0, written: 0 }
     }
 
     /// Chooses registers, memory and displacement for one instruction; false when what is settled forbids it.
@@ -45,6 +47,7 @@ impl Aim {
 
     /// Gives a register a value, unless it is settled otherwise.
     fn set(&mut self, number: usize, value: u64) -> bool {
+        let value = if self.bits == 64 { value } else { value & 0xffff_ffff };
         if self.written & 1 << number != 0
             || self.pinned & 1 << number != 0 && self.state.gpr[number] != value
         {
@@ -63,9 +66,9 @@ impl Aim {
             3..6 => CONSTANT.start - back,
             6..8 => CONSTANT.start + random.below(PAGE - 64),
             8..10 => STACK.start + random.below(STACK.pages * PAGE - 64),
-            10..14 => FAR.start + random.below(FAR.pages * PAGE - 64),
+            10..14 if self.bits == 64 => FAR.start + random.below(FAR.pages * PAGE - 64),
             14..20 => DATA.start + PAGE * (1 + random.below(3)) - back,
-            20 if random.once_in(4) => 0x0000_8000_0000_0000 - back,
+            20 if random.once_in(4) && self.bits == 64 => 0x0000_8000_0000_0000 - back,
             21..40 => DATA.start + random.below(DATA.pages * PAGE - 1024),
             _ => DATA.start + random.below(DATA.pages * PAGE / 64 - 16) * 64,
         }
@@ -118,7 +121,7 @@ impl Aim {
         let wanted = place.wrapping_sub(self.segment_base(&instruction));
         let narrow = [base, index].iter().any(|r| r.is_gpr32() || *r == Register::EIP)
             || base == Register::None && drawn.bytes.iter().take(4).any(|b| *b == 0x67);
-        if narrow && wanted >> 32 != 0 {
+        if narrow && wanted >> 32 != 0 || [base, index].iter().any(|r| r.is_gpr16()) {
             return false;
         }
         if instruction.is_vsib() {
@@ -132,6 +135,7 @@ impl Aim {
         }
         let displacement = instruction.memory_displacement64();
         let rest = wanted.wrapping_sub(displacement);
+        let rest = if self.bits == 64 { rest } else { rest & 0xffff_ffff };
         let value = |register: Register| self.state.gpr[register.full_register().number()];
         if base == index {
             return self.address_register(random, base, rest / (1 + scale));
@@ -155,7 +159,8 @@ impl Aim {
 
     fn base(&mut self, base: Register, wanted: u64, instruction: &Instruction) -> bool {
         let rest = wanted.wrapping_sub(instruction.memory_displacement64());
-        base.is_gpr64() && self.set(base.number(), rest)
+        let wide = if self.bits == 64 { base.is_gpr64() } else { base.is_gpr32() };
+        wide && self.set(base.full_register().number(), rest)
     }
 
     /// Sets a register that addresses are made of; the upper half of a 32-bit one is noise that must not matter.
@@ -197,7 +202,7 @@ impl Aim {
                 true
             }
             // No single-stepping, no alignment checks: natively they are signals of their own.
-            Popf | Popfq => {
+            Popf | Popfd | Popfq => {
                 self.patches.push((stack, random.bits() & 0xcd5 | 0x202));
                 self.written & 1 << 4 == 0
             }
@@ -209,7 +214,7 @@ impl Aim {
     fn flow(&mut self, random: &mut Random, instruction: &Instruction, place: u64) -> bool {
         let traps = self.state.rip + TRAPS + random.below(TRAPS_LONG);
         let goal = match random.below(16) {
-            0 => 0x0000_8000_0000_0000 + random.below(64),
+            0 if self.bits == 64 => 0x0000_8000_0000_0000 + random.below(64),
             1 => DATA.start + random.below(64),
             _ => traps,
         };
@@ -237,7 +242,7 @@ fn flow_is_harmless(instruction: &Instruction) -> bool {
     !matches!(
         instruction.flow_control(),
         FlowControl::IndirectBranch | FlowControl::IndirectCall | FlowControl::Return
-    ) && !matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq)
+    ) && !matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq)
         && !instruction.is_string_instruction()
 }
 

@@ -39,6 +39,14 @@ impl State {
         state
     }
 
+    /// Takes away what 32-bit code does not have.
+    pub fn narrow(&mut self) {
+        for (number, register) in self.gpr.iter_mut().enumerate() {
+            *register &= if number < 8 { 0xffff_ffff } else { 0 };
+        }
+        (self.fs_base, self.gs_base) = (0, 0);
+    }
+
     /// Sets one of ymm0 to ymm15.
     pub fn set_ymm(&mut self, number: usize, value: [u64; 4]) {
         for (i, eight) in value.iter().enumerate() {
@@ -86,6 +94,8 @@ pub struct Case {
     pub patches: Vec<(u64, u64)>,
     /// Privilege level in the Guest: 3 or 0. Natively it is always 3.
     pub ring: u8,
+    /// How wide the code is: 64 bits, or 32 in compatibility mode.
+    pub bits: u32,
 }
 
 /// How many changed bytes an answer can hold: more than any one instruction writes, `rep` and `xsave` included.

@@ -20,8 +20,8 @@ pub struct Encoded {
 }
 
 /// Reads bytes at an address; None unless they begin with a valid instruction. Surplus bytes are cut off.
-pub fn decode(mut bytes: Vec<u8>, rip: u64) -> Option<Encoded> {
-    let mut decoder = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE);
+pub fn decode(mut bytes: Vec<u8>, rip: u64, bits: u32) -> Option<Encoded> {
+    let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
         return None;
@@ -37,19 +37,19 @@ pub fn decode(mut bytes: Vec<u8>, rip: u64) -> Option<Encoded> {
 }
 
 /// One random encoding of a form, None when chance did not find one.
-pub fn encode(random: &mut Random, code: Code, rip: u64) -> Option<Encoded> {
+pub fn encode(random: &mut Random, code: Code, rip: u64, bits: u32) -> Option<Encoded> {
     (0..24).find_map(|_| {
         let bytes = match code.op_code().encoding() {
-            EncodingKind::VEX => vex(random, code),
-            _ => legacy(random, code),
+            EncodingKind::VEX => vex(random, code, bits),
+            _ => legacy(random, code, bits),
         };
-        decode(bytes, rip).filter(|found| found.instruction.code() == code)
+        decode(bytes, rip, bits).filter(|found| found.instruction.code() == code)
     })
 }
 
-fn legacy(random: &mut Random, code: Code) -> Vec<u8> {
+fn legacy(random: &mut Random, code: Code, bits: u32) -> Vec<u8> {
     let info = code.op_code();
-    let mut bytes = segment_and_size(random);
+    let mut bytes = segment_and_size(random, bits);
     if info.operand_size() == 16 || info.mandatory_prefix() == MandatoryPrefix::P66 {
         bytes.push(0x66);
     }
@@ -68,7 +68,7 @@ fn legacy(random: &mut Random, code: Code) -> Vec<u8> {
     }
     let wide = info.operand_size() == 64 && !info.default_op_size64();
     let rex = if random.once_in(2) { random.below(8) as u8 } else { 0 } | u8::from(wide) << 3;
-    if rex != 0 || random.once_in(4) {
+    if bits == 64 && (rex != 0 || random.once_in(4)) {
         bytes.push(0x40 | rex);
     }
     match info.table() {
@@ -80,9 +80,9 @@ fn legacy(random: &mut Random, code: Code) -> Vec<u8> {
     opcode_and_rest(random, code, bytes)
 }
 
-fn vex(random: &mut Random, code: Code) -> Vec<u8> {
+fn vex(random: &mut Random, code: Code, bits: u32) -> Vec<u8> {
     let info = code.op_code();
-    let mut bytes = segment_and_size(random);
+    let mut bytes = segment_and_size(random, bits);
     let prefix = match info.mandatory_prefix() {
         MandatoryPrefix::P66 => 1,
         MandatoryPrefix::PF3 => 2,
@@ -98,7 +98,9 @@ fn vex(random: &mut Random, code: Code) -> Vec<u8> {
     let long = if info.is_lig() { random.below(2) as u8 } else { (info.l() & 1) as u8 };
     let wide = if info.is_wig() { random.below(2) as u8 } else { (info.w() & 1) as u8 };
     let low = second_source << 3 | long << 2 | prefix;
-    let extension = random.below(8) as u8;
+    // In 32-bit code, what would extend register numbers tells this prefix from LES and LDS.
+    let (extension, low) =
+        if bits == 64 { (random.below(8) as u8, low) } else { (6 | random.below(2) as u8, low | 0x40) };
     if map == 1 && wide == 0 && random.once_in(2) {
         bytes.extend([0xc5, (extension & 4) << 5 | low]);
     } else {
@@ -107,11 +109,12 @@ fn vex(random: &mut Random, code: Code) -> Vec<u8> {
     opcode_and_rest(random, code, bytes)
 }
 
-/// Sometimes a segment override, sometimes 32-bit addresses.
-fn segment_and_size(random: &mut Random) -> Vec<u8> {
+/// Sometimes a segment override, sometimes addresses of half the width. In 32-bit code a process has nothing in FS and GS.
+fn segment_and_size(random: &mut Random, bits: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
     if random.once_in(12) {
-        bytes.push(random.pick(&[0x64, 0x65, 0x65, 0x3e]));
+        let long = [0x64, 0x65, 0x65, 0x3e];
+        bytes.push(random.pick(if bits == 64 { &long } else { &[0x26, 0x2e, 0x36, 0x3e] }));
     }
     if random.once_in(16) {
         bytes.push(0x67);

@@ -24,7 +24,9 @@ impl Undefined {
             self.flags &= !instruction.rflags_modified();
         }
         self.flags |= undefined_by(instruction);
-        if matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq) && !self.branched {
+        if matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq)
+            && !self.branched
+        {
             self.flags = 0;
         }
     }
@@ -55,7 +57,7 @@ fn surely_runs(instruction: &Instruction) -> bool {
 /// overwrite before anybody reads them. The translator does not keep those, because the program cannot tell once it
 /// goes on; only a handler that looks at the saved flags could. `LGUEST_DIFFERENTIAL_STRICT=1` compares them.
 pub fn without_meaning(case: &Case, rip: u64) -> u64 {
-    let mut decoder = Decoder::with_ip(64, &case.code, case.state.rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(case.bits, &case.code, case.state.rip, DecoderOptions::NONE);
     let mut undefined = Undefined::default();
     let (mut dead, mut live, mut open) = (0, 0, std::env::var_os("LGUEST_DIFFERENTIAL_STRICT").is_none());
     while decoder.can_decode() {
@@ -92,7 +94,7 @@ fn flags_mean_nothing_where_undefined_or_about_to_be_overwritten() {
     let mut state = crate::case::State::zero();
     state.rip = 0x1000;
     let code = vec![0xd1, 0xed, 0x01, 0x07]; // shr ebp, 1; add [rdi], eax
-    let case = Case { seed: 0, code, state, memory_seed: 0, patches: Vec::new(), ring: 3 };
+    let case = Case { seed: 0, code, state, memory_seed: 0, patches: Vec::new(), ring: 3, bits: 64 };
     assert_eq!(without_meaning(&case, 0x1005), 0, "add defines every arithmetic flag");
     assert_eq!(without_meaning(&case, 0x1002) & 0x8d5, 0x8d5, "add overwrites every arithmetic flag");
     assert_eq!(without_meaning(&case, 0x1002) & 0x400, 0, "nobody overwrites the direction flag");

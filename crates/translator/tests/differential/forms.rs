@@ -56,20 +56,23 @@ const FEATURES: &[CpuidFeature] = {
     ]
 };
 
-/// Every form that is asked.
-pub fn all() -> Vec<Code> {
-    let forms: Vec<Code> = Code::values().filter(|code| is_met(*code) && why_not(*code).is_none()).collect();
+/// Every form that is asked of code this wide.
+pub fn all(bits: u32) -> Vec<Code> {
+    let forms: Vec<Code> =
+        Code::values().filter(|code| is_met(*code, bits) && why_not(*code).is_none()).collect();
     assert!(forms.len() > 1200, "iced knows many forms");
     forms
 }
 
-/// True for a form of 64-bit mode with one of the features.
-fn is_met(code: Code) -> bool {
+/// True for a form of the mode with one of the features.
+fn is_met(code: Code, bits: u32) -> bool {
     let info = code.op_code();
+    let exists = match bits {
+        64 => info.mode64() && info.intel_decoder64() && info.amd_decoder64(),
+        _ => info.mode32() && info.intel_decoder32() && info.amd_decoder32(),
+    };
     info.is_instruction()
-        && info.mode64()
-        && info.intel_decoder64()
-        && info.amd_decoder64()
+        && exists
         && !info.fwait()
         && info.decoder_option() == 0
         && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
@@ -100,11 +103,13 @@ pub fn why_not(code: Code) -> Option<&'static str> {
         Sgdt | Sidt | Sldt | Str | Smsw | Lar | Lsl | Verr | Verw | Lgdt | Lidt | Lldt | Ltr | Lmsw => {
             Some("it reads or loads tables that are another kernel's natively")
         }
-        Iret | Iretd | Iretq | Retf | Lss | Lfs | Lgs => Some("selectors are another kernel's natively"),
-        Call | Jmp if info.instruction_string().contains("m16:") => {
+        Iret | Iretd | Iretq | Retf | Lss | Lds | Les | Lfs | Lgs => {
             Some("selectors are another kernel's natively")
         }
-        Pop if matches!(info.op0_kind(), OpCodeOperandKind::fs | OpCodeOperandKind::gs) => Some("as lfs"),
+        Call | Jmp if ["m16:", "ptr16:"].iter().any(|far| info.instruction_string().contains(far)) => {
+            Some("selectors are another kernel's natively")
+        }
+        Pop if is_segment(info.op0_kind()) => Some("as lfs"),
         Mov if info.op0_kind() == OpCodeOperandKind::seg_reg => Some("as lfs"),
         Reservednop => Some("vendors do not reserve the same ones"),
         Fldenv | Fnstenv | Frstor | Fnsave | Fxsave | Fxsave64 | Fxrstor | Fxrstor64 => {
@@ -112,6 +117,11 @@ pub fn why_not(code: Code) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+fn is_segment(kind: OpCodeOperandKind) -> bool {
+    use OpCodeOperandKind::{ds, es, fs, gs, ss};
+    [ds, es, fs, gs, ss].contains(&kind)
 }
 
 /// True for a form that can only be compared at the user's level: the supervisor's result differs from what an
@@ -123,7 +133,7 @@ pub fn only_for_users(code: Code) -> bool {
         || info.must_be_cpl0()
         || info.is_input_output()
         || code.is_privileged()
-        || matches!(code.mnemonic(), Popf | Popfq | Cli | Sti | In | Out)
+        || matches!(code.mnemonic(), Popf | Popfd | Popfq | Cli | Sti | In | Out)
         || code.mnemonic() == Mov
             && (0..info.op_count()).any(|i| info.op_kind(i) == OpCodeOperandKind::seg_reg)
 }
@@ -137,12 +147,16 @@ pub fn is_everyday(code: Code) -> bool {
 
 #[test]
 fn the_list_holds_what_kernels_are_made_of_and_nothing_that_calls_the_host() {
-    let forms = all();
+    let forms = all(64);
     for code in
         [Code::Add_rm64_r64, Code::Movsb_m8_m8, Code::Cmpxchg16b_m128, Code::VEX_Vpaddb_ymm_ymm_ymmm256]
     {
-        assert_eq!(forms.contains(&code), is_met(code), "{code:?}");
+        assert_eq!(forms.contains(&code), is_met(code, 64), "{code:?}");
     }
     assert!(!forms.contains(&Code::Syscall));
     assert!(!forms.contains(&Code::Int_imm8));
+    let old = all(32);
+    for code in [Code::Inc_r32, Code::Daa, Code::Pushad, Code::Bound_r32_m3232, Code::Into] {
+        assert!(old.contains(&code) && !forms.contains(&code), "{code:?}");
+    }
 }

@@ -17,15 +17,15 @@ use iced_x86::{Code, FlowControl, InstructionInfoFactory, OpAccess};
 const TRIES: usize = 30;
 
 /// One instruction of this form; None when chance found no way to write it.
-pub fn single(seed: u64, number: u64, code: Code) -> Option<Case> {
-    let mut builder = Builder::new(seed, number, forms::only_for_users(code));
+pub fn single(seed: u64, number: u64, code: Code, bits: u32) -> Option<Case> {
+    let mut builder = Builder::new(seed, number, forms::only_for_users(code), bits);
     builder.add(code).then(|| builder.finish())
 }
 
 /// A run of instructions, mostly everyday ones, in which later ones use what earlier ones made.
-pub fn sequence(seed: u64, number: u64, all: &[Code], everyday: &[Code]) -> Case {
+pub fn sequence(seed: u64, number: u64, all: &[Code], everyday: &[Code], bits: u32) -> Case {
     let mut random = Random::new(seed ^ 0x5e9);
-    let mut builder = Builder::new(seed, number, random.once_in(3));
+    let mut builder = Builder::new(seed, number, random.once_in(3), bits);
     for _ in 0..2 + random.below(6) {
         let code = if random.once_in(4) { random.pick(all) } else { random.pick(everyday) };
         if builder.aim.user || !forms::only_for_users(code) {
@@ -47,13 +47,16 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(seed: u64, number: u64, user: bool) -> Builder {
+    fn new(seed: u64, number: u64, user: bool, bits: u32) -> Builder {
         let mut random = Random::new(seed);
-        let ring3 = user || !random.once_in(3);
-        let state = state(&mut random, number);
+        let ring3 = user || !random.once_in(3) || bits == 32;
+        let mut state = state(&mut random, number);
+        if bits == 32 {
+            state.narrow();
+        }
         let memory_seed = random.bits();
         let facts = InstructionInfoFactory::new();
-        let aim = Aim::new(state, ring3);
+        let aim = Aim::new(state, ring3, bits);
         Builder {
             random,
             aim,
@@ -75,14 +78,14 @@ impl Builder {
             if ended || self.length > MOST_CODE - 15 {
                 return false;
             }
-            let Some(mut drawn) = encode(&mut self.random, code, rip) else { continue };
+            let Some(mut drawn) = encode(&mut self.random, code, rip, self.aim.bits) else { continue };
             // A result that depends on a flag nobody defines is nobody's mistake.
             if self.undefined.matters_to(&drawn.instruction) {
                 return false;
             }
             let before = self.aim.clone();
             let aimed = self.aim.at(&mut self.random, &mut drawn);
-            let again = aimed.then(|| decode(drawn.bytes, rip)).flatten();
+            let again = aimed.then(|| decode(drawn.bytes, rip, self.aim.bits)).flatten();
             let Some(part) = again.filter(|part| part.instruction.code() == code) else {
                 self.aim = before;
                 continue;
@@ -136,13 +139,15 @@ impl Builder {
             memory_seed: self.memory_seed,
             patches: self.aim.patches,
             ring: if self.aim.user { 3 } else { 0 },
+            bits: self.aim.bits,
         }
     }
 }
 
 /// True for a branch whose distance stands in its bytes.
 fn is_relative(instruction: &iced_x86::Instruction) -> bool {
-    instruction.near_branch_target() != 0 && instruction.op0_kind() == iced_x86::OpKind::NearBranch64
+    instruction.near_branch_target() != 0
+        && matches!(instruction.op0_kind(), iced_x86::OpKind::NearBranch64 | iced_x86::OpKind::NearBranch32)
 }
 
 /// True when what follows is not run.

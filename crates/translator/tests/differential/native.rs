@@ -39,6 +39,7 @@ const GREGS: [i32; 16] = [
 /// What the child's two handlers share. A static, because a handler has no other way to be told.
 struct Stage {
     entering: *const State,
+    bits: u32,
     outcome: *mut Outcome,
     gregs: [i64; 23],
     fp: [u8; MOST_FP_BYTES],
@@ -48,6 +49,7 @@ struct Stage {
 
 static mut STAGE: Stage = Stage {
     entering: null_mut(),
+    bits: 64,
     outcome: null_mut(),
     gregs: [0; 23],
     fp: [0; MOST_FP_BYTES],
@@ -126,6 +128,8 @@ fn child(cases: &[Case], board: *mut Board, memory: *mut Memory) -> ! {
         place_code(case);
         // SAFETY: single-threaded; the handlers run only inside `raise` below.
         unsafe { (*stage).entering = &case.state };
+        // SAFETY: as above.
+        unsafe { (*stage).bits = case.bits };
         // SAFETY: `i` is below the number of outcomes in the shared board.
         let outcome = unsafe { &raw mut (*board).outcomes[i] };
         // SAFETY: as for `entering`.
@@ -234,6 +238,11 @@ extern "C" fn enter(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     for (place, value) in GREGS.iter().zip(state.gpr) {
         machine.gregs[*place as usize] = value as i64;
     }
+    // The kernel's own selectors: code of either width, and data, which 64-bit code does without.
+    let (code, data) = if stage.bits == 64 { (0x33, 0) } else { (0x23, 0x2b) };
+    let selectors = &mut machine.gregs[libc::REG_CSGSFS as usize];
+    *selectors = *selectors & !0xffff | code;
+    load_data_segments(data);
     machine.gregs[libc::REG_RIP as usize] = state.rip as i64;
     machine.gregs[libc::REG_EFL as usize] = state.rflags as i64;
     let source = state.vectors.as_ptr();
@@ -276,6 +285,12 @@ extern "C" fn leave(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     machine.gregs = stage.gregs;
     // SAFETY: every frame of one process has the same layout; these bytes came from one.
     unsafe { std::ptr::copy_nonoverlapping(addr_of!(stage.fp).cast(), fp, bytes) };
+}
+
+/// DS and ES stay what they are through signal frames.
+fn load_data_segments(selector: u32) {
+    // SAFETY: 64-bit code does not use them, and the kernel has such a descriptor, or the selector is null.
+    unsafe { std::arch::asm!("mov ds, {0:e}", "mov es, {0:e}", in(reg) selector) };
 }
 
 /// Reads FS.base and GS.base and sets them anew, in one piece, because nothing thread-local works in between.

@@ -37,7 +37,7 @@ fn parse(line: &str, number: u64, ring: u8) -> Case {
         set(&mut state, setting);
     }
     let ring = if line.contains("@3") { 3 } else { ring };
-    Case { seed: number, code, state, memory_seed: number, patches: Vec::new(), ring }
+    Case { seed: number, code, state, memory_seed: number, patches: Vec::new(), ring, bits: 64 }
 }
 
 fn set(state: &mut State, setting: &str) {

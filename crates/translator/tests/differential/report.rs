@@ -130,7 +130,7 @@ fn hex(bytes: &[u8]) -> String {
 /// The code in words, with its bytes.
 pub fn disassembly(case: &Case) -> String {
     let mut text = String::new();
-    let mut decoder = Decoder::with_ip(64, &case.code, case.state.rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(case.bits, &case.code, case.state.rip, DecoderOptions::NONE);
     let mut formatter = FastFormatter::new();
     while decoder.can_decode() {
         let start = decoder.position();
@@ -174,7 +174,7 @@ pub fn sort(native: &Outcome, what: &[String]) -> String {
 pub fn shrink(case: &Case, mut differs: impl FnMut(&Case) -> bool) -> Case {
     let mut best = case.clone();
     let mut ends = Vec::new();
-    let mut decoder = Decoder::with_ip(64, &case.code, case.state.rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(case.bits, &case.code, case.state.rip, DecoderOptions::NONE);
     while decoder.can_decode() {
         let _ = decoder.decode();
         ends.push(decoder.position());

@@ -42,6 +42,8 @@ pub mod save {
     pub const IDTR: u64 = 0xe0;
     /// What XCR0 is set to.
     pub const XCR0: u64 = 0xf0;
+    /// The selector to load into DS and ES.
+    pub const DATA: u64 = 0xf8;
     /// Vector state to load.
     pub const VECTORS: u64 = 0x1000;
     /// Vector state as found.
@@ -88,6 +90,9 @@ global_asm!(
     "mov eax, [rbx + {gs_base}]",
     "mov edx, [rbx + {gs_base} + 4]",
     "wrmsr",
+    "mov eax, [rbx + {data}]",
+    "mov ds, eax",
+    "mov es, eax",
     "mov eax, [rbx + {xcr0}]",
     "xor edx, edx",
     "xrstor64 [rbx + {vectors}]",
@@ -158,6 +163,7 @@ global_asm!(
     save = const SUPERVISOR + SAVE,
     ready = const READY_PORT,
     xcr0 = const save::XCR0,
+    data = const save::DATA,
     idtr = const save::IDTR,
     fs_base = const save::FS_BASE,
     gs_base = const save::GS_BASE,

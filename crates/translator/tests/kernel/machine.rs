@@ -4,6 +4,7 @@
 //! ```text
 //!   0x01000 IDTR    0x02000 GDT    0x03000 TSS    0x04000 IDT    0x05000 gates, 16 bytes each    0x07000 common handler
 //!   0x09000 top of the interrupt stack (IST1)    0x0a000 top of RSP0             0x0c000 top of the stack in use
+//!   0x0d000 a second processor's TSS    0x0e000 top of its interrupt stack    0x0f000 top of its stack
 //!   0x10000 page tables, as they are needed
 //!   0x100000 CODE  0x200000 DATA  0x300000 USER_CODE  0x400000 USER_DATA
 //! ```
@@ -45,6 +46,12 @@ const RETURN: u64 = 0x7f00;
 pub const CALLED: u64 = 0x7f80;
 const INTERRUPT_STACK: u64 = 0x9000;
 const RSP0: u64 = 0xa000;
+const SECOND_TSS: u64 = 0xd000;
+const SECOND_INTERRUPT_STACK: u64 = 0xe000;
+const SECOND_STACK: u64 = 0xf000;
+const TASK: u64 = 0x40;
+const SECOND_TASK: u64 = 0x50;
+const GDT_LIMIT: u16 = 0x5f;
 const PAGE: u64 = 4096;
 /// The port the common handler writes to.
 const TRAP_PORT: u16 = 0xf4;
@@ -136,6 +143,8 @@ pub struct Machine {
     pub vcpu: Vcpu,
     next_table: u64,
     next_place: u64,
+    stack: u64,
+    interrupt_stack: u64,
 }
 
 impl Machine {
@@ -149,26 +158,59 @@ impl Machine {
         let ram = Arc::new(ram);
         let options = Options { index: 0, count: 1, ..Options::default() };
         let vcpu = Vcpu::new(ram.clone(), options).expect("a vCPU can be made on this machine");
-        let mut machine = Machine { ram, vcpu, next_table: ROOT + PAGE, next_place: 0 };
+        let mut machine = Machine {
+            ram,
+            vcpu,
+            next_table: ROOT + PAGE,
+            next_place: 0,
+            stack: STACK,
+            interrupt_stack: INTERRUPT_STACK,
+        };
         for page in 0..RAM_BYTES / PAGE {
             let user = matches!(page * PAGE, USER_CODE..0x50_0000);
             machine.map(page * PAGE, page * PAGE, P | W | if user { U } else { 0 });
         }
         machine.lay_descriptors();
         machine.lay_handlers();
-        let entry = LongModeEntry { rip: PROLOGUE, rsp: STACK, rsi: 0, cr3: ROOT, gdt: GDT, gdt_limit: 0x4f };
-        machine.vcpu.enter_long_mode(entry);
-        assert_eq!(machine.run(), Stop::Exit(Exit::Halt), "the prologue runs to its end");
+        machine.begin(TASK);
         machine
     }
 
-    /// Puts bytes into memory that no code was made from yet.
+    fn begin(&mut self, task: u64) {
+        let entry = LongModeEntry {
+            rip: PROLOGUE,
+            rsp: self.stack,
+            rsi: task,
+            cr3: ROOT,
+            gdt: GDT,
+            gdt_limit: GDT_LIMIT,
+        };
+        self.vcpu.enter_long_mode(entry);
+        assert_eq!(self.run(), Stop::Exit(Exit::Halt), "the prologue runs to its end");
+    }
+
+    /// A second processor of the same machine, with stacks and a task state of its own. Tables are made by the first.
+    pub fn beside(&self) -> Machine {
+        let options = Options { index: 1, count: 2, ..Options::default() };
+        let vcpu = Vcpu::new(self.ram.clone(), options).expect("a second vCPU can be made on this machine");
+        let mut machine = Machine {
+            ram: self.ram.clone(),
+            vcpu,
+            next_table: TABLES_END,
+            next_place: 0,
+            stack: SECOND_STACK,
+            interrupt_stack: SECOND_INTERRUPT_STACK,
+        };
+        machine.begin(SECOND_TASK);
+        machine
+    }
+
+    /// Puts bytes into memory, as a device would.
     pub fn load(&self, at: u64, bytes: &[u8]) {
         assert!(self.ram.write(at, bytes), "{at:#x} is RAM");
     }
 
-    /// Puts code on a page of its own behind `base` ([`CODE`] or [`USER_CODE`]): the host's writes do not tell the
-    /// processor that code changed, so no place is used twice.
+    /// Puts code on a page of its own behind `base` ([`CODE`] or [`USER_CODE`]), so that pieces do not mix.
     pub fn load_anew(&mut self, base: u64, code: &[u8]) -> u64 {
         self.next_place += PAGE;
         self.load(base + self.next_place, code);
@@ -185,7 +227,7 @@ impl Machine {
 
     /// Goes on at `rip`, supervisor, interrupts off.
     pub fn start(&mut self, rip: u64) {
-        self.enter([rip, 0x10, 2, STACK, 0x18]);
+        self.enter([rip, 0x10, 2, self.stack, 0x18]);
     }
 
     /// Goes on at `rip` as a user, interrupts on.
@@ -195,7 +237,7 @@ impl Machine {
 
     /// Through `iretq`, as a kernel does it.
     fn enter(&mut self, frame: [u64; 5]) {
-        let place = INTERRUPT_STACK - 0x800;
+        let place = self.interrupt_stack - 0x800;
         for (n, word) in frame.iter().enumerate() {
             self.put(place + 8 * n as u64, *word);
         }
@@ -251,7 +293,7 @@ impl Machine {
         self.put(self.vcpu.gpr(reg::RSP) + 32, rflags);
     }
 
-    /// Writes a word that no code was made from.
+    /// Writes a word, as a device would.
     pub fn put(&self, address: u64, value: u64) {
         self.load(address, &value.to_le_bytes());
     }
@@ -305,14 +347,18 @@ impl Machine {
             0,
             0x67 | TSS << 16 | 0x89 << 40,
             0,
+            0x67 | SECOND_TSS << 16 | 0x89 << 40,
+            0,
         ];
         for (n, descriptor) in descriptors.into_iter().enumerate() {
             self.put(GDT + 8 * n as u64, descriptor);
         }
-        self.put(TSS + 4, RSP0);
-        self.put(TSS + 0x24, INTERRUPT_STACK);
-        // No port bitmap: ports are the supervisor's (SDM vol. 1, 19.5.2).
-        self.load(TSS + 0x66, &0x68u16.to_le_bytes());
+        for (task, top) in [(TSS, INTERRUPT_STACK), (SECOND_TSS, SECOND_INTERRUPT_STACK)] {
+            self.put(task + 4, RSP0);
+            self.put(task + 0x24, top);
+            // No port bitmap: ports are the supervisor's (SDM vol. 1, 19.5.2).
+            self.load(task + 0x66, &0x68u16.to_le_bytes());
+        }
         for vector in 0..256 {
             let gate = GATES + 16 * vector;
             // Interrupt gates on stack 1; `int3` is the user's to raise.
@@ -371,7 +417,7 @@ impl Machine {
                 "xsetbv",
                 "mov ebx, {idtr}",
                 "lidt [rbx]",
-                "mov eax, 0x40",
+                "mov eax, esi",
                 "ltr ax",
                 "fninit",
                 "hlt"; idtr = IDTR, called = CALLED

@@ -82,6 +82,11 @@ impl Cpuid {
         answer
     }
 
+    /// Family, model and stepping: leaf 1's eax, and edx after INIT.
+    pub fn signature(&self) -> u32 {
+        self.stored(1, 0)[0]
+    }
+
     fn stored(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let of_leaf = || self.leaves.iter().filter(|have| have.leaf == leaf);
         let exact = of_leaf().find(|have| have.subleaf == subleaf);

@@ -65,8 +65,8 @@ fn the_end_of_the_lower_half_is_not_followed_by_anything() {
 #[test]
 fn writes_over_translated_code_are_remembered_once_a_page() {
     let bench = Workbench::new();
-    bench.ram.set_has_code(0x5000, true);
-    bench.ram.set_has_code(0x6000, true);
+    bench.ram.sharing().claim_code(0, 5);
+    bench.ram.sharing().claim_code(0, 6);
     let mut memory = bench.memory();
     memory.write_number(&bench.cpu, 0x5ffc, 8, 1, WRITE).unwrap();
     memory.write_number(&bench.cpu, 0x5000, 8, 1, WRITE).unwrap();
@@ -81,7 +81,7 @@ fn more_code_pages_than_are_remembered_mean_all_of_them() {
     let mut memory = bench.memory();
     for page in 0..=CODE_WRITES_LIMIT as u64 {
         let address = 0x40000 + page * PAGE_SIZE;
-        bench.ram.set_has_code(address, true);
+        bench.ram.sharing().claim_code(0, (address / PAGE_SIZE) as u32);
         memory.write_number(&bench.cpu, address, 1, 0, WRITE).unwrap();
     }
     assert_eq!(memory.take_code_writes().pages(), None);
