@@ -172,6 +172,8 @@ impl Account {
         row("host_faults", |s| Figure::Count(s.faults));
         row("events_delivered", |s| Figure::Count(s.events));
         row("instructions_in_rust", |s| Figure::Count(s.system));
+        row("others_asked", |s| Figure::Count(s.asked));
+        row("letters_read", |s| Figure::Count(s.letters));
     }
 
     /// The instructions that Rust carries out most often on the first vCPU, for all vCPUs.

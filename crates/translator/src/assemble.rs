@@ -349,12 +349,12 @@ impl Code {
         let distance = i8::try_from(self.here() - patch.0).expect("short jumps stay inside one sequence");
         self.bytes[patch.0 - 1] = distance as u8;
     }
-    /// Stores or loads the low `width` bytes (16 or 32) of all sixteen vector registers at `base + 32 * n`: `movups` or
-    /// `vmovups`.
+    /// Stores or loads the low `width` bytes (16 or 32) of the first sixteen vector registers at `base + 64 * n`: `movups`
+    /// or `vmovups`.
     pub fn vectors(&mut self, base: Mem, width: u8, store: bool) {
         let opcode = if store { 0x11 } else { 0x10 };
         for n in 0..16u8 {
-            let mem = Mem { disp: base.disp + 32 * i32::from(n), ..base };
+            let mem = Mem { disp: base.disp + 64 * i32::from(n), ..base };
             if width == 16 {
                 self.with_memory(&[], false, &[0x0f, opcode], n, mem);
                 continue;
@@ -364,6 +364,13 @@ impl Code {
             self.raw(&[0xc4, inverted | 1, 0x7c, opcode]);
             self.modrm(n, mem);
         }
+    }
+    /// Opcode and operands of a vector instruction behind its prefix: register `n` and the frame's byte `offset`, which
+    /// lies too far for a short displacement, that EVEX would scale.
+    pub fn vector_operand(&mut self, opcode: u8, n: u8, offset: usize) {
+        assert!(offset > 127, "EVEX scales short displacements");
+        self.bytes.push(opcode);
+        self.modrm(n, Mem::frame(offset));
     }
     /// `vzeroupper`
     pub fn vzeroupper(&mut self) {
@@ -427,7 +434,7 @@ mod tests {
         let jump =
             |c: &mut Code| c.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp: 0x1000 });
         assert_eq!(shown(jump), "jmp qword ptr [rsp+r11*8+1000h];");
-        assert!(shown(|c| c.vectors(Mem::frame(64), 32, true)).contains("vmovups [rsp+200h],ymm14"));
+        assert!(shown(|c| c.vectors(Mem::frame(64), 32, true)).contains("vmovups [rsp+3C0h],ymm14"));
         assert_eq!(shown(|c| c.pop_memory(Mem::frame(16))), "pop qword ptr [rsp+10h];");
     }
 }

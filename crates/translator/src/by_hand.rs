@@ -6,7 +6,8 @@
 //! a copy of its operand (`play.rs`); only what 64-bit mode lacks is told in Rust (`system/legacy.rs`).
 //!
 //! Nothing is remembered between instructions, so code that writes itself, moves its segments or switches modes needs
-//! nobody's attention. It costs about half a microsecond an instruction.
+//! nobody's attention. It costs about a quarter of a microsecond an instruction (a Guest's loop
+//! of 18 million instructions took 4.0 s).
 
 use crate::cpu::mode::CodeSize;
 use crate::decode::LONGEST_INSTRUCTION;

@@ -80,11 +80,26 @@ fn is_offered(feature: CpuidFeature) -> bool {
             | F::XSAVE
             | F::XSAVEOPT
             | F::XSAVEC
+            | F::XSAVES
             | F::FSGSBASE
             | F::INVPCID
             | F::RDPID
             | F::SMAP
             | F::GFNI
+            | F::AVX_VNNI
+            | F::AVX512F
+            | F::AVX512DQ
+            | F::AVX512CD
+            | F::AVX512BW
+            | F::AVX512VL
+            | F::AVX512_IFMA
+            | F::AVX512_VBMI
+            | F::AVX512_VBMI2
+            | F::AVX512_VNNI
+            | F::AVX512_BITALG
+            | F::AVX512_VPOPCNTDQ
+            | F::AVX512_BF16
+            | F::AVX512_VP2INTERSECT
             | F::VAES
             | F::VPCLMULQDQ
             | F::CET_IBT
@@ -331,51 +346,6 @@ fn moves_segment(instruction: &Instruction) -> bool {
         instruction.op_kind(n) == OpKind::Register
             && (register.is_segment_register() || register.is_cr() || register.is_dr() || register.is_tr())
     })
-}
-
-/// True for instructions that use x87, MMX, SSE or AVX state, which CR0.TS and CR0.EM can switch off.
-pub fn uses_vector_state(instruction: &Instruction) -> bool {
-    use CpuidFeature as F;
-    let vector = |n: u32| {
-        let register = instruction.op_register(n);
-        instruction.op_kind(n) == OpKind::Register
-            && (register.is_vector_register() || register.is_mm() || register.is_st())
-    };
-    (0..instruction.op_count()).any(vector)
-        || instruction.cpuid_features().iter().any(|f| {
-            matches!(
-                f,
-                F::FPU
-                    | F::FPU287
-                    | F::FPU387
-                    | F::MMX
-                    | F::SSE
-                    | F::SSE2
-                    | F::SSE3
-                    | F::AVX
-                    | F::FXSR
-                    | F::XSAVE
-            )
-        }) && !is_not_vector_despite_feature(instruction)
-}
-
-/// SSE's and SSE2's fences, hints and integer stores are not switched off with the vector state.
-fn is_not_vector_despite_feature(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.mnemonic(),
-        M::Lfence
-            | M::Mfence
-            | M::Sfence
-            | M::Movnti
-            | M::Pause
-            | M::Prefetchnta
-            | M::Prefetcht0
-            | M::Prefetcht1
-            | M::Prefetcht2
-            | M::Clflush
-            | M::Xgetbv
-            | M::Xsetbv
-    )
 }
 
 /// The same general register in another number: `renumber(R9W, 10) == R10W`.

@@ -86,6 +86,10 @@ pub fn resumes(instruction: &Instruction) -> bool {
         | M::Xsaveopt64
         | M::Xsavec
         | M::Xsavec64
+        | M::Xsaves
+        | M::Xsaves64
+        | M::Xrstors
+        | M::Xrstors64
         | M::Xrstor
         | M::Xrstor64
         | M::Fxsave

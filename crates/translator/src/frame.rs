@@ -85,11 +85,22 @@ pub struct Frame {
     pub host_mxcsr: u32,
     /// Host address and signal of a fault in generated code.
     pub fault: Fault,
-    /// Not zero when upper halves of vector registers may hold something other than zero.
+    /// Which lanes above the xmm registers may hold something other than zero in some register of the first sixteen: see
+    /// [`YMM_LANES`] and [`ZMM_LANES`].
     pub wide: u32,
-    /// ymm0 to ymm15 while Rust runs.
-    pub vectors: [[u8; 32]; 16],
+    /// Not zero when all of AVX-512's registers are in the processor while the Guest runs: see `cache/wide.rs`.
+    pub awake: u32,
+    /// zmm0 to zmm31 while Rust runs.
+    pub vectors: [[u8; 64]; 32],
+    /// k0 to k7 while Rust runs, or sleep.
+    pub masks: [u64; 8],
 }
+
+/// Bits of [`Frame::wide`] for the upper halves of ymm registers: one for each lane of 64 bits.
+pub const YMM_LANES: u32 = 0b11;
+
+/// Bits of [`Frame::wide`] for the upper halves of zmm registers.
+pub const ZMM_LANES: u32 = 0b11_1100;
 
 /// A host signal that generated code caused.
 #[repr(C)]

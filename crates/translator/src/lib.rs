@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`cpu`] | the state a processor has between two instructions |
 //! | `frame` | how generated code reaches that state: the host's `rsp` points at it |
-//! | `decode`, `classify`, `liveness` | bytes become a unit; what each instruction needs; which flags are free |
+//! | `decode`, `classify`, `vector_state`, `liveness` | bytes become a unit; what each instruction needs; which flags are free |
 //! | `rewrite` | a unit becomes host code, one room a class |
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
@@ -18,7 +18,7 @@
 //! | `trap`, `forbidden` | host faults and kicks; system calls that a sandbox stops |
 //! | `run` | the loop: find a unit, enter it, see why it came back |
 //! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
-//! | `mend`, `play`, `near`, `system` | what Rust does about it |
+//! | `mend`, `play`, `masked`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
 //! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
@@ -32,6 +32,7 @@ pub mod cpu;
 mod frame;
 mod decode;
 mod classify;
+mod vector_state;
 mod liveness;
 mod unit;
 mod rewrite;
@@ -45,7 +46,9 @@ mod forbidden;
 mod run;
 mod by_hand;
 mod mend;
+mod bounce;
 mod play;
+mod masked;
 mod near;
 mod system;
 pub mod events;

@@ -9,48 +9,12 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
-use crate::mend::{is_masked_move, refused_address, through_stack};
+use crate::mend::{is_masked, is_masked_move, refused_address, through_stack};
 use crate::rewrite::{self, operand_size};
 use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
+use crate::vector_state::needs_avx512;
 use iced_x86::{Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind};
-
-/// The buffer: a page for the operand's place within its page (alignment faults must come out right), and one more
-/// for what follows.
-pub(crate) struct Bounce(Box<[Page; 2]>);
-
-#[repr(C, align(4096))]
-struct Page([u8; 4096]);
-
-impl Bounce {
-    pub(crate) fn new() -> Bounce {
-        Bounce(Box::new([const { Page([0; 4096]) }; 2]))
-    }
-
-    /// Host address of the operand whose Guest address is `address`.
-    pub(crate) fn host(&mut self, address: u64) -> u64 {
-        self.0.as_mut_ptr() as u64 + (address & 0xfff)
-    }
-
-    pub(crate) fn read(&mut self, address: u64, into: &mut [u8]) {
-        let start = (address & 0xfff) as usize;
-        let first = into.len().min(4096 - start);
-        into[..first].copy_from_slice(&self.0[0].0[start..start + first]);
-        let rest = into.len() - first;
-        into[first..].copy_from_slice(&self.0[1].0[..rest]);
-    }
-
-    pub(crate) fn write(&mut self, address: u64, from: &[u8]) {
-        self.write_at((address & 0xfff) as usize, from);
-    }
-
-    fn write_at(&mut self, start: usize, from: &[u8]) {
-        for (n, &byte) in from.iter().enumerate() {
-            let place = start + n;
-            self.0[place / 4096].0[place % 4096] = byte;
-        }
-    }
-}
 
 /// What an exit left to do.
 #[derive(Debug, Clone)]
@@ -128,6 +92,7 @@ impl Vcpu {
     fn play_alone(&mut self, instruction: &Instruction) -> Result<(), Exit> {
         match classify(instruction) {
             Class::Memory if is_masked_move(instruction) => self.carry_out(instruction),
+            Class::Memory if is_masked(instruction) => self.play_masked(instruction),
             Class::Memory | Class::BitString => self.play_operand(instruction),
             Class::Stack | Class::Flow => match self.near(instruction) {
                 Ok(()) => Ok(()),
@@ -229,6 +194,9 @@ impl Vcpu {
         self.cache.write_snippet(&code);
         let host = self.bounce.host(address);
         let mut kicked = 0;
+        if needs_avx512(instruction) {
+            self.frame().awake = 1;
+        }
         let result = loop {
             self.frame().scratch = host;
             match self.enter(place) {
@@ -350,7 +318,7 @@ fn is_locked(instruction: &Instruction) -> bool {
 }
 
 /// What an instruction does to its memory operand.
-fn operand_access(instruction: &Instruction) -> OpAccess {
+pub(crate) fn operand_access(instruction: &Instruction) -> OpAccess {
     let mut factory = InstructionInfoFactory::new();
     let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
     let info = factory.info_options(instruction, options);

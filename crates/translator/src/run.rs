@@ -3,12 +3,12 @@
 #![allow(unsafe_code)] // The way into generated code.
 
 use crate::cache::thunks::Reason;
-use crate::cpu::{cr0, cr4, flags};
+use crate::cpu::{cr4, flags};
 use crate::decode::{self, Block, LONGEST_INSTRUCTION};
 use crate::events::deliver::Event;
 use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
-use crate::frame::{pack_flags, unpack_flags};
+use crate::frame::{ZMM_LANES, pack_flags, unpack_flags};
 use crate::liveness;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
@@ -16,6 +16,7 @@ use crate::sight::CodeNews;
 use crate::trap::{Attached, signal_stack};
 use crate::unit::{Key, Mode, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
+use crate::vector_state::VectorState;
 
 /// Guest bytes a unit is decoded from at most: its longest run of the longest instructions.
 const UNIT_BYTES: usize = decode::LONGEST * LONGEST_INSTRUCTION;
@@ -82,7 +83,11 @@ impl Vcpu {
             Some(host) => host,
             None if !self.in_units() => return self.step_by_hand().map(|()| None),
             None => match self.find()? {
-                Some(host) => host,
+                Some(host) => {
+                    // A unit's start looks before it needs.
+                    self.frame().awake = 0;
+                    host
+                }
                 None => return Ok(None),
             },
         };
@@ -121,6 +126,9 @@ impl Vcpu {
         let frame = self.frame();
         frame.flags = pack_flags(frame.cpu.rflags);
         frame.target = host;
+        if frame.wide & ZMM_LANES != 0 {
+            frame.awake = 1;
+        }
         let address = self.frames.frame();
         let enter = self.cache.thunks.enter;
         // SAFETY: `thunks::write` made a function of this type there.
@@ -145,7 +153,7 @@ impl Vcpu {
             middle: matches!(cpu.cpl, 1 | 2),
             ragged_stack: cpu.stack_is_ragged(),
             clock_hidden: cpu.cpl != 0 && cpu.cr4 & cr4::TSD != 0,
-            vectors_off: cpu.cr0 & (cr0::TS | cr0::EM) != 0,
+            vectors: VectorState::enabled(cpu),
             one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending())
                 || self.debug.single(cpu.rip),
         }
@@ -348,6 +356,7 @@ impl Vcpu {
             Err(exception) => return self.raise(exception),
         };
         self.resume = Some(self.cache.entry(found));
+        self.frame().awake = 0;
         if resets != self.cache.resets {
             // The cache started over to make room; what asked for the link is gone.
             return Ok(());

@@ -1,6 +1,7 @@
 //! A unit: a run of Guest instructions and the host code made from it.
 
 use crate::cpu::mode::CodeSize;
+use crate::vector_state::VectorState;
 use iced_x86::Instruction;
 
 /// What a translation depends on besides the bytes: part of a unit's name.
@@ -14,8 +15,8 @@ pub struct Mode {
     pub middle: bool,
     /// The stack pointer is not a multiple of a stack word, so that stack accesses may cross pages. Rare and slow.
     pub ragged_stack: bool,
-    /// CR0.TS or CR0.EM: vector and x87 instructions fault.
-    pub vectors_off: bool,
+    /// The part of the vector state that is switched on.
+    pub vectors: VectorState,
     /// CR4.TSD: code above level 0 may not read the time-stamp counter. (Never set at level 0.)
     pub clock_hidden: bool,
     /// One instruction, then back to Rust: for the instruction after `sti`.

@@ -2,13 +2,14 @@
 
 #![allow(unsafe_code)] // The frame is shared with generated code, so it is reached through a pointer.
 
+use crate::bounce::Bounce;
 use crate::cache::Cache;
 use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
-use crate::cpu::{Cpu, cr0, cr4, flags};
+use crate::cpu::{Cpu, cr4, flags, xcr0};
 use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
-use crate::frame::{Frame, FrameMapping};
+use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
 use crate::play::Pending;
@@ -17,6 +18,7 @@ use crate::rewrite::Tools;
 use crate::run::Draft;
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
+use crate::vector_state::VectorState;
 use crate::x87::Registers;
 use std::sync::Arc;
 
@@ -143,9 +145,9 @@ pub struct Vcpu {
     pub(crate) resume: Option<u64>,
     pub(crate) window: bool,
     pub(crate) nmi_window: bool,
-    pub(crate) bounce: crate::play::Bounce,
+    pub(crate) bounce: Bounce,
     /// Control bits that units' modes depend on, as the jump tables know them.
-    modes: (u64, u64),
+    modes: (VectorState, u64),
     pub(crate) statistics: Statistics,
     pub(crate) sight: crate::sight::Sight,
     pub(crate) debug: crate::debug::Debug,
@@ -194,8 +196,8 @@ impl Vcpu {
             resume: None,
             window: false,
             nmi_window: false,
-            bounce: crate::play::Bounce::new(),
-            modes: (0, 0),
+            bounce: Bounce::new()?,
+            modes: Default::default(),
             statistics: Statistics::default(),
             sight: crate::sight::Sight::default(),
             debug: crate::debug::Debug::default(),
@@ -330,13 +332,39 @@ impl Vcpu {
         &mut self.frame().cpu
     }
 
-    /// ymm0 to ymm15 between runs, for tests.
-    pub fn vectors(&mut self) -> &mut [[u8; 32]; 16] {
-        self.frame().wide = 1;
+    /// zmm0 to zmm31 between runs, for tests. Where the host has no AVX-512 only the low halves of the first sixteen count.
+    pub fn vectors(&mut self) -> &mut [[u8; 64]; 32] {
+        self.note_wide();
         &mut self.frame().vectors
     }
 
-    pub(crate) fn vector(&self, number: usize) -> &[u8; 32] {
+    /// k0 to k7 between runs, for tests.
+    pub fn masks(&mut self) -> &mut [u64; 8] {
+        &mut self.frame().masks
+    }
+
+    /// Looks which lanes hold something, after Rust wrote registers.
+    pub(crate) fn measure_width(&mut self) {
+        let frame = self.frame();
+        let any = |part: std::ops::Range<usize>| {
+            frame.vectors[..16].iter().any(|vector| vector[part.clone()].iter().any(|&byte| byte != 0))
+        };
+        let lanes = |part, lanes| if any(part) { lanes } else { 0 };
+        frame.wide = lanes(16..32, YMM_LANES) | lanes(32..64, ZMM_LANES);
+    }
+
+    /// From here on any lane of the vectors may hold something.
+    pub(crate) fn note_wide(&mut self) {
+        let offered = self.cpu().xcr0_offered & xcr0::AVX512 != 0;
+        self.frame().wide = YMM_LANES | if offered { ZMM_LANES } else { 0 };
+    }
+
+    pub(crate) fn mask(&self, register: iced_x86::Register) -> u64 {
+        // SAFETY: as in `cpu`.
+        unsafe { (*self.frames.frame()).masks[register.number()] }
+    }
+
+    pub(crate) fn vector(&self, number: usize) -> &[u8; 64] {
         // SAFETY: as in `cpu`.
         unsafe { &(*self.frames.frame()).vectors[number] }
     }
@@ -387,7 +415,7 @@ impl Vcpu {
         let frame = self.frame();
         (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);
         frame.jump_space = space as u32;
-        let modes = (self.cpu().cr0 & (cr0::TS | cr0::EM), self.cpu().cr4 & cr4::TSD);
+        let modes = (VectorState::enabled(self.cpu()), self.cpu().cr4 & cr4::TSD);
         if modes != self.modes {
             self.modes = modes;
             self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);

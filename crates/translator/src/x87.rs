@@ -11,11 +11,14 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::sync::LazyLock;
 
 /// Bytes of an XSAVE area that holds nothing but the legacy region and the header.
 const AREA: usize = 576;
 /// Place of the header, whose first word names the components that are not in their initial state.
 const HEADER: usize = 512;
+/// Bytes of the legacy region.
+const LEGACY: usize = 512;
 /// The component that is x87, in XSAVE's masks.
 const X87: u32 = 1;
 
@@ -23,38 +26,91 @@ const X87: u32 = 1;
 #[repr(C, align(64))]
 struct Area([u8; AREA]);
 
+/// x87's part of an XSAVE area's legacy region, on its way between the Guest's memory and the processor that holds the
+/// Guest's registers.
+pub struct Image(Area);
+
+impl Image {
+    /// As after `fninit`.
+    pub fn initial() -> Image {
+        Image(Area([0; AREA]))
+    }
+
+    /// As a legacy region has them; its other parts do not matter.
+    pub fn from_legacy(bytes: &[u8]) -> Image {
+        let mut image = Image::initial();
+        image.0.0[..LEGACY].copy_from_slice(&bytes[..LEGACY]);
+        image.0.0[HEADER] = X87 as u8;
+        image
+    }
+
+    /// As the processor has them now.
+    pub fn of_processor() -> Image {
+        let mut image = Image::initial();
+        let area = image.0.0.as_mut_ptr();
+        // SAFETY: the area is aligned and large enough; the instruction only stores.
+        unsafe { asm!("fxsave64 [{area}]", area = in(reg) area, options(nostack)) };
+        image
+    }
+
+    /// The legacy region.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.0[..LEGACY]
+    }
+
+    /// Puts them into the processor.
+    pub fn load(&self) {
+        restore(&self.0);
+    }
+}
+
+/// False when the processor's x87 registers surely are in their initial state.
+pub fn in_use() -> bool {
+    let in_use: u32;
+    if !*KNOWS {
+        return true;
+    }
+    // SAFETY: `KNOWS` says that the processor answers.
+    unsafe { asm!("xgetbv", in("ecx") 1, out("eax") in_use, out("edx") _, options(nomem, nostack)) };
+    in_use & X87 != 0
+}
+
+/// Loads x87's registers from an area that holds them, or their initial state.
+fn restore(area: &Area) {
+    let area = area.0.as_ptr();
+    // SAFETY: the area is aligned and its header names x87 or nothing; `requirements` asks for AVX, which comes with the
+    // instruction.
+    unsafe { asm!("xrstor64 [{area}]", area = in(reg) area, in("eax") X87, in("edx") 0, options(nostack)) };
+}
+
 /// One Guest's x87 registers while it does not run.
 pub struct Registers {
     area: Area,
     /// They are not in their initial state.
     used: bool,
-    /// The processor knows whether its own are.
-    knows: bool,
 }
+
+/// Whether the processor knows that its registers are in their initial state: XGETBV with 1 in ecx (SDM vol. 1, 13.2). Asked
+/// once, for a hypervisor below us may take microseconds over `cpuid`.
+static KNOWS: LazyLock<bool> = LazyLock::new(|| __cpuid_count(0xd, 1).eax & 1 << 2 != 0);
 
 impl Registers {
     /// As after power-on.
     pub fn new() -> Registers {
-        // XGETBV with 1 in ecx: SDM vol. 1, 13.2.
-        let knows = __cpuid_count(0xd, 1).eax & 1 << 2 != 0;
-        Registers { area: Area([0; AREA]), used: false, knows }
+        Registers { area: Area([0; AREA]), used: false }
     }
 
     /// Puts them into the processor.
     pub fn load(&self) {
-        if !self.used && self.untouched() {
+        if !self.used && !in_use() {
             return;
         }
-        let area = self.area.0.as_ptr();
-        // SAFETY: the area is aligned and was zero or written by `xsave`; `requirements` asks for AVX, which comes with it.
-        unsafe {
-            asm!("xrstor64 [{area}]", area = in(reg) area, in("eax") X87, in("edx") 0, options(nostack))
-        };
+        restore(&self.area);
     }
 
     /// Takes them out of the processor, which goes on with those that the System V ABI asks for.
     pub fn store(&mut self) {
-        self.used = !self.untouched();
+        self.used = in_use();
         if !self.used {
             self.area.0[HEADER] = 0;
             return;
@@ -66,17 +122,6 @@ impl Registers {
         };
         // SAFETY: an empty register stack and the default control word are what compiled code expects.
         unsafe { asm!("fninit", options(nomem, nostack)) };
-    }
-
-    /// True when the processor's registers surely are in their initial state.
-    fn untouched(&self) -> bool {
-        let in_use: u32;
-        if !self.knows {
-            return false;
-        }
-        // SAFETY: `knows` says that the processor answers.
-        unsafe { asm!("xgetbv", in("ecx") 1, out("eax") in_use, out("edx") _, options(nomem, nostack)) };
-        in_use & X87 == 0
     }
 }
 

@@ -1,6 +1,6 @@
 //! First light, from outside: the built `lguest` command as a person or a script meets it.
 //!
-//! `bad_input.rs` and `bare.rs` need nothing but the command. `session.rs` and `prompt.rs` boot Debian's kernel; it is
+//! `bad_input.rs` and `bare.rs` need nothing but the command. `session.rs`, `legacy.rs` and `prompt.rs` boot Debian's kernel; it is
 //! taken from the command's cache, or fetched once. Where neither is possible those tests say SKIPPED, loudly and
 //! past the harness' capture, and `.ci/run` counts them.
 
@@ -11,5 +11,6 @@ mod watching;
 mod debugging;
 mod bad_input;
 mod session;
+mod legacy;
 mod prompt;
 mod processors;

@@ -76,7 +76,23 @@ fn an_idle_guest_uses_next_to_nothing() {
     if !debian_is_here("an_idle_guest_uses_next_to_nothing") {
         return;
     }
-    let (mut child, lines) = start(&["run", "debian", "--", "sh", "-c", "echo up; sleep 18"], Stdio::null());
+    let used = used_when_idle("1");
+    assert!(used < MOST_IDLE, "an idle Guest used {:.1} % of a core", used * 100.0);
+}
+
+#[test]
+fn four_idle_processors_use_next_to_nothing_too() {
+    if !debian_is_here("four_idle_processors_use_next_to_nothing_too") {
+        return;
+    }
+    let used = used_when_idle("4");
+    assert!(used < MOST_IDLE, "four idle processors used {:.1} % of a core", used * 100.0);
+}
+
+/// The part of a core that an idle Guest takes.
+fn used_when_idle(cpus: &str) -> f64 {
+    let words = ["run", "debian", "--cpus", cpus, "--", "sh", "-c", "echo up; sleep 18"];
+    let (mut child, lines) = start(&words, Stdio::null());
     assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok("up"));
     // What start-up left undone is done in the first seconds.
     std::thread::sleep(Duration::from_secs(3));
@@ -84,7 +100,7 @@ fn an_idle_guest_uses_next_to_nothing() {
     std::thread::sleep(Duration::from_secs(10));
     let used = (cpu_seconds(child.id()) - before) / 10.0;
     assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
-    assert!(used < MOST_IDLE, "an idle Guest used {:.1} % of a core", used * 100.0);
+    used
 }
 
 #[test]

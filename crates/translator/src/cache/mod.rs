@@ -6,6 +6,7 @@
 
 pub mod arena;
 pub mod thunks;
+pub mod wide;
 pub mod calls;
 
 use crate::SetupError;

@@ -2,6 +2,7 @@
 
 use super::arena::Arena;
 use super::calls;
+use super::wide::{has_wide_vectors, load_if_awake, store_if_awake};
 use crate::SetupError;
 use crate::assemble::host::{FRAME, GUEST_RSP, RAX, S0};
 use crate::assemble::{Code, Mem, Patch, Reg, cond};
@@ -183,7 +184,9 @@ fn way_out(code: &mut Code) {
 
 /// Loads the Guest's vectors, upper halves only if they hold something: a processor whose upper halves are dirty makes
 /// each SSE instruction wait for its destination's old value (a loop of divisions took 3.7 ns a round instead of 0.9).
+/// AVX-512's part of them follows rules of its own: see `wide.rs`.
 fn load_vectors(code: &mut Code) {
+    let done_wide = has_wide_vectors().then(|| load_if_awake(code));
     code.cmp32_memory(Mem::frame(offset_of!(Frame, wide)), 0);
     let narrow = code.jump_if(cond::Z);
     code.vectors(Mem::frame(offset_of!(Frame, vectors)), 32, false);
@@ -194,12 +197,14 @@ fn load_vectors(code: &mut Code) {
     code.vectors(Mem::frame(offset_of!(Frame, vectors)), 16, false);
     let here = code.here();
     code.bind(done, here);
+    done_wide.into_iter().for_each(|jump| code.bind(jump, here));
 }
 
 /// Stores the Guest's vectors, and finds out whether any upper half holds something. The processor's own word for it
 /// (XGETBV with 1 in ecx) stays "yes" on AMD once an upper half was ever written, so the halves are looked at: all of
 /// them or-ed together, once they are stored.
 fn store_vectors(code: &mut Code) {
+    let done_wide = has_wide_vectors().then(|| store_if_awake(code));
     code.vectors(Mem::frame(offset_of!(Frame, vectors)), 32, true);
     for n in 1..8 {
         // vorps ymm0, ymm0, ymmN; vorps ymm8, ymm8, ymm(8+N)
@@ -210,6 +215,8 @@ fn store_vectors(code: &mut Code) {
     code.raw(&[0xc4, 0xe3, 0x7d, 0x19, 0xc0, 0x01]); // vextractf128 xmm0, ymm0, 1
     code.raw(&[0xc4, 0xe2, 0x79, 0x17, 0xc0]); // vptest xmm0, xmm0
     code.raw(&[0x0f, 0x95, 0xc0, 0x0f, 0xb6, 0xc0]); // setnz al; movzx eax, al
+    let here = code.here();
+    done_wide.into_iter().for_each(|jump| code.bind(jump, here));
     code.store32(Mem::frame(offset_of!(Frame, wide)), RAX);
     code.vzeroupper();
 }

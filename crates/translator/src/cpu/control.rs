@@ -4,9 +4,10 @@
 //! Long mode is entered by setting CR0.PG while EFER.LME is set and left by clearing it (SDM vol. 3, 10.8.5). 64-bit code
 //! cannot do either: clearing CR0.PG, CR0.PE or CR4.PAE there is #GP(0), so the way out is a far transfer first.
 
+use crate::cpu::components::is_consistent;
 use crate::cpu::descriptors::privileged;
 use crate::cpu::segments::CS;
-use crate::cpu::{Cpu, cr0, cr4, debug, efer, xcr0};
+use crate::cpu::{Cpu, cr0, cr4, debug, efer};
 use crate::events::exception::Exception;
 use crate::memory::ram::Ram;
 use crate::memory::walk::PHYSICAL_BITS;
@@ -274,15 +275,14 @@ pub fn xgetbv(cpu: &Cpu, number: u32) -> Result<u64, Exception> {
 /// `xsetbv`.
 ///
 /// # Errors
-/// #UD while CR4.OSXSAVE is off; #GP(0) above CPL 0, for another register than 0, for state that is not offered, without
-/// x87, or with AVX and no SSE.
+/// #UD while CR4.OSXSAVE is off; #GP(0) above CPL 0, for another register than 0, for state that is not offered, and for
+/// parts without those they need.
 pub fn xsetbv(cpu: &mut Cpu, number: u32, value: u64) -> Result<Effect, Exception> {
     if cpu.cr4 & cr4::OSXSAVE == 0 {
         return Err(Exception::ud());
     }
     privileged(cpu)?;
-    let avx_alone = value & xcr0::AVX != 0 && value & xcr0::SSE == 0;
-    if number != 0 || value & !cpu.xcr0_offered != 0 || value & xcr0::X87 == 0 || avx_alone {
+    if number != 0 || value & !cpu.xcr0_offered != 0 || !is_consistent(value) {
         return Err(Exception::gp(0));
     }
     let vector_state_changed = cpu.xcr0 != value;

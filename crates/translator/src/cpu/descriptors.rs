@@ -78,6 +78,22 @@ fn read_system(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Descrip
     Ok(Descriptor { segment, address })
 }
 
+/// The upper eight bytes of a long-mode call gate that `read` found the lower ones of.
+///
+/// # Errors
+/// #GP naming the selector when they lie outside the table or carry a type of their own, #PF.
+pub fn second_half(
+    cpu: &Cpu,
+    memory: &GuestMemory,
+    selector: u16,
+    found: &Descriptor,
+) -> Result<u64, Exception> {
+    let outside = Exception::gp(code_of(selector));
+    locate(cpu, selector, 16).ok_or(outside)?;
+    let upper = u64::from_le_bytes(memory.read_system(cpu, found.address.wrapping_add(8))?);
+    if upper >> 40 & 0x1f != 0 { Err(outside) } else { Ok(upper) }
+}
+
 /// Address of a descriptor of `size` bytes, if its table holds all of it.
 fn locate(cpu: &Cpu, selector: u16, size: u64) -> Option<u64> {
     let (base, limit) = if selector & 4 == 0 {

@@ -40,7 +40,7 @@ const fn one(index: u32, reset: u64, writable: u64, strict: Strictness) -> Inert
     Inert { first: index, count: 1, reset, writable, strict }
 }
 
-const TABLE: [Inert; 32] = [
+const TABLE: [Inert; 33] = [
     // Platform identity and microcode: zero, and the update trigger does nothing.
     one(0x17, 0, 0, Faults),
     one(0x79, 0, u64::MAX, Ignores),
@@ -57,6 +57,8 @@ const TABLE: [Inert; 32] = [
     one(0x1d9, 0, 0b11, Ignores),
     // MISC_FEATURE_ENABLES: neither cpuid faulting nor MWAIT in user mode.
     one(0x140, 0, 0, Faults),
+    // XSS: no state that only the supervisor may save.
+    one(0xda0, 0, 0, Faults),
     // MTRRs: eight variable ranges (base, mask), eleven fixed, and the default type.
     Inert { first: 0x200, count: 16, reset: 0, writable: PHYSICAL & !0x700, strict: Ignores },
     Inert { first: 0x250, count: 1, reset: WRITE_BACK, writable: u64::MAX, strict: Ignores },

@@ -12,6 +12,7 @@ pub mod control;
 pub mod translations;
 pub mod msr;
 pub mod inert;
+pub mod components;
 pub mod cpuid;
 
 use segments::{Segment, TableRegister};

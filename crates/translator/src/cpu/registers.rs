@@ -159,6 +159,8 @@ pub mod xcr0 {
     pub const SSE: u64 = 1 << 1;
     /// The upper halves of the ymm registers.
     pub const AVX: u64 = 1 << 2;
+    /// AVX-512's three: the masks, the upper halves of zmm0 to zmm15, and zmm16 to zmm31. All or none of them.
+    pub const AVX512: u64 = 0b111 << 5;
 }
 
 /// Bits of the debug registers (SDM vol. 3, 18.2).

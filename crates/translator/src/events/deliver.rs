@@ -231,11 +231,19 @@ pub(super) fn handler_segment(
 /// Where the frame goes, before alignment: an interrupt stack if the gate names one, the privilege level's stack if
 /// that changes, else the current one.
 fn stack_top(cpu: &Cpu, memory: &GuestMemory, gate: &Gate, cpl: u8, external: u32) -> Result<u64, Exception> {
-    let place = match gate.stack {
-        0 if cpl == cpu.cpl => return Ok(cpu.gpr[RSP]),
-        0 => TSS_RSP0 + 8 * cpl as u64,
-        number => TSS_IST1 + 8 * (number as u64 - 1),
-    };
+    match gate.stack {
+        0 if cpl == cpu.cpl => Ok(cpu.gpr[RSP]),
+        0 => level_stack(cpu, memory, cpl, external),
+        number => task_word(cpu, memory, TSS_IST1 + 8 * (number as u64 - 1), external),
+    }
+}
+
+/// The stack pointer that the task-state segment keeps for a privilege level.
+pub(super) fn level_stack(cpu: &Cpu, memory: &GuestMemory, cpl: u8, external: u32) -> Result<u64, Exception> {
+    task_word(cpu, memory, TSS_RSP0 + 8 * cpl as u64, external)
+}
+
+fn task_word(cpu: &Cpu, memory: &GuestMemory, place: u64, external: u32) -> Result<u64, Exception> {
     if place + 7 > cpu.tr.limit as u64 {
         return Err(Exception::ts(code_of(cpu.tr.selector) | external));
     }

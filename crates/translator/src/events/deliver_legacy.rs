@@ -112,7 +112,7 @@ fn read_gate(cpu: &Cpu, memory: &GuestMemory, event: Event) -> Result<Gate, Exce
 
 /// The stack that the task-state segment keeps for privilege level `cpl` (SDM vol. 3, 6.12.1): its segment, checked, and
 /// its pointer.
-fn inner_stack(
+pub(super) fn inner_stack(
     cpu: &Cpu,
     memory: &mut GuestMemory,
     cpl: u8,

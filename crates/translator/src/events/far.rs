@@ -2,24 +2,26 @@
 //! what code comes next. Every way between 16, 32 and 64 bits that is not an event goes through here.
 //!
 //! There are no task switches: a jump or call to a task-state segment or task gate is #GP naming it, as if it were no
-//! such segment. Call gates are not walked: no system has been seen to have one since OS/2.
+//! such segment. Call gates have a room of their own.
 
-use crate::cpu::descriptors::{self, system};
+use crate::cpu::descriptors::{self, Descriptor, system};
 use crate::cpu::segments::{CS, SS, Segment, code_of, is_null, rpl};
 use crate::cpu::{Cpu, RSP};
-use crate::events::exception::{Exception, Refusal};
+use crate::events::call_gate;
+use crate::events::exception::Exception;
 use crate::events::returns;
 use crate::events::stack::Stack;
-use crate::exit::Death;
 use crate::memory::access::GuestMemory;
 
 /// `jmp far`: to `offset` in the segment `selector`.
 ///
 /// # Errors
-/// #GP and #NP for the segment, #GP(0) for an offset that is not canonical or beyond the limit, #PF; death for a call gate.
-pub fn jump(cpu: &mut Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Result<(), Refusal> {
-    let code = target(cpu, memory, selector, offset)?;
-    cpu.enter_code(code, offset);
+/// #GP and #NP for the segment or gate, #GP(0) for an offset that is not canonical or beyond the limit, #PF.
+pub fn jump(cpu: &mut Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Result<(), Exception> {
+    match target(cpu, memory, selector, offset)? {
+        Target::Code(code) => cpu.enter_code(code, offset),
+        Target::Gate(gate) => call_gate::go(cpu, memory, &gate, None)?,
+    }
     Ok(())
 }
 
@@ -34,8 +36,11 @@ pub fn call(
     offset: u64,
     next_rip: u64,
     size: usize,
-) -> Result<(), Refusal> {
-    let code = target(cpu, memory, selector, offset)?;
+) -> Result<(), Exception> {
+    let code = match target(cpu, memory, selector, offset)? {
+        Target::Code(code) => code,
+        Target::Gate(gate) => return call_gate::go(cpu, memory, &gate, Some(next_rip)),
+    };
     let mut stack = Stack::current(cpu);
     stack.push_words(cpu, memory, size, &[cpu.segments[CS].selector.into(), next_rip])?;
     cpu.set_stack_pointer(stack.pointer);
@@ -47,7 +52,7 @@ pub fn call(
 ///
 /// # Errors
 /// #GP, #NP and #SS for the segments, #SS and #PF for the stack.
-pub fn ret(cpu: &mut Cpu, memory: &mut GuestMemory, size: usize, release: u16) -> Result<(), Refusal> {
+pub fn ret(cpu: &mut Cpu, memory: &mut GuestMemory, size: usize, release: u16) -> Result<(), Exception> {
     let mut stack = Stack::current(cpu);
     let [rip, cs] = stack.pop_words(cpu, memory, size)?;
     if !cpu.protected() {
@@ -82,20 +87,32 @@ fn real_target(cpu: &Cpu, selector: u16, offset: u64) -> Result<Segment, Excepti
     if offset > code.limit.into() { Err(Exception::gp(0)) } else { Ok(code) }
 }
 
-/// The code segment of a jump or call, ready for CS: same privilege.
-fn target(cpu: &Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Result<Segment, Refusal> {
+/// What a selector leads to.
+enum Target {
+    /// A code segment, ready for CS.
+    Code(Segment),
+    /// A call gate.
+    Gate(Descriptor),
+}
+
+/// The code segment of a jump or call, of the same privilege; or a gate.
+fn target(cpu: &Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Result<Target, Exception> {
     if !cpu.protected() {
-        return Ok(real_target(cpu, selector, offset)?);
+        return Ok(Target::Code(real_target(cpu, selector, offset)?));
     }
     if is_null(selector) {
-        return Err(Exception::gp(0).into());
+        return Err(Exception::gp(0));
     }
     let code = code_of(selector);
     let found = descriptors::read(cpu, memory, selector)?;
     let segment = found.segment;
-    if matches!(segment.system_type(), Some(system::CALL_GATE | system::CALL_GATE_16)) {
-        let what = "a far call or jump through a call gate";
-        return Err(Refusal::Dead(Death::UnsupportedInstruction { what, rip: cpu.rip }));
+    let gate = match segment.system_type() {
+        Some(system::CALL_GATE) => true,
+        Some(system::CALL_GATE_16) => !cpu.long_mode(),
+        _ => false,
+    };
+    if gate {
+        return Ok(Target::Gate(found));
     }
     let level_fits = if segment.is_conforming() {
         segment.dpl() <= cpu.cpl
@@ -103,14 +120,14 @@ fn target(cpu: &Cpu, memory: &mut GuestMemory, selector: u16, offset: u64) -> Re
         segment.dpl() == cpu.cpl && rpl(selector) <= cpu.cpl
     };
     if !segment.is_code() || !level_fits {
-        return Err(Exception::gp(code).into());
+        return Err(Exception::gp(code));
     }
     if !segment.present() {
-        return Err(Exception::np(code).into());
+        return Err(Exception::np(code));
     }
     returns::runnable(cpu, &segment, offset)?;
     let segment = descriptors::mark_accessed(cpu, memory, &found)?;
-    Ok(Segment { selector: selector & !3 | cpu.cpl as u16, ..segment })
+    Ok(Target::Code(Segment { selector: selector & !3 | cpu.cpl as u16, ..segment }))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod returns;
 pub mod iret;
 pub mod syscall;
 pub mod far;
+mod call_gate;
 
 #[cfg(test)]
 mod hostile;

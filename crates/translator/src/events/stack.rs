@@ -58,6 +58,11 @@ impl Stack {
         }
     }
 
+    /// A stack that a gate of long mode brings.
+    pub fn inner_long(pointer: u64, cpl: u8) -> Stack {
+        Stack { segment: None, mask: u64::MAX, pointer, ..Stack::inner(Segment::null(0), 0, cpl, 0) }
+    }
+
     /// The same stack as the processor itself uses it while it delivers an event: SMAP holds whatever AC says.
     pub fn implicit(self, code: u32) -> Stack {
         Stack { smap_allowed: false, code, ..self }

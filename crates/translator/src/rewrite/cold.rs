@@ -6,6 +6,7 @@
 use super::Rewriter;
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
+use crate::cache::wide::wake;
 use crate::unit::{Exit, Part, Site};
 
 /// A stub to be written behind the hot path.
@@ -39,6 +40,10 @@ pub(super) enum Ask {
     SiteAndBack {
         thunk: u64,
         site: Site,
+        back: usize,
+    },
+    /// Nobody: AVX-512's registers are fetched, and the hot path goes on.
+    Wake {
         back: usize,
     },
     /// Goes to the Guest address that follows a checked instruction.
@@ -87,6 +92,11 @@ impl Rewriter<'_> {
                 Ask::Site { thunk, site } => self.call_site(thunk, site),
                 Ask::SiteAndBack { thunk, site, back } => {
                     self.call_site(thunk, site);
+                    let jump = self.code.jump();
+                    self.code.bind(jump, back);
+                }
+                Ask::Wake { back } => {
+                    wake(&mut self.code);
                     let jump = self.code.jump();
                     self.code.bind(jump, back);
                 }

@@ -28,6 +28,8 @@ enum Address {
     Constant(u64),
     /// A register that stays as it is, and a displacement.
     Based(Reg, i32),
+    /// The stack pointer of 32-bit code and a displacement.
+    Stack(i32),
     /// In the first scratch register.
     Computed,
 }
@@ -137,6 +139,15 @@ impl Rewriter<'_> {
                 self.page_number();
                 Mem::sum(base, S1, disp)
             }
+            Address::Stack(disp) => {
+                // A word of an aligned stack does not cross a page. With seven registers, most of a function's values live there.
+                self.in_scratch(address);
+                if self.key.mode.ragged_stack || (disp & 3) as usize + size > 4 {
+                    jumps.extend(self.check_crossing(size));
+                }
+                self.page_number();
+                Mem::sum(S0, S1, 0)
+            }
             Address::Computed => {
                 jumps.extend(self.check_crossing(size));
                 self.page_number();
@@ -173,6 +184,7 @@ impl Rewriter<'_> {
         match address {
             Address::Constant(constant) => self.code.constant(S0, constant),
             Address::Based(base, disp) => self.code.lea(true, S0, Mem::at(base, disp)),
+            Address::Stack(disp) => self.code.lea(false, S0, Mem::at(GUEST_RSP, disp)),
             Address::Computed => {}
         }
     }
@@ -191,6 +203,9 @@ impl Rewriter<'_> {
             (base, Register::None) if wide && segment.is_none() && home(base.number() as u8).is_some() => {
                 let home = home(base.number() as u8).expect("just asked");
                 Address::Based(home, instruction.memory_displacement64() as i32)
+            }
+            (Register::ESP, Register::None) if !self.key.mode.long() && segment.is_none() => {
+                Address::Stack(instruction.memory_displacement64() as i32)
             }
             _ => {
                 let place = self.effective_address_without_segment(instruction);

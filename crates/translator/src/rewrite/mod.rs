@@ -23,10 +23,11 @@ mod legacy;
 use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
 use crate::cache::thunks::Thunks;
-use crate::classify::{Class, uses_vector_state};
+use crate::classify::Class;
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
+use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_bits, operand_size};
@@ -106,6 +107,8 @@ struct Rewriter<'a> {
     live_after: bool,
     /// The Guest's flags stand in the frame's `saved_flags`; the host's are free to use.
     aside: bool,
+    /// AVX-512's registers are in the processor: see `cache/wide.rs`.
+    awake: bool,
     /// The current instruction is the unit's last.
     last: bool,
     /// The current instruction could not be encoded with its registers renamed.
@@ -137,6 +140,7 @@ pub fn unit(
         live: true,
         live_after: true,
         aside: false,
+        awake: false,
         last: false,
         failed: false,
     };
@@ -188,6 +192,7 @@ pub fn snippet(
         live: true,
         live_after: true,
         aside: false,
+        awake: true,
         last: false,
         failed: false,
     };
@@ -212,8 +217,11 @@ impl Rewriter<'_> {
         if !self.live {
             self.aside = false;
         }
-        if self.key.mode.vectors_off && uses_vector_state(instruction) || self.is_out_of_date(instruction) {
+        if !self.key.mode.vectors.allows(instruction) || self.is_out_of_date(instruction) {
             return self.system(instruction);
+        }
+        if !self.awake && needs_avx512(instruction) {
+            self.wake();
         }
         let (code, colds, sites, aside) = (self.code.here(), self.colds.len(), self.sites.len(), self.aside);
         match class {
@@ -241,6 +249,16 @@ impl Rewriter<'_> {
         if !matches!(class, Class::Stack | Class::Flow | Class::System | Class::Undefined) {
             self.keep_stack_aligned(instruction);
         }
+    }
+
+    /// Before a unit's first instruction that needs AVX-512's registers: fetches them if they sleep.
+    fn wake(&mut self) {
+        self.set_flags_aside();
+        self.code.cmp32_memory(Mem::frame(offset_of!(Frame, awake)), 0);
+        let asleep = self.code.jump_if(cond::Z);
+        let back = self.code.here();
+        self.colds.push(Cold { jumps: vec![asleep], restore: Restore::Nothing, ask: Ask::Wake { back } });
+        self.awake = true;
     }
 
     /// Entry of computed jumps: the first scratch register must hold this unit's address, else the jump table's

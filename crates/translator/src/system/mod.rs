@@ -10,16 +10,18 @@ mod state;
 mod strings;
 mod legacy;
 mod masked;
+mod gather;
 
-use crate::classify::{Class, classify, uses_vector_state};
+use crate::classify::{Class, classify};
 use crate::cpu::control::Effect;
-use crate::cpu::{cr0, flags};
+use crate::cpu::flags;
 use crate::events::exception::{Exception, Refusal};
 use crate::exit::Exit;
 use crate::memory::access::Fault;
 use crate::mend::is_masked_move;
 use crate::unit::Site;
 use crate::vcpu::Vcpu;
+use crate::vector_state::refusal;
 use iced_x86::{Instruction, Mnemonic as M};
 
 /// Where the Guest goes after an instruction.
@@ -115,13 +117,14 @@ impl Vcpu {
 
     /// Carries one instruction out.
     fn execute(&mut self, instruction: &Instruction) -> Done {
-        let switched_off = self.cpu().cr0 & (cr0::TS | cr0::EM) != 0 && uses_vector_state(instruction);
-        if switched_off {
-            return Err(self.vectors_off(instruction).into());
-        }
         let class = classify(instruction);
+        if class == Class::Undefined {
+            return Err(Exception::ud().into());
+        }
+        if let Some(exception) = refusal(self.cpu(), instruction) {
+            return Err(exception.into());
+        }
         match instruction.mnemonic() {
-            _ if class == Class::Undefined => Err(Exception::ud().into()),
             _ if class != Class::System => self.ordinary(instruction, class),
             M::Cpuid
             | M::Rdtsc
@@ -216,6 +219,10 @@ impl Vcpu {
             | M::Xsaveopt64
             | M::Xsavec
             | M::Xsavec64
+            | M::Xsaves
+            | M::Xsaves64
+            | M::Xrstors
+            | M::Xrstors64
             | M::Xrstor
             | M::Xrstor64
             | M::Fxsave
@@ -243,7 +250,8 @@ impl Vcpu {
         }
     }
 
-    /// What units do in place: it comes here when it could not be encoded anew, and where code has no units.
+    /// What units do in place: it comes here when it could not be encoded anew, where a setting of the vector state forbids
+    /// other instructions of its kind, and where code has no units.
     fn ordinary(&mut self, instruction: &Instruction, class: Class) -> Done {
         match class {
             Class::Nothing => Ok(Then::Next),
@@ -273,13 +281,6 @@ impl Vcpu {
                 Ok(Then::Moved)
             }
         }
-    }
-
-    /// The exception of a vector instruction while CR0.TS or CR0.EM is set (SDM vol. 3, table 2-2 and 2-3).
-    fn vectors_off(&self, instruction: &Instruction) -> Exception {
-        use iced_x86::CpuidFeature as F;
-        let x87 = instruction.cpuid_features().iter().any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU387));
-        if self.cpu().cr0 & cr0::EM != 0 && !x87 { Exception::ud() } else { Exception::nm() }
     }
 
     /// Sets or clears flags.

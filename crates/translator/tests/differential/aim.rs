@@ -174,10 +174,10 @@ impl Aim {
     /// Small distances in every lane of a gather's index.
     fn vector_index(&mut self, random: &mut Random, index: Register) -> bool {
         let lane = |random: &mut Random| random.below(64) | random.below(64) << 32;
-        let value = [(); 4].map(|()| lane(random));
+        let value = [(); 8].map(|()| lane(random));
         // Lanes of 64 bits would see both halves as one number: they get the low half only, half of the time.
         let value = if random.once_in(2) { value.map(|v| v & 0xff) } else { value };
-        self.state.set_ymm(index.number(), value);
+        self.state.set_zmm(index.number(), value);
         true
     }
 

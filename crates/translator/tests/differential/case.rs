@@ -1,11 +1,7 @@
 //! One question to two processors, and its answer.
 
+use crate::components::{XSAVE_BYTES, XSAVE_HEADER, YMM_UPPER, state as all_state, wide};
 use crate::world::BYTES;
-
-/// Bytes of an XSAVE image with x87, SSE and AVX in the standard format (SDM vol. 1, 13.4).
-pub const XSAVE_BYTES: usize = 832;
-/// Where the header lies in it; its first eight bytes say which parts are not in their initial state.
-pub const XSAVE_HEADER: usize = 512;
 
 /// Flags that a comparison looks at by default: all but RF, which only a debugger can see.
 pub const FLAGS_COMPARED: u64 = !(1 << 16);
@@ -24,7 +20,7 @@ pub struct State {
     pub fs_base: u64,
     /// Where GS-relative addresses begin.
     pub gs_base: u64,
-    /// x87, SSE and AVX registers as `xsave` writes them.
+    /// x87, SSE, AVX and AVX-512 registers as `xsave` writes them.
     pub vectors: [u8; XSAVE_BYTES],
 }
 
@@ -35,7 +31,7 @@ impl State {
             State { gpr: [0; 16], rip: 0, rflags: 0x202, fs_base: 0, gs_base: 0, vectors: [0; XSAVE_BYTES] };
         state.vectors[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
         state.vectors[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        state.vectors[XSAVE_HEADER] = 7;
+        state.vectors[XSAVE_HEADER] = all_state() as u8;
         state
     }
 
@@ -47,11 +43,25 @@ impl State {
         (self.fs_base, self.gs_base) = (0, 0);
     }
 
-    /// Sets one of ymm0 to ymm15.
-    pub fn set_ymm(&mut self, number: usize, value: [u64; 4]) {
+    /// Sets one of zmm0 to zmm31, as far as the host has it.
+    pub fn set_zmm(&mut self, number: usize, value: [u64; 8]) {
         for (i, eight) in value.iter().enumerate() {
-            let place = if i < 2 { 160 + number * 16 + i * 8 } else { 576 + number * 16 + (i - 2) * 8 };
+            let place = match (i, wide()) {
+                (0..2, _) if number < 16 => 160 + number * 16 + i * 8,
+                (0..4, _) if number < 16 => YMM_UPPER + number * 16 + (i - 2) * 8,
+                (_, None) => continue,
+                (_, Some(wide)) if number < 16 => wide.upper + number * 32 + (i - 4) * 8,
+                (_, Some(wide)) => wide.more + (number - 16) * 64 + i * 8,
+            };
             self.vectors[place..place + 8].copy_from_slice(&eight.to_le_bytes());
+        }
+    }
+
+    /// Sets one of k0 to k7, if the host has it.
+    pub fn set_mask(&mut self, number: usize, value: u64) {
+        if let Some(wide) = wide() {
+            let place = wide.masks + number * 8;
+            self.vectors[place..place + 8].copy_from_slice(&value.to_le_bytes());
         }
     }
 
@@ -68,7 +78,15 @@ impl State {
             self.vectors[160..416].fill(0);
         }
         if present & 4 == 0 {
-            self.vectors[576..832].fill(0);
+            self.vectors[YMM_UPPER..YMM_UPPER + 256].fill(0);
+        }
+        if let Some(wide) = wide() {
+            for (component, place, bytes) in [(5, wide.masks, 64), (6, wide.upper, 512), (7, wide.more, 1024)]
+            {
+                if present >> component & 1 == 0 {
+                    self.vectors[place..place + bytes].fill(0);
+                }
+            }
         }
         self.vectors[5..24].fill(0);
         self.vectors[28..32].fill(0);

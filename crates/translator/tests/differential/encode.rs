@@ -36,11 +36,15 @@ pub fn decode(mut bytes: Vec<u8>, rip: u64, bits: u32) -> Option<Encoded> {
     })
 }
 
+/// Throws of the dice for one encoding.
+const TRIES: usize = 32;
+
 /// One random encoding of a form, None when chance did not find one.
 pub fn encode(random: &mut Random, code: Code, rip: u64, bits: u32) -> Option<Encoded> {
-    (0..24).find_map(|_| {
+    (0..TRIES).find_map(|_| {
         let bytes = match code.op_code().encoding() {
             EncodingKind::VEX => vex(random, code, bits),
+            EncodingKind::EVEX => evex(random, code, bits),
             _ => legacy(random, code, bits),
         };
         decode(bytes, rip, bits).filter(|found| found.instruction.code() == code)
@@ -106,6 +110,36 @@ fn vex(random: &mut Random, code: Code, bits: u32) -> Vec<u8> {
     } else {
         bytes.extend([0xc4, extension << 5 | map, wide << 7 | low]);
     }
+    opcode_and_rest(random, code, bytes)
+}
+
+/// Four bytes `62 RXBR'0mmm Wvvvv1pp zLLbV'aaa` (SDM vol. 2, 2.7.1), with masks, zeroing, broadcast and rounding by chance.
+fn evex(random: &mut Random, code: Code, bits: u32) -> Vec<u8> {
+    let info = code.op_code();
+    let mut bytes = segment_and_size(random, bits);
+    let prefix = match info.mandatory_prefix() {
+        MandatoryPrefix::P66 => 1,
+        MandatoryPrefix::PF3 => 2,
+        MandatoryPrefix::PF2 => 3,
+        _ => 0,
+    };
+    let map = match info.table() {
+        OpCodeTableKind::T0F38 => 2,
+        OpCodeTableKind::T0F3A => 3,
+        _ => 1,
+    };
+    let wide = if info.is_wig() { random.below(2) as u8 } else { (info.w() & 1) as u8 };
+    let second_source = if random.once_in(2) { 15 } else { random.below(16) as u8 };
+    let upper_source = if second_source == 15 { 1 } else { random.below(2) as u8 };
+    let special = random.once_in(3);
+    let long =
+        if info.is_lig() || special && random.once_in(2) { random.below(4) as u8 } else { info.l() as u8 };
+    let mask = if random.once_in(3) { 0 } else { random.below(8) as u8 };
+    let zeroing = u8::from(mask != 0 && random.once_in(3));
+    bytes.push(0x62);
+    bytes.push((random.below(16) as u8) << 4 | map);
+    bytes.push(wide << 7 | second_source << 3 | 4 | prefix);
+    bytes.push(zeroing << 7 | long << 5 | u8::from(special) << 4 | upper_source << 3 | mask);
     opcode_and_rest(random, code, bytes)
 }
 

@@ -6,7 +6,7 @@
 
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 
-/// Features whose instructions the translator must run: what a stock x86-64 kernel and its programs use, up to AVX2.
+/// Features whose instructions the translator must run: what a stock x86-64 kernel and its programs use, up to AVX-512.
 const FEATURES: &[CpuidFeature] = {
     use CpuidFeature::*;
     &[
@@ -53,6 +53,20 @@ const FEATURES: &[CpuidFeature] = {
         SSSE3,
         VAES,
         VPCLMULQDQ,
+        AVX_VNNI,
+        AVX512F,
+        AVX512DQ,
+        AVX512CD,
+        AVX512BW,
+        AVX512VL,
+        AVX512_IFMA,
+        AVX512_VBMI,
+        AVX512_VBMI2,
+        AVX512_VNNI,
+        AVX512_BITALG,
+        AVX512_VPOPCNTDQ,
+        AVX512_BF16,
+        AVX512_VP2INTERSECT,
     ]
 };
 
@@ -75,7 +89,7 @@ fn is_met(code: Code, bits: u32) -> bool {
         && exists
         && !info.fwait()
         && info.decoder_option() == 0
-        && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+        && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX)
         && code.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
 }
 

@@ -191,9 +191,20 @@ fn state(random: &mut Random, number: u64) -> State {
 
 /// Vector and x87 registers with numbers in them, and now and then another rounding or an unmasked exception.
 fn vectors(random: &mut Random, state: &mut State) {
-    for number in 0..16 {
-        let value = [(); 4].map(|()| random.eight_bytes());
-        state.set_ymm(number, value);
+    for number in 0..32 {
+        let value = [(); 8].map(|()| random.eight_bytes());
+        state.set_zmm(number, value);
+    }
+    for number in 0..8 {
+        let mask = random.bits();
+        let mask = match random.below(6) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => 1 << (mask & 63),
+            3 => mask & random.bits() & random.bits(),
+            _ => mask,
+        };
+        state.set_mask(number, mask);
     }
     let mut mxcsr = 0x1f80;
     if random.once_in(3) {

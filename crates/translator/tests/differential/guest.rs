@@ -8,7 +8,8 @@
 //! 0x0100_0000 .. 0x200_1000 code slots                CODE
 //! ```
 
-use crate::case::{Case, Outcome, State, XSAVE_BYTES};
+use crate::case::{Case, Outcome, State};
+use crate::components::{self, XSAVE_BYTES};
 use crate::stubs::{self, EXCEPTION_STACK, GATES, READY_PORT, SAVE, STUBS, SUPERVISOR, save};
 use crate::world::{self, CODE, Memory, PAGE, SLOT, SLOT_HEAD, SLOTS};
 use lguest_translator::{Exit, Kicker, LongModeEntry, Options, Ram, RamRegion, Vcpu};
@@ -78,7 +79,7 @@ impl Guest {
             write_u64(&ram, GDT + 0x28, LIMITED);
         }
         write(&ram, STUBS, stubs::bytes());
-        write_u64(&ram, SAVE + save::XCR0, if is_x86_feature_detected!("avx") { 7 } else { 3 });
+        write_u64(&ram, SAVE + save::XCR0, components::state());
         let options = Options { index: 0, count: 1, cpuid: Vec::new() };
         let mut vcpu = Vcpu::new(ram.clone(), options).expect("a vCPU can be made on this machine");
         vcpu.enter_long_mode(LongModeEntry {

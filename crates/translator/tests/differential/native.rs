@@ -6,7 +6,8 @@
 //! Between the two, not even FS.base is ours, so the handlers use no thread-local storage and never panic.
 
 use crate::alone::be_alone;
-use crate::case::{Case, Outcome, State, XSAVE_BYTES, XSAVE_HEADER};
+use crate::case::{Case, Outcome, State};
+use crate::components::{XSAVE_BYTES, XSAVE_HEADER};
 use crate::world::{self, CODE, Memory, PAGE, SLOT, SLOT_HEAD, SLOTS};
 use std::ptr::{addr_of, addr_of_mut, null_mut};
 
@@ -221,6 +222,16 @@ fn fp_bytes(fp: *const u8) -> usize {
     if word(464) == 0x4650_5853 { (word(468) as usize).min(MOST_FP_BYTES) } else { 512 }
 }
 
+/// Bytes of the XSAVE image in it, without the word by which the kernel knows its end (byte 480: the size).
+fn image_bytes(fp: *const u8) -> usize {
+    if fp_bytes(fp) > 512 {
+        // SAFETY: as in `fp_bytes`.
+        (unsafe { fp.wrapping_add(480).cast::<u32>().read() }) as usize
+    } else {
+        512
+    }
+}
+
 /// Goes in: keeps the frame, and writes the case's state over it.
 extern "C" fn enter(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let context = context.cast::<libc::ucontext_t>();
@@ -248,11 +259,11 @@ extern "C" fn enter(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
     let source = state.vectors.as_ptr();
     // SAFETY: the legacy area, up to where the kernel keeps its own words.
     unsafe { std::ptr::copy_nonoverlapping(source, fp, 464) };
-    if fp_bytes(fp) >= XSAVE_BYTES {
-        let parts = XSAVE_BYTES - XSAVE_HEADER;
+    let bytes = image_bytes(fp).min(XSAVE_BYTES);
+    if bytes > XSAVE_HEADER {
         let (from, to) = (source.wrapping_add(XSAVE_HEADER), fp.wrapping_add(XSAVE_HEADER));
-        // SAFETY: header and AVX part lie inside the frame, as just checked.
-        unsafe { std::ptr::copy_nonoverlapping(from, to, parts) };
+        // SAFETY: header and components lie inside the frame, as just checked.
+        unsafe { std::ptr::copy_nonoverlapping(from, to, bytes - XSAVE_HEADER) };
     }
     swap_bases(&mut stage.fs_base, &mut stage.gs_base, state.fs_base, state.gs_base);
 }

@@ -47,6 +47,9 @@ fn set(state: &mut State, setting: &str) {
     let value = from + u64::from_str_radix(digits, 16).expect("a hexadecimal value");
     match crate::report::NAMES.iter().position(|known| *known == name) {
         Some(number) => state.gpr[number] = value,
+        None if name.starts_with('k') => {
+            state.set_mask(name[1..].parse().expect("a mask register's number"), value);
+        }
         None if name == "rflags" => state.rflags = value,
         None if name == "fs" => state.fs_base = value,
         None if name == "gs" => state.gs_base = value,

@@ -1,6 +1,7 @@
 //! Compares two answers, shrinks what differs, and says it so that a person can start looking.
 
 use crate::case::{Case, FLAGS_COMPARED, Outcome};
+use crate::components::{YMM_UPPER, wide};
 use crate::flags;
 use crate::world;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter};
@@ -95,7 +96,12 @@ fn vector_fields() -> Vec<(String, usize, usize)> {
     ];
     fields.extend((0..8).map(|n| (format!("st{n}"), 32 + n * 16, 10)));
     fields.extend((0..16).map(|n| (format!("xmm{n}"), 160 + n * 16, 16)));
-    fields.extend((0..16).map(|n| (format!("ymm{n} upper"), 576 + n * 16, 16)));
+    fields.extend((0..16).map(|n| (format!("ymm{n} upper"), YMM_UPPER + n * 16, 16)));
+    if let Some(wide) = wide() {
+        fields.extend((0..8).map(|n| (format!("k{n}"), wide.masks + n * 8, 8)));
+        fields.extend((0..16).map(|n| (format!("zmm{n} upper"), wide.upper + n * 32, 32)));
+        fields.extend((16..32).map(|n| (format!("zmm{n}"), wide.more + (n - 16) * 64, 64)));
+    }
     fields
 }
 

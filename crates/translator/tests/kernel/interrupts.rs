@@ -296,3 +296,36 @@ fn a_long_string_instruction_is_interrupted_where_it_is_and_goes_on_there() {
     drop(storm);
     assert!(met_in_the_middle > 0, "it was interrupted");
 }
+
+#[test]
+fn a_non_maskable_interrupt_waits_for_the_return_from_the_one_before() {
+    // Interrupts are off all the time. The return that lets the next one in is told twice: a translator may do it in
+    // another way once it has seen it (SDM vol. 3, 6.7.1).
+    let mut machine = Machine::with(&assembled!("2: inc rbx", "jmp 2b"));
+    for round in 0..3 {
+        machine.vcpu.request_nmi_window(true);
+        assert_eq!(machine.run(), Stop::Exit(Exit::InterruptWindow), "round {round}");
+        machine.vcpu.nmi();
+        assert!(!machine.vcpu.takes_nmi(), "round {round}");
+        let trapped = machine.run_to_trap();
+        assert_eq!((trapped.vector, trapped.rflags & 0x200), (2, 0));
+        // The handler goes on to its `iretq`, and then there is room for another.
+    }
+}
+
+#[test]
+fn init_leaves_a_processor_in_real_mode_with_its_registers_for_models() {
+    let mut machine =
+        Machine::with(&assembled!("mov ecx, 0xc0000102", "mov eax, 77", "xor edx, edx", "wrmsr", "hlt"));
+    machine.run_to_halt();
+    machine.vcpu.initialize();
+    let cpu = machine.vcpu.cpu();
+    // SDM vol. 3, table 9-1.
+    assert_eq!((cpu.cr0 & !0x6000_0000, cpu.cr3, cpu.cr4, cpu.efer, cpu.rflags), (0x10, 0, 0, 0, 2));
+    assert_eq!((cpu.kernel_gs_base, cpu.gpr[reg::RAX], cpu.rip), (77, 0, 0xfff0));
+    assert_ne!(cpu.gpr[reg::RDX], 0, "family, model and stepping");
+    machine.load(0x9_f000, &assembled!(".code16", "mov bx, cs", "hlt", ".code64"));
+    machine.vcpu.start_up(0x9f);
+    machine.run_to_halt();
+    assert_eq!(machine.vcpu.gpr(reg::RBX), 0x9f00);
+}

@@ -12,6 +12,7 @@ mod debug;
 mod devices;
 mod strings;
 mod vectors;
+mod wide_vectors;
 mod bare;
 mod modes;
 mod protected;

@@ -7,6 +7,7 @@
 //! `LGUEST_NOISE_MACHINE=<seed>` runs that machine alone.
 
 use crate::machine::*;
+use lguest_translator::cpu::segments::{DS, ES, Segment};
 use lguest_translator::{Exit, Kicker, Ram, RamRegion};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -79,6 +80,9 @@ impl Noise {
     }
 }
 
+/// Where the machine has its descriptor table, which is longer than it says.
+const DESCRIPTORS: u64 = 0x2000;
+
 /// A linear page behind which there is a device.
 const DEVICE_PAGE: u64 = 0x4f_f000;
 
@@ -108,7 +112,16 @@ const BEGINNINGS: &[&[u8]] = &[
     &[0x0f, 0xae],
     &[0x48, 0x0f, 0xae],
     &[0x0f, 0xc7],
-    &[0x48, 0x0f, 0xc7],       // fxsave, xsave, cmpxchg16b
+    &[0x48, 0x0f, 0xc7], // fxsave, xsave, cmpxchg16b
+    &[0xea],
+    &[0x9a],
+    &[0x60],
+    &[0x61],
+    &[0x62],
+    &[0x63],
+    &[0xc4],
+    &[0x27],
+    &[0xd4],                   // what only 16 and 32 bits have
     &[0x66, 0x0f, 0x38, 0x82], // invpcid
     &[0xf3, 0xa4],
     &[0xf3, 0x48, 0xab],
@@ -215,7 +228,32 @@ struct Hostile {
     file: std::fs::File,
     noise: Noise,
     user: bool,
+    width: Width,
     kept: Vec<Vec<u8>>,
+}
+
+/// How wide a machine's code is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    Long,
+    /// 32 bits with flat segments, which has units.
+    Wide,
+    /// 32 bits with nothing in DS and ES, which has none.
+    Bare,
+    Narrow,
+}
+
+impl Width {
+    /// Selectors of code at both levels: see [`Hostile::lay_descriptors`].
+    fn code(self, user: bool) -> Option<u64> {
+        match (self, user) {
+            (Width::Long, _) => None,
+            (Width::Wide | Width::Bare, true) => Some(0x23),
+            (Width::Wide | Width::Bare, false) => Some(0x58),
+            (Width::Narrow, true) => Some(0x3b),
+            (Width::Narrow, false) => Some(0x60),
+        }
+    }
 }
 
 impl Hostile {
@@ -234,8 +272,28 @@ impl Hostile {
             let rights = noise.pick(&[P | U | W, P | U | W, P | U, 0, P | U | W | NX]);
             machine.map(USER_DATA + 0x1000 * page, USER_DATA + 0x1000 * page, rights);
         }
+        let width = noise.pick(&[Width::Long, Width::Long, Width::Wide, Width::Bare, Width::Narrow]);
         let kept = KEPT.map(|(at, length)| bytes(&machine, at, length)).to_vec();
-        Hostile { machine, file, noise, user, kept }
+        let mut hostile = Hostile { machine, file, noise, user, width, kept };
+        hostile.lay_descriptors();
+        hostile
+    }
+
+    /// Code of 32 bits for users (0x23) and the supervisor (0x58), code of 16 bits likewise (0x3b, 0x60), of 4 GiB each.
+    fn lay_descriptors(&mut self) {
+        let descriptors = [
+            (0x20, 0x00cf_fb00_0000_ffff),
+            (0x38, 0x008f_fb00_0000_ffff),
+            (0x58, 0x00cf_9b00_0000_ffff),
+            (0x60, 0x008f_9b00_0000_ffff),
+        ];
+        for (place, descriptor) in descriptors {
+            self.machine.put(DESCRIPTORS + place, descriptor);
+        }
+        let cpu = self.machine.vcpu.cpu_mut();
+        cpu.gdtr.limit = 0x67;
+        // Where a `syscall` from 32-bit code arrives: at an exception, as one from 64-bit code does.
+        cpu.cstar = CALLED;
     }
 
     /// Goes on at fresh bytes with fresh registers.
@@ -254,6 +312,16 @@ impl Hostile {
             let value = self.noise.register();
             self.machine.vcpu.set_gpr(register, value);
         }
+        if let Some(selector) = self.width.code(self.user) {
+            let frame = self.machine.vcpu.gpr(reg::RSP);
+            self.machine.put(frame + 8, selector);
+        }
+        let data = match (self.width, self.user) {
+            (Width::Wide, true) => Segment::flat_data(0x2b, 3),
+            (Width::Wide, false) => Segment::flat_data(0x18, 0),
+            _ => Segment::null(0),
+        };
+        (self.machine.vcpu.cpu_mut().segments[ES], self.machine.vcpu.cpu_mut().segments[DS]) = (data, data);
         if self.noise.below(4) == 0 {
             let rsp = self.noise.register();
             let frame = self.machine.vcpu.gpr(reg::RSP);

@@ -180,3 +180,39 @@ fn a_push_at_the_bottom_of_the_address_space_wraps_and_faults_there() {
     assert_eq!(bare.word(0x7f_fffc), bare.low(reg::RDX));
     assert_eq!(bare.low(reg::RSI), 0);
 }
+
+#[test]
+fn a_call_gate_takes_its_callers_arguments_to_the_inner_stack() {
+    // SDM vol. 3, 5.8.5, figure 5-14: two arguments, and a return that releases them on both stacks.
+    let mut bare = protected(&assembled!(
+        ".code32",
+        "push 0x3b",
+        "push 0xc000",
+        "push 0x2",
+        "push 0x33",
+        "push 0x9100",
+        "iretd",
+        ".skip 0x100 - (. - 771b)",
+        "push 30",
+        "push 12",
+        ".byte 0x9a, 0, 0, 0, 0, 0x4b, 0", // call 0x4b:0
+        "mov ebx, eax",
+        "mov ecx, esp",
+        "hlt",
+        ".code64"
+    ));
+    bare.put(TABLE + 0x48, 0x9200 | 0x08 << 16 | 0xec02 << 32);
+    let inner = assembled!(
+        ".code32",
+        "mov eax, [esp + 8]",
+        "add eax, [esp + 12]",
+        "mov edx, [esp + 16]",
+        "retf 8",
+        ".code64"
+    );
+    bare.load(0x9200, &inner);
+    bare.handle(13, 0, &assembled!(".code32", "hlt", ".code64"));
+    bare.run_to_halt();
+    assert_eq!((bare.low(reg::RBX), bare.low(reg::RCX)), (42, 0xc000));
+    assert_eq!(bare.low(reg::RDX), 0xc000 - 8, "the outer stack pointer, above the arguments");
+}

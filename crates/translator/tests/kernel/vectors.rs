@@ -8,6 +8,10 @@ fn pattern(number: usize) -> [u8; 32] {
     std::array::from_fn(|byte| (number * 32 + byte + 1) as u8)
 }
 
+fn set_ymm(machine: &mut Machine, number: usize) {
+    machine.vcpu.vectors()[number][..32].copy_from_slice(&pattern(number));
+}
+
 #[test]
 fn upper_halves_live_through_every_kind_of_exit() {
     let mut machine = Machine::with(&assembled!(
@@ -27,7 +31,7 @@ fn upper_halves_live_through_every_kind_of_exit() {
     machine.map(0xffff_9000_0000_0000, DEVICE, P | W);
     machine.vcpu.set_gpr(reg::RDI, 0xffff_9000_0000_0000);
     for number in 0..16 {
-        machine.vcpu.vectors()[number] = pattern(number);
+        set_ymm(&mut machine, number);
     }
     assert!(matches!(machine.run(), Stop::Exit(Exit::PortOut { port: 0x80, .. })));
     assert_eq!(machine.run_to_trap().vector, 3);
@@ -35,7 +39,7 @@ fn upper_halves_live_through_every_kind_of_exit() {
     machine.vcpu.reply(0);
     machine.run_to_halt();
     for number in 0..16 {
-        assert_eq!(machine.vcpu.vectors()[number], pattern(number), "ymm{number}");
+        assert_eq!(machine.vcpu.vectors()[number][..32], pattern(number), "ymm{number}");
     }
 }
 
@@ -52,16 +56,16 @@ fn upper_halves_that_become_zero_are_zero_and_those_that_come_back_are_back() {
         "hlt"
     ));
     for number in 0..16 {
-        machine.vcpu.vectors()[number] = pattern(number);
+        set_ymm(&mut machine, number);
     }
     for _ in 0..3 {
         assert!(matches!(machine.run(), Stop::Exit(Exit::PortOut { port: 0x80, .. })));
     }
     machine.run_to_halt();
     assert_eq!(machine.vcpu.gpr(reg::RAX), u64::MAX);
-    assert_eq!(machine.vcpu.vectors()[5], [0xff; 32]);
+    assert_eq!(machine.vcpu.vectors()[5][..32], [0xff; 32]);
     assert_eq!(machine.vcpu.vectors()[4][..16], pattern(4)[..16]);
-    assert_eq!(machine.vcpu.vectors()[4][16..], [0; 16]);
+    assert_eq!(machine.vcpu.vectors()[4][16..], [0; 48]);
 }
 
 #[test]
@@ -224,11 +228,11 @@ fn what_is_saved_with_xsave_is_loaded_with_xrstor() {
         "hlt"; area = DATA + 0xfc0
     ));
     for number in 0..16 {
-        machine.vcpu.vectors()[number] = pattern(number);
+        set_ymm(&mut machine, number);
     }
     machine.run_to_halt();
     for number in 0..16 {
-        assert_eq!(machine.vcpu.vectors()[number], pattern(number), "ymm{number}");
+        assert_eq!(machine.vcpu.vectors()[number][..32], pattern(number), "ymm{number}");
     }
     assert_eq!(machine.get(DATA + 0x1fc0), 0xc90f_daa2_2168_c235);
     assert_eq!(machine.get(DATA + 0xfc0 + 512), 7, "the header names all three components");

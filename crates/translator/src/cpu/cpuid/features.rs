@@ -1,6 +1,6 @@
 //! Which features the Guest is told of: one table, a group a reason. What is not in it is not offered.
 //!
-//! Left out on purpose: AVX-512, AMX and whatever else needs state beyond ymm; XSAVES, MPX, PKU, CET and LA57, which need
+//! Left out on purpose: AMX and AVX-512's half-precision numbers, which no host of ours has to test them on; MPX, PKU, CET and LA57, which need
 //! control bits that nothing here has; MONITOR, VMX, SVM, SGX, TSX, user interrupts and performance counters, which need hardware
 //! that a translator cannot pass on; UMIP, 3DNow!, SSE4A, XOP; VME, for there is no virtual-8086 mode.
 
@@ -16,6 +16,7 @@ pub(super) const POWER_A: Word = Word(6, 0, 0);
 pub(super) const MORE_B: Word = Word(7, 0, 1);
 pub(super) const MORE_C: Word = Word(7, 0, 2);
 pub(super) const MORE_D: Word = Word(7, 0, 3);
+pub(super) const FURTHER_A: Word = Word(7, 1, 0);
 pub(super) const XSAVE_A: Word = Word(0xd, 1, 0);
 pub(super) const EXTENDED_C: Word = Word(0x8000_0001, 0, 2);
 pub(super) const EXTENDED_D: Word = Word(0x8000_0001, 0, 3);
@@ -35,12 +36,14 @@ enum Rule {
     HostXsave,
     /// When the host has them and its system saves ymm state.
     HostAvx,
+    /// When the host has them and its system saves zmm state.
+    HostAvx512,
     /// Always, on a processor that says it is AMD's; elsewhere these bits mean something else.
     AlwaysAmd,
     /// When the host has them, likewise.
     HostAmd,
 }
-use Rule::{Always, AlwaysAmd, Host, HostAmd, HostAvx, HostXsave};
+use Rule::{Always, AlwaysAmd, Host, HostAmd, HostAvx, HostAvx512, HostXsave};
 
 struct Group {
     rule: Rule,
@@ -81,10 +84,23 @@ const GROUPS: &[Group] = &[
     },
     // How the host's x87 behaves: when the data pointer is updated, that FCS and FDS are gone. And its clock's rate is constant.
     Group { rule: Host, bits: &[(MORE_B, &[6, 13]), (CLOCK_D, &[8])] },
-    // XSAVE; XSAVEOPT, XSAVEC.
-    Group { rule: HostXsave, bits: &[(BASIC_C, &[26]), (XSAVE_A, &[0, 1])] },
-    // FMA, AVX, F16C; AVX2; VAES and VPCLMULQDQ in their VEX forms.
-    Group { rule: HostAvx, bits: &[(BASIC_C, &[12, 28, 29]), (MORE_B, &[5]), (MORE_C, &[9, 10])] },
+    // XSAVE; XSAVEOPT, XSAVEC, XSAVES.
+    Group { rule: HostXsave, bits: &[(BASIC_C, &[26]), (XSAVE_A, &[0, 1, 3])] },
+    // FMA, AVX, F16C; AVX2; VAES and VPCLMULQDQ; VNNI in its VEX form.
+    Group {
+        rule: HostAvx,
+        bits: &[(BASIC_C, &[12, 28, 29]), (MORE_B, &[5]), (MORE_C, &[9, 10]), (FURTHER_A, &[4])],
+    },
+    // AVX-512: F, DQ, IFMA, CD, BW, VL; VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ; VP2INTERSECT; BF16.
+    Group {
+        rule: HostAvx512,
+        bits: &[
+            (MORE_B, &[16, 17, 21, 28, 30, 31]),
+            (MORE_C, &[1, 6, 11, 12, 14]),
+            (MORE_D, &[8]),
+            (FURTHER_A, &[5]),
+        ],
+    },
     // AMD's own: MMX extensions; LFENCE waits for everything before it.
     Group { rule: HostAmd, bits: &[(EXTENDED_D, &[22]), (AMD_A, &[2])] },
     // AMD's own: topology leaves (topology.rs); null selectors clear the base (segments.rs); SSB_NO, BTC_NO, SRSO_NO and
@@ -120,7 +136,8 @@ pub(super) fn offered(word: Word, host: u32, circumstances: Circumstances) -> u3
             HostAvx if circumstances.xcr0 & xcr0::AVX != 0 => mask & host,
             AlwaysAmd if circumstances.amd => mask,
             HostAmd if circumstances.amd => mask & host,
-            HostXsave | HostAvx | AlwaysAmd | HostAmd => 0,
+            HostAvx512 if circumstances.xcr0 & xcr0::AVX512 != 0 => mask & host,
+            HostXsave | HostAvx | HostAvx512 | AlwaysAmd | HostAmd => 0,
         };
     }
     bits

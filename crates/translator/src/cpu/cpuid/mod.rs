@@ -6,6 +6,8 @@
 mod features;
 mod topology;
 
+use crate::cache::wide::has_wide_vectors;
+use crate::cpu::components::Layout;
 use crate::cpu::{Cpu, cr4, xcr0};
 use crate::memory::walk::{LINEAR_BITS, PHYSICAL_BITS};
 use crate::{CpuidLeaf, Options};
@@ -24,16 +26,12 @@ const OSXSAVE: u32 = 1 << 27;
 /// Leaves whose answer depends on ecx: an absent subleaf is zero, not the first one's answer.
 const SUBLEAVED: [u32; 5] = [4, 7, 0xb, 0xd, 0x8000_001d];
 
-/// Bytes of an `xsave` area: the legacy region and the header.
-const XSAVE_LEGACY: u32 = 576;
-/// Bytes of the upper halves of sixteen ymm registers, which follow at once.
-const XSAVE_YMM: u32 = 256;
-
 /// What `cpuid` answers on one vCPU.
 #[derive(Debug, Clone)]
 pub struct Cpuid {
     leaves: Vec<CpuidLeaf>,
     xcr0: u64,
+    layout: Layout,
 }
 
 impl Cpuid {
@@ -47,10 +45,11 @@ impl Cpuid {
         let [host_last, b, c, d] = host(0, 0);
         let amd = [b, d, c].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
             || [b, d, c].map(u32::to_le_bytes).as_flattened() == b"HygonGenuine";
-        let xcr0 = host_xcr0 & (xcr0::X87 | xcr0::SSE | xcr0::AVX);
+        let (xcr0, layout) = vector_state(host, host_xcr0);
         let builder = Builder {
             host,
             place: Place { index: options.index, count: options.count.max(1) },
+            layout,
             circumstances: Circumstances { amd, xcr0 },
         };
         let last = if host_last >= LAST_WITH_CLOCKS { LAST_WITH_CLOCKS } else { LAST_BASIC };
@@ -61,7 +60,7 @@ impl Cpuid {
             leaves.retain(|have| (have.leaf, have.subleaf) != (extra.leaf, extra.subleaf));
             leaves.push(*extra);
         }
-        Cpuid { leaves, xcr0 }
+        Cpuid { leaves, xcr0, layout }
     }
 
     /// What XCR0 may hold: [`Cpu::at_power_on`] wants it. Zero when there is no `xsave`.
@@ -69,12 +68,19 @@ impl Cpuid {
         self.xcr0
     }
 
+    /// Where `xsave` keeps what.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// eax, ebx, ecx and edx for a `cpuid` with this eax and ecx. Zeros for what is not there.
     pub fn answer(&self, cpu: &Cpu, leaf: u32, subleaf: u32) -> [u32; 4] {
         let mut answer = self.stored(leaf, subleaf);
         match (leaf, subleaf) {
             (1, _) if cpu.cr4 & cr4::OSXSAVE != 0 => answer[2] |= OSXSAVE,
-            (0xd, 0 | 1) if self.xcr0 != 0 => answer[1] = xsave_size(cpu.xcr0),
+            (0xd, 0 | 1) if self.xcr0 != 0 => {
+                answer[1] = self.layout.size(cpu.xcr0, subleaf == 1) as u32;
+            }
             // Beyond the last level, the subleaf and the identity are still told (SDM vol. 2, CPUID).
             (0xb, 3..) => (answer[2], answer[3]) = (subleaf & 0xff, self.stored(0xb, 0)[3]),
             _ => {}
@@ -98,6 +104,7 @@ impl Cpuid {
 struct Builder<'a> {
     host: &'a dyn Fn(u32, u32) -> [u32; 4],
     place: Place,
+    layout: Layout,
     circumstances: Circumstances,
 }
 
@@ -122,7 +129,11 @@ impl Builder<'_> {
         identity.answer[0] = host[0];
         identity.answer[1] = host[1] & 0xff00 | self.place.basic_b();
         identity.answer[3] |= self.place.basic_d();
-        let mut leaves = vec![identity, self.features(6, 0), self.features(7, 0)];
+        let more = self.features(7, 1);
+        let mut first = self.features(7, 0);
+        // The last subleaf.
+        first.answer[0] = u32::from(more.answer != [0; 4]);
+        let mut leaves = vec![identity, self.features(6, 0), first, more];
         if !self.circumstances.amd {
             leaves.push(self.as_host(2));
             leaves.extend(self.place.caches(4, self.host));
@@ -141,12 +152,13 @@ impl Builder<'_> {
         if state == 0 {
             return Vec::new();
         }
-        let sizes = [state as u32, 0, xsave_size(state), 0];
+        let sizes = [state as u32, 0, self.layout.size(state, false) as u32, 0];
         let mut leaves = vec![CpuidLeaf { leaf: 0xd, subleaf: 0, answer: sizes }, self.features(0xd, 1)];
-        if state & xcr0::AVX != 0 {
-            let ymm = [XSAVE_YMM, XSAVE_LEGACY, 0, 0];
-            leaves.push(CpuidLeaf { leaf: 0xd, subleaf: 2, answer: ymm });
-        }
+        leaves.extend(self.layout.extended(state, false).map(|(component, _)| CpuidLeaf {
+            leaf: 0xd,
+            subleaf: component as u32,
+            answer: self.layout.answer(component),
+        }));
         leaves
     }
 
@@ -181,9 +193,13 @@ impl Builder<'_> {
     }
 }
 
-/// Bytes of an `xsave` area for this state, in either format: with no gaps to close they are the same.
-fn xsave_size(state: u64) -> u32 {
-    if state & xcr0::AVX != 0 { XSAVE_LEGACY + XSAVE_YMM } else { XSAVE_LEGACY }
+/// What of the host's vector state is offered, and where `xsave` keeps it.
+fn vector_state(host: &dyn Fn(u32, u32) -> [u32; 4], host_xcr0: u64) -> (u64, Layout) {
+    let narrow = host_xcr0 & (xcr0::X87 | xcr0::SSE | xcr0::AVX);
+    [narrow | host_xcr0 & xcr0::AVX512, narrow, narrow & !xcr0::AVX]
+        .into_iter()
+        .find_map(|state| Layout::of_host(host, state).map(|layout| (state, layout)))
+        .unwrap_or_default()
 }
 
 /// The host's answer, zeros beyond its last leaf (where Intel would repeat another leaf's).
@@ -202,6 +218,8 @@ fn host_xcr0() -> u64 {
     const HOST_OSXSAVE: u32 = OSXSAVE;
     if host_answer(1, 0)[2] & HOST_OSXSAVE == 0 {
         0
+    } else if has_wide_vectors() {
+        xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512
     } else if std::arch::is_x86_feature_detected!("avx") {
         xcr0::X87 | xcr0::SSE | xcr0::AVX
     } else {

@@ -3,7 +3,7 @@ use crate::workbench::Workbench;
 
 const AMD: [u32; 3] = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
 const INTEL: [u32; 3] = [0x756e_6547, 0x6c65_746e, 0x4965_6e69];
-const ALL_STATE: u64 = 7;
+const ALL_STATE: u64 = 0xe7;
 
 /// A host of this vendor (ebx, ecx, edx) on which every bit of every leaf is as `fill` says.
 fn host(vendor: [u32; 3], fill: u32) -> impl Fn(u32, u32) -> [u32; 4] {
@@ -12,6 +12,14 @@ fn host(vendor: [u32; 3], fill: u32) -> impl Fn(u32, u32) -> [u32; 4] {
         // Three caches: data, code, and a third level; then none.
         4 | 0x8000_001d if subleaf < 3 => [[0x121, 0x122, 0x163][subleaf as usize] | 0xfff << 14, 1, 2, 3],
         4 | 0x8000_001d => [0; 4],
+        // The standard format of a processor without MPX.
+        0xd if subleaf > 1 => match subleaf {
+            2 => [256, 576, 0, 0],
+            5 => [64, 832, 0, 0],
+            6 => [512, 896, 0, 0],
+            7 => [1024, 1408, 0, 0],
+            _ => [0; 4],
+        },
         _ => [fill; 4],
     }
 }
@@ -35,14 +43,16 @@ fn a_host_that_has_everything_passes_on_only_what_the_engine_does() {
         // VME, DS, ACPI, TM, PBE.
         assert!([1, 21, 22, 29, 31].iter().all(|bit| d >> bit & 1 == 0), "{d:#x}");
         let [last, b, c, d] = ask(&everything, 7, 0);
-        // No further subleaf; SGX, HLE, RTM, MPX, every AVX-512, PT.
-        let forbidden = [2, 4, 11, 12, 14, 15, 16, 17, 21, 22, 25, 26, 27, 28, 30, 31];
-        assert!(last == 0 && forbidden.iter().all(|bit| b >> bit & 1 == 0), "{b:#x}");
-        assert_eq!(c, 1 << 8 | 1 << 9 | 1 << 10 | 1 << 22);
-        assert_eq!(d, 1 << 4 | 1 << 26 | 1 << 29);
-        assert_eq!(ask(&everything, 7, 1), [0; 4]);
-        assert_eq!(ask(&everything, 0xd, 0), [7, 576, 832, 0]);
-        assert_eq!(ask(&everything, 0xd, 1), [3, 576, 0, 0]);
+        // SGX, HLE, RTM, MPX, AVX-512 ER and PF, PT.
+        let forbidden = [2, 4, 11, 12, 14, 15, 22, 25, 26, 27];
+        assert!(last == 1 && forbidden.iter().all(|bit| b >> bit & 1 == 0), "{b:#x}");
+        // VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID.
+        assert_eq!(c, [1, 6, 8, 9, 10, 11, 12, 14, 22].iter().map(|bit| 1 << bit).sum::<u32>());
+        // FSRM, VP2INTERSECT.
+        assert_eq!(d, 1 << 4 | 1 << 8 | 1 << 26 | 1 << 29);
+        assert_eq!(ask(&everything, 7, 1), [1 << 4 | 1 << 5, 0, 0, 0]);
+        assert_eq!(ask(&everything, 0xd, 0), [0xe7, 576, 2432, 0]);
+        assert_eq!(ask(&everything, 0xd, 1), [0b1011, 576, 0, 0]);
         // No performance counters, no SGX, no trace; SVM, SME.
         for leaf in [5, 0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f] {
             assert_eq!(ask(&everything, leaf, 0), [0; 4], "{leaf:#x}");
@@ -75,6 +85,12 @@ fn wide_vectors_are_offered_only_when_their_state_can_be_saved() {
     assert_eq!(ask(&narrow, 7, 0)[2] & 0x600, 0);
     assert_eq!(ask(&narrow, 0xd, 0), [3, 576, 576, 0]);
     assert_eq!(ask(&narrow, 0xd, 2), [0; 4]);
+    let middle = table(AMD, u32::MAX, 7, 0, 1);
+    assert_eq!(ask(&middle, 7, 0)[1] >> 5 & 1, 1);
+    assert_eq!(ask(&middle, 7, 0)[1] >> 16 & 1, 0);
+    assert_eq!(ask(&middle, 7, 1), [1 << 4, 0, 0, 0]);
+    assert_eq!(ask(&middle, 0xd, 0), [7, 576, 832, 0]);
+    assert_eq!(ask(&middle, 0xd, 6), [0; 4]);
     let none = table(AMD, u32::MAX, 0, 0, 1);
     assert_eq!(ask(&none, 1, 0)[2] & (vex | 1 << 26), 0);
 }
@@ -90,6 +106,9 @@ fn the_answer_follows_the_switches() {
     assert_eq!(table.answer(&cpu, 0xd, 0)[1], 832);
     assert_eq!(table.answer(&cpu, 0xd, 1)[1], 832);
     assert_eq!(table.answer(&cpu, 0xd, 2), [256, 576, 0, 0]);
+    cpu.xcr0 = 0xe7;
+    assert_eq!(table.answer(&cpu, 0xd, 0)[1], 2432);
+    assert_eq!(table.answer(&cpu, 0xd, 7), [1024, 1408, 0, 0]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn at_stack(words: &[u64]) -> Workbench {
     bench
 }
 
-fn jump_to(selector: u16, offset: u64) -> (Workbench, Result<(), Refusal>) {
+fn jump_to(selector: u16, offset: u64) -> (Workbench, Result<(), Exception>) {
     let mut bench = Workbench::new();
     let mut memory = GuestMemory::new(&bench.ram);
     let result = jump(&mut bench.cpu, &mut memory, selector, offset);
@@ -64,18 +64,40 @@ fn a_far_jump_goes_only_where_the_privilege_may() {
     ];
     for (selector, offset, code) in cases {
         let (bench, refused) = jump_to(selector, offset);
-        assert_eq!(refused, Err(Exception::gp(code).into()), "{selector:#x} {offset:#x}");
+        assert_eq!(refused, Err(Exception::gp(code)), "{selector:#x} {offset:#x}");
         assert_eq!(bench.cpu.rip, 0x5000);
     }
 }
 
 #[test]
-fn a_call_gate_ends_the_machine_with_a_reason() {
+fn a_call_gate_leads_to_the_inner_level_and_its_stack() {
+    // SDM vol. 3, 5.8.5.1: SS is null, and the frame is SS, RSP, CS, RIP. A jump may not change the level.
     let mut bench = Workbench::new();
-    bench.put(GDT + KERNEL_DATA as u64, 0x0000_8c00_0010_6000);
+    bench.put(GDT + LOCAL as u64, 0x0000_ec00_0010_6000);
+    bench.put(GDT + LOCAL as u64 + 8, 0);
+    bench.go_user();
+    let (outer, mut memory) = (bench.cpu.gpr[RSP], GuestMemory::new(&bench.ram));
+    let refused = jump(&mut bench.cpu, &mut memory, LOCAL, 0);
+    assert_eq!(refused, Err(Exception::gp(KERNEL_CODE.into())));
+    call(&mut bench.cpu, &mut memory, LOCAL, 0x1234, 0x40_0007, 8).unwrap();
+    assert_eq!((bench.cpu.rip, bench.cpu.cpl, bench.cpu.gpr[RSP]), (0x6000, 0, RSP0 - 32));
+    assert_eq!(bench.cpu.segments[SS], Segment::null(0));
+    let frame = [0, 8, 16, 24].map(|at| bench.get(RSP0 - 32 + at));
+    assert_eq!(frame, [0x40_0007, USER_CODE.into(), outer, USER_DATA.into()]);
     let mut memory = GuestMemory::new(&bench.ram);
-    let ended = jump(&mut bench.cpu, &mut memory, KERNEL_DATA, 0);
-    assert!(matches!(ended, Err(Refusal::Dead(Death::UnsupportedInstruction { rip: 0x5000, .. }))));
+    ret(&mut bench.cpu, &mut memory, 8, 0).unwrap();
+    assert_eq!((bench.cpu.rip, bench.cpu.cpl, bench.cpu.gpr[RSP]), (0x40_0007, 3, outer));
+}
+
+#[test]
+fn a_call_gate_that_is_not_the_users_is_refused() {
+    let mut bench = Workbench::new();
+    bench.put(GDT + LOCAL as u64, 0x0000_8c00_0010_6000);
+    bench.put(GDT + LOCAL as u64 + 8, 0);
+    bench.go_user();
+    let mut memory = GuestMemory::new(&bench.ram);
+    let refused = call(&mut bench.cpu, &mut memory, LOCAL, 0, 0, 8);
+    assert_eq!(refused, Err(Exception::gp(LOCAL.into())));
 }
 
 #[test]
@@ -84,5 +106,5 @@ fn code_that_is_both_64_and_32_bit_is_refused() {
     bench.put(GDT + KERNEL_DATA as u64, 0x00ef_9b00_0000_ffff);
     let mut memory = GuestMemory::new(&bench.ram);
     let refused = jump(&mut bench.cpu, &mut memory, KERNEL_DATA, 0x6000);
-    assert_eq!(refused, Err(Exception::gp(KERNEL_DATA as u32).into()));
+    assert_eq!(refused, Err(Exception::gp(KERNEL_DATA as u32)));
 }

@@ -1,0 +1,223 @@
+//! A device's life (virtio 1.2, 2.1 and 3.1): what is the same for every device on every transport.
+//!
+//! ```text
+//!   reset ─► ACKNOWLEDGE ─► DRIVER ─► features ─► FEATURES_OK ─► queues ─► DRIVER_OK ─► requests
+//!     ▲                                 refused: the bit stays 0                           │
+//!     └──────────── 0 is written ◄──── DEVICE_NEEDS_RESET ◄──── the driver broke a rule ◄──┘
+//! ```
+//! What a driver does out of turn is ignored.
+
+use std::sync::Arc;
+
+use virtio_queue::{Queue, QueueT};
+
+use super::memory::DmaMemory;
+use super::ring::{Broken, Ring};
+use super::{DeviceKind, QueueIndex, VirtioDevice, feature};
+
+/// Bits of the device status (2.1).
+pub mod status {
+    /// The Guest has noticed the device.
+    pub const ACKNOWLEDGE: u8 = 1;
+    /// It knows how to drive it.
+    pub const DRIVER: u8 = 2;
+    /// The driver is set up.
+    pub const DRIVER_OK: u8 = 4;
+    /// Features are agreed on.
+    pub const FEATURES_OK: u8 = 8;
+    /// The device cannot go on.
+    pub const NEEDS_RESET: u8 = 64;
+    /// The driver has given up.
+    pub const FAILED: u8 = 128;
+}
+
+/// What a transport has to tell the driver.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// Buffers of this queue were used.
+    pub used: Option<QueueIndex>,
+    /// The configuration, of which the status is a part, changed.
+    pub changed: bool,
+}
+
+/// A part of a queue, as the driver names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueuePart {
+    /// Descriptor table.
+    Descriptors,
+    /// Available ring, which the driver writes.
+    Driver,
+    /// Used ring, which the device writes.
+    Device,
+}
+
+/// Half of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Bits 0 to 31.
+    Low(u32),
+    /// Bits 32 to 63.
+    High(u32),
+}
+
+/// A device with its status, features and queues.
+pub struct Life {
+    device: Box<dyn VirtioDevice>,
+    memory: Arc<DmaMemory>,
+    queues: Vec<Queue>,
+    status: u8,
+    accepted: u64,
+    broken: Option<Broken>,
+}
+
+impl Life {
+    /// A device after reset.
+    ///
+    /// # Panics
+    /// When the device has a queue whose size is no power of two: the device is wrong, not the Guest.
+    pub fn new(device: Box<dyn VirtioDevice>, memory: Arc<DmaMemory>) -> Life {
+        let queue = |size: &u16| Queue::new(*size).expect("a queue's size is a power of two");
+        let queues = device.queue_sizes().iter().map(queue).collect();
+        Life { device, memory, queues, status: 0, accepted: 0, broken: None }
+    }
+
+    /// What the device is.
+    pub fn kind(&self) -> DeviceKind {
+        self.device.kind()
+    }
+
+    /// Its configuration.
+    pub fn configuration(&self) -> &[u8] {
+        self.device.configuration()
+    }
+
+    /// The status byte.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
+    /// Which rule the driver broke, since the last reset.
+    pub fn broken(&self) -> Option<Broken> {
+        self.broken
+    }
+
+    /// The driver writes the status. Zero resets; else bits are only added (2.1.1), in turn.
+    pub fn set_status(&mut self, value: u8) {
+        if value == 0 {
+            return self.reset();
+        }
+        self.status |= value & (status::ACKNOWLEDGE | status::DRIVER | status::FAILED);
+        if value & status::FEATURES_OK != 0 && self.has(status::DRIVER) && self.can_agree() {
+            self.status |= status::FEATURES_OK;
+        }
+        let starts = value & status::DRIVER_OK != 0 && !self.has(status::DRIVER_OK);
+        if starts && self.has(status::FEATURES_OK) {
+            self.status |= status::DRIVER_OK;
+            self.device.activate(self.accepted);
+        }
+    }
+
+    fn has(&self, bit: u8) -> bool {
+        self.status & bit != 0
+    }
+
+    /// Nothing accepted that was not offered (2.2.1), and no driver from before 1.0 (6.1).
+    fn can_agree(&self) -> bool {
+        self.accepted & !self.offered() == 0 && self.accepted & feature::VERSION_1 != 0
+    }
+
+    fn reset(&mut self) {
+        self.status = 0;
+        self.accepted = 0;
+        self.broken = None;
+        self.queues.iter_mut().for_each(Queue::reset);
+    }
+
+    /// All features on offer.
+    pub fn offered(&self) -> u64 {
+        self.device.features() | feature::VERSION_1 | feature::INDIRECT_DESCRIPTORS
+    }
+
+    /// The driver accepts features: word 0 or 1 of the 64. Too late once they are agreed on.
+    pub fn accept(&mut self, word: u32, bits: u32) {
+        if word > 1 || self.has(status::FEATURES_OK) {
+            return;
+        }
+        let shift = word * 32;
+        self.accepted = self.accepted & !(0xffff_ffff << shift) | u64::from(bits) << shift;
+    }
+
+    /// The queue's largest size; 0 where there is none.
+    pub fn queue_limit(&self, index: QueueIndex) -> u16 {
+        self.queues.get(usize::from(index.0)).map_or(0, QueueT::max_size)
+    }
+
+    /// Whether the queue is in use.
+    pub fn queue_ready(&self, index: QueueIndex) -> bool {
+        self.queues.get(usize::from(index.0)).is_some_and(QueueT::ready)
+    }
+
+    /// A queue that may still be changed: not in use.
+    fn idle_queue(&mut self, index: QueueIndex) -> Option<&mut Queue> {
+        self.queues.get_mut(usize::from(index.0)).filter(|queue| !queue.ready())
+    }
+
+    /// The driver chooses a queue's size. One that is no size is ignored, as is the size of a queue in use.
+    pub fn set_queue_size(&mut self, index: QueueIndex, size: u32) {
+        if let (Some(queue), Ok(size)) = (self.idle_queue(index), u16::try_from(size)) {
+            queue.set_size(size);
+        }
+    }
+
+    /// The driver says where a part of a queue is. Ignored for a queue in use, and for an address that is not aligned
+    /// (2.7): the queue then has no such part, which the first notification finds out.
+    pub fn set_queue_address(&mut self, index: QueueIndex, part: QueuePart, half: Half) {
+        let Some(queue) = self.idle_queue(index) else { return };
+        let (low, high) = match half {
+            Half::Low(bits) => (Some(bits), None),
+            Half::High(bits) => (None, Some(bits)),
+        };
+        match part {
+            QueuePart::Descriptors => queue.set_desc_table_address(low, high),
+            QueuePart::Driver => queue.set_avail_ring_address(low, high),
+            QueuePart::Device => queue.set_used_ring_address(low, high),
+        }
+    }
+
+    /// The driver takes a queue into use, or out of it. Out of use it begins anew, at index 0.
+    pub fn set_queue_ready(&mut self, index: QueueIndex, ready: bool) {
+        let agreed = self.has(status::FEATURES_OK);
+        let Some(queue) = self.queues.get_mut(usize::from(index.0)) else { return };
+        match (ready, queue.ready()) {
+            (true, false) if agreed => queue.set_ready(true),
+            (false, true) => queue.reset(),
+            _ => {}
+        }
+    }
+
+    /// The driver says that a queue has something. What to tell it in turn.
+    pub fn notify(&mut self, index: QueueIndex) -> Signals {
+        let serving =
+            self.status & (status::DRIVER_OK | status::NEEDS_RESET | status::FAILED) == status::DRIVER_OK;
+        let Some(queue) = self.queues.get_mut(usize::from(index.0)).filter(|queue| serving && queue.ready())
+        else {
+            return Signals::default();
+        };
+        let mut used = false;
+        let served = Ring::open(queue, &self.memory).and_then(|mut ring| {
+            let served = self.device.notify(index, &mut ring);
+            // What was finished before something went wrong was finished.
+            used = ring.interrupts();
+            served
+        });
+        if let Err(broken) = served {
+            self.status |= status::NEEDS_RESET;
+            self.broken = Some(broken);
+        }
+        Signals { used: used.then_some(index), changed: served.is_err() }
+    }
+}
+
+#[cfg(test)]
+#[path = "life_tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! Virtio (virtio 1.2): one implementation of each device, over any transport.
+//!
+//! ```text
+//!   driver's writes ─► transport (mmio)  registers ─► life     status, features, queues: what every device has
+//!                                                       │
+//!                                                       ▼
+//!   interrupt       ◄─ Signals  ◄─────────────────── device    block, rng: takes chains from a ring, gives them back
+//!                                                       │
+//!   Guest memory    ◄───────────────────────────────── ring    virtio-queue's rings, over `memory`
+//! ```
+//!
+//! A device sees chains of bytes and nothing of rings, registers or interrupts; what it serves (a disk's bytes, entropy)
+//! comes in as a trait. All work is done while the driver's notification is: the vCPU that notifies waits for it.
+//! A driver that breaks a rule which leaves the device nothing to answer to gets DEVICE_NEEDS_RESET (2.1.2).
+//!
+//! Reading order: memory, the ring, a device's life, the transport, the devices.
+
+pub mod memory;
+pub mod ring;
+pub mod life;
+pub mod mmio;
+pub mod rng;
+pub mod block;
+
+#[cfg(test)]
+mod bench;
+
+use ring::{Broken, Ring};
+
+/// Which of its device's queues, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueIndex(pub u16);
+
+/// What a device is (virtio 1.2, section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DeviceKind {
+    /// A disk (5.2).
+    Block = 2,
+    /// A source of entropy (5.4).
+    Entropy = 4,
+}
+
+/// Feature bits that belong to no single kind of device (section 6).
+pub mod feature {
+    /// The device follows the specification from 1.0 on. Without it there is no working together.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// A descriptor may name a table of descriptors.
+    pub const INDIRECT_DESCRIPTORS: u64 = 1 << 28;
+}
+
+/// A device, whatever carries it.
+pub trait VirtioDevice: Send {
+    /// What it is.
+    fn kind(&self) -> DeviceKind;
+
+    /// Features of this kind of device (bits 0 to 23 and 50 on) that it offers.
+    fn features(&self) -> u64;
+
+    /// The largest size of each of its queues, a power of two.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Its configuration as the driver sees it. It never changes while the machine runs, and a driver's write to it is
+    /// ignored: no device here has a field that may be written.
+    fn configuration(&self) -> &[u8];
+
+    /// The driver is ready, having accepted these features. Comes again after each reset.
+    fn activate(&mut self, features: u64);
+
+    /// The driver has put chains into this queue.
+    ///
+    /// # Errors
+    /// [`Broken`] when the device cannot go on before a reset.
+    fn notify(&mut self, queue: QueueIndex, ring: &mut Ring<'_>) -> Result<(), Broken>;
+}
