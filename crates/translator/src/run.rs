@@ -266,6 +266,12 @@ impl Vcpu {
                 }
             }
             self.debug.cut(block);
+            // Rust refuses what the user hid, whatever it would have been.
+            for (instruction, class) in &mut block.instructions {
+                if self.cpuid.hides(instruction) {
+                    *class = crate::classify::Class::System;
+                }
+            }
             if !self.still_ours(key.page, second_page) {
                 // Another vCPU wrote there while we asked. A Guest that never stops must not keep us here.
                 return Err(Exit::Kicked);

@@ -6,6 +6,7 @@ use crate::bounce::Bounce;
 use crate::cache::Cache;
 use crate::cache::calls::Calls;
 use crate::cpu::cpuid::Cpuid;
+use crate::cpu::cpuid::hidden::HiddenFeatures;
 use crate::cpu::{Cpu, cr4, flags, xcr0};
 use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
@@ -42,6 +43,8 @@ pub struct Options {
     pub count: u32,
     /// Leaves the machine adds to the processor's own (the hypervisor range 0x4000_0000).
     pub cpuid: Vec<CpuidLeaf>,
+    /// Features that the user takes away.
+    pub hidden: HiddenFeatures,
 }
 
 /// State a 64-bit boot loader hands over (Linux x86 boot protocol, "64-bit boot protocol").
