@@ -274,6 +274,9 @@ impl Vcpu {
         self.resume = None;
         let delivered = self.deliver(Event::Interrupt(NMI));
         self.cpu_mut().nmi_blocked = true;
+        // The return that ends it is Rust's, which lets the next one in.
+        let table = self.cpu().gdtr;
+        self.frame().returns = Returns::none(table);
         if let Err(exit) = delivered {
             self.pending = Some(Pending::Over(exit));
         }
