@@ -49,6 +49,7 @@ impl Vcpu {
         self.frame().view = 0;
         self.refresh_shortcuts();
         self.refresh_calls();
+        self.refresh_returns();
         let exit = loop {
             if self.kicker.0.pending()
                 && let Err(exit) = self.called()
@@ -306,7 +307,6 @@ impl Vcpu {
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
         let size = rewritten.code.len() as u32;
-        self.tools.keep(rewritten.code);
         let unit = Unit {
             key,
             second_page,
@@ -315,14 +315,17 @@ impl Vcpu {
             size,
             marks: rewritten.marks,
             exits: rewritten.exits,
-            incoming: Vec::new(),
+            incoming: Default::default(),
             bytes: 0,
             alive: true,
         };
         // `bytes` goes on to the end of the page; the unit ends before.
         let bytes = &bytes[..bytes.len().min(end.wrapping_sub(key.pc) as usize)];
         self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
-        Some(self.cache.insert(unit, rewritten.sites, bytes))
+        let mut sites = rewritten.sites;
+        let index = self.cache.insert(unit, &mut sites, bytes);
+        self.tools.keep(rewritten.code, sites);
+        Some(index)
     }
 
     /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and

@@ -5,6 +5,7 @@
 use crate::bounce::Bounce;
 use crate::cache::Cache;
 use crate::cache::calls::Calls;
+use crate::cache::returns::Returns;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::cpuid::hidden::HiddenFeatures;
 use crate::cpu::{Cpu, cr4, flags, xcr0};
@@ -212,6 +213,7 @@ impl Vcpu {
         frame.narrow_stack_mask = 3;
         frame.mxcsr = 0x1f80;
         frame.kick = kick;
+        frame.returns = Returns::none(frame.cpu.gdtr);
         Ok(vcpu)
     }
 
@@ -275,6 +277,9 @@ impl Vcpu {
         self.resume = None;
         let delivered = self.deliver(Event::Interrupt(NMI));
         self.cpu_mut().nmi_blocked = true;
+        // The return that ends it is Rust's, which lets the next one in.
+        let table = self.cpu().gdtr;
+        self.frame().returns = Returns::none(table);
         if let Err(exit) = delivered {
             self.pending = Some(Pending::Over(exit));
         }
@@ -428,6 +433,12 @@ impl Vcpu {
     /// The same for what `syscall` and `sysret` load, after a write to one of their registers.
     pub(crate) fn refresh_calls(&mut self) {
         self.frame().calls = Calls::of(self.cpu());
+    }
+
+    /// The same for what `iretq` loads, when the descriptor table is another one.
+    pub(crate) fn refresh_returns(&mut self) {
+        let table = self.cpu().gdtr;
+        self.frame().returns.heed_table(table);
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.

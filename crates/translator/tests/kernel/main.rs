@@ -9,6 +9,8 @@ mod mappings;
 mod rights;
 mod interrupts;
 mod debug;
+mod returns;
+mod runs;
 mod devices;
 mod strings;
 mod vectors;
