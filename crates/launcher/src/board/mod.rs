@@ -13,6 +13,7 @@ mod device_tree;
 mod lguest_bus;
 pub mod tap;
 pub mod errands;
+pub mod desk;
 mod processors;
 mod machine;
 
