@@ -1,7 +1,7 @@
 //! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
 //!
 //! ```text
-//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ...
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables
 //!                                              ^ rsp while the Guest runs
 //! ```
 //! There is a bank of jump tables for each of the modes that must not find each other's units ([`BANKS`]).
@@ -28,6 +28,12 @@ pub const BANKS: usize = 3;
 
 /// Slots of one bank.
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
+
+/// Pairs of a target and its code in one user space's second table: see `cache/second.rs`.
+pub const PAIRS: usize = 1 << 13;
+
+/// Bytes of all second tables; the supervisor's place stays empty, so that one multiplication finds a space's.
+const ALL_PAIRS: usize = (1 + SPACES) * PAIRS * 16;
 
 /// Room for calls to thunks, which push eight bytes, and for a signal whose handler asked for no stack of its own: its
 /// frame takes 3.5 KiB with AVX-512 and 11 KiB with AMX state, and the handler something on top. Only touched pages exist.
@@ -80,6 +86,8 @@ pub struct Frame {
     pub kept: u64,
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
     pub reach: [u64; 2],
+    /// Where a second look goes on.
+    pub second: u64,
     /// The host's stack pointer while the Guest runs.
     pub host_rsp: u64,
     /// The Guest's MXCSR while Rust runs.
@@ -152,9 +160,12 @@ impl FrameMapping {
     /// Distance from the frame to the first jump table.
     pub const JUMPS: usize = size_of::<Frame>().next_multiple_of(4096);
 
+    /// Distance from the frame to the first second table.
+    pub const PAIRS: usize = Self::JUMPS + BANKS * BANK_SLOTS * 8;
+
     /// Maps a frame of zeros.
     pub fn new() -> Result<FrameMapping, SetupError> {
-        let length = Self::FRAME + Self::JUMPS + BANKS * BANK_SLOTS * 8;
+        let length = Self::FRAME + Self::PAIRS + ALL_PAIRS;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh private mapping where the kernel likes.
@@ -190,6 +201,24 @@ impl FrameMapping {
         if unsafe { self.jump(index).read() } == old {
             self.set_jump(index, new);
         }
+    }
+
+    /// Pair `index` of a user space's second table (spaces count from 1): a target and its code.
+    fn pair(&self, space: usize, index: usize) -> *mut [u64; 2] {
+        assert!(space <= SPACES && index < PAIRS);
+        self.start.wrapping_add(Self::FRAME + Self::PAIRS + 16 * (space * PAIRS + index)).cast()
+    }
+
+    /// What stands there.
+    pub fn get_pair(&self, space: usize, index: usize) -> [u64; 2] {
+        // SAFETY: `pair` checked the place; the tables are only touched by the vCPU's thread.
+        unsafe { self.pair(space, index).read() }
+    }
+
+    /// Sets it.
+    pub fn set_pair(&self, space: usize, index: usize, pair: [u64; 2]) {
+        // SAFETY: as above.
+        unsafe { self.pair(space, index).write(pair) };
     }
 
     /// Sets all entries of one table, counted from the first bank's first.

@@ -301,6 +301,7 @@ impl Vcpu {
             address: self.cache.arena.address(self.cache.arena.used()),
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
+            two_pages: second_page.is_some(),
         };
         let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
         let start = self.cache.arena.append(&rewritten.code)?;
@@ -312,6 +313,7 @@ impl Vcpu {
             second_page,
             start: start as u32,
             entry: rewritten.entry,
+            door: rewritten.door,
             size,
             marks: rewritten.marks,
             exits: rewritten.exits,
@@ -371,8 +373,7 @@ impl Vcpu {
             return Ok(());
         }
         let (from, to) = (self.cache.unit(unit).key.mode, self.cache.unit(found).key.mode);
-        let crosses = self.cache.unit(found).second_page.is_some();
-        if from == to && self.cache.unit(unit).alive && !(to.user && crosses) {
+        if from == to && self.cache.unit(unit).alive {
             self.statistics.links += 1;
             self.cache.link(unit, exit, found);
         }

@@ -4,11 +4,11 @@
 //! each write to CR3 empties it. What must follow the mapping: addend tables, jump tables, links into kernel code.
 
 use crate::SetupError;
-use crate::cache::Cache;
+use crate::cache::{Cache, second};
 use crate::cpu::control::Effect;
 use crate::cpu::translations::{Invalidation, current_pcid};
 use crate::cpu::{Cpu, cr4, flags};
-use crate::frame::{BANK_SLOTS, BANKS, FrameMapping, JUMP_SLOTS, SPACES};
+use crate::frame::{BANK_SLOTS, BANKS, FrameMapping, JUMP_SLOTS, PAIRS, SPACES};
 use crate::memory::ram::Ram;
 use crate::memory::tables::{Half, Tables, View};
 use crate::memory::walk::{Access, Intent, Paging, Translation, walk_quiet};
@@ -32,6 +32,8 @@ struct Space {
     code: FxHashMap<u64, CodePage>,
     /// Slots of its jump tables that are set, counted from the first of all.
     jumps: Vec<u32>,
+    /// Places in its second table that may be set.
+    pairs: Vec<u16>,
 }
 
 /// See the module.
@@ -184,6 +186,20 @@ impl Spaces {
         let slot = bank * BANK_SLOTS + space * JUMP_SLOTS + (pc & 0xffff) as usize;
         log.push(slot as u32);
         reach.jumps.set_jump(slot, reach.cache.checked_entry(unit));
+        if mode.has_second_table() {
+            self.set_pair(reach, pc, unit);
+        }
+    }
+
+    /// The same in the current space's second table.
+    fn set_pair(&mut self, reach: &Reach, pc: u64, unit: UnitIndex) {
+        let (space, place) = (1 + self.current, second::place(pc));
+        let log = &mut self.spaces[self.current].pairs;
+        if log.len() >= 2 * PAIRS {
+            log.drain(..).for_each(|place| reach.jumps.set_pair(space, place.into(), reach.cache.no_pair()));
+        }
+        log.push(place as u16);
+        reach.jumps.set_pair(space, place, [pc, reach.cache.entry(unit)]);
     }
 
     /// Empties all jump tables and forgets all code pages, when the cache starts over.
@@ -193,8 +209,12 @@ impl Spaces {
                 jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
             }
         }
-        for space in &mut self.spaces {
+        for (number, space) in self.spaces.iter_mut().enumerate() {
             space.jumps.clear();
+            // The first is set from the start: zeros would be address 0's way to nowhere.
+            for place in space.pairs.drain(..).chain([0]) {
+                jumps.set_pair(1 + number, place.into(), [0, lookup]);
+            }
             space.code.clear();
         }
         self.kernel_jumps.clear();
@@ -300,6 +320,9 @@ impl Spaces {
         let lookup = reach.cache.thunks.lookup;
         for slot in self.spaces[space].jumps.drain(..) {
             reach.jumps.set_jump(slot as usize, lookup);
+        }
+        for place in self.spaces[space].pairs.drain(..) {
+            reach.jumps.set_pair(1 + space, place.into(), reach.cache.no_pair());
         }
         self.spaces[space].code.clear();
     }

@@ -212,6 +212,8 @@ extern "C" fn on_kick(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         unsafe { (*running.frame).target = cache.thunks.kicked };
     } else if (cache.thunks.landing..cache.thunks.landing_end).contains(&rip) {
         context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.landing as i64;
+    } else if (cache.thunks.second_end_from..cache.thunks.second_end).contains(&rip) {
+        context.uc_mcontext.gregs[libc::REG_RIP as usize] = cache.thunks.second_end_from as i64;
     } else if running.closed.is_none()
         && let Some(unit) = cache.unit_at(rip)
     {

@@ -40,6 +40,11 @@ impl Mode {
         self.size.bits() as usize / 8
     }
 
+    /// True for code whose targets have a second place to be found in: see `cache/second.rs`.
+    pub fn has_second_table(self) -> bool {
+        self.user && self.long()
+    }
+
     /// Which bank of jump tables holds units of this mode. Code of another width, or of another privilege of the
     /// supervisor's, must not find them at the same address; users and supervisor have tables of their own anyway.
     pub fn bank(self) -> usize {
@@ -155,8 +160,11 @@ pub struct Unit {
     pub second_page: Option<u32>,
     /// Offset of the host code in the arena; computed jumps enter here and are checked.
     pub start: u32,
-    /// Offset of the entry for linked jumps, from `start`.
+    /// Offset of the entry for those who know where they go, from `start`.
     pub entry: u32,
+    /// Where linked jumps arrive, from `start`: the entry, or a jump through the jump table, for user code that lies in
+    /// two pages. Whether the second is still the one it was is what the table knows.
+    pub door: u32,
     /// Bytes of host code.
     pub size: u32,
     /// Instruction starts, ascending.

@@ -8,6 +8,7 @@ pub mod arena;
 pub mod thunks;
 pub mod wide;
 pub mod calls;
+pub mod second;
 pub mod returns;
 
 use crate::SetupError;
@@ -141,7 +142,7 @@ impl Cache {
 
     /// Makes a direct exit jump straight to `target`.
     pub fn link(&mut self, from: UnitIndex, exit: u32, target: UnitIndex) {
-        let entry = self.unit(target).start + self.unit(target).entry;
+        let entry = self.unit(target).start + self.unit(target).door;
         if let Some(Exit::Direct { linked, .. }) = self.units[from as usize].exits.get_mut(exit as usize) {
             *linked = Some(target);
         }
@@ -194,7 +195,7 @@ impl Cache {
             let start = self.units[index as usize].start;
             match self.units[index as usize].exits[exit] {
                 Exit::Direct { linked: Some(target), .. } => {
-                    let entry = self.unit(target).start + self.unit(target).entry;
+                    let entry = self.unit(target).start + self.unit(target).door;
                     self.aim(index, exit as u32, entry);
                 }
                 Exit::Direct { .. } => {}
@@ -254,6 +255,17 @@ impl Cache {
         for space in 0..=SPACES {
             jumps.replace(space * JUMP_SLOTS + slot, entry, self.thunks.lookup);
         }
+        if key.mode.has_second_table() {
+            let (place, pair) = (second::place(key.pc), [key.pc, self.entry(index)]);
+            for space in (1..=SPACES).filter(|&space| jumps.get_pair(space, place) == pair) {
+                jumps.set_pair(space, place, self.no_pair());
+            }
+        }
+    }
+
+    /// An empty pair of the second tables.
+    pub fn no_pair(&self) -> [u64; 2] {
+        [0, self.thunks.lookup]
     }
 
     /// Forgets everything. The caller clears the jump tables and the pages' code marks.

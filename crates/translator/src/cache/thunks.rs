@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::wide::{has_wide_vectors, load_if_awake, store_if_awake};
-use super::{calls, returns};
+use super::{calls, returns, second};
 use crate::SetupError;
 use crate::assemble::host::{FRAME, GUEST_RSP, RAX, S0};
 use crate::assemble::{Code, Mem, Patch, Reg, cond};
@@ -72,6 +72,12 @@ pub struct Thunks {
     pub sysret: u64,
     /// Called: see `returns.rs`.
     pub iret: u64,
+    /// Jumped to with a user's target in the first scratch register, when a unit was not meant: see `second.rs`.
+    pub second: u64,
+    /// Its end, which a kick starts over.
+    pub second_end_from: u64,
+    /// The end of that.
+    pub second_end: u64,
     /// Where all of them arrive; a kick between here and the end starts over here.
     pub landing: u64,
     /// The end of it.
@@ -128,6 +134,8 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     thunks.kicked = jumped(&mut code, Reason::Kicked);
     calls::write(&mut code, &mut thunks, base);
     returns::write(&mut code, &mut thunks, base, system);
+    let lookup = (thunks.lookup - base) as usize;
+    second::write(&mut code, &mut thunks, base, lookup);
     thunks.enter = at(&code);
     way_in(&mut code, thunks.kicked);
     thunks.enter_end = at(&code);

@@ -40,6 +40,8 @@ pub struct Rewritten {
     pub code: Vec<u8>,
     /// Offset of the entry for linked jumps.
     pub entry: u32,
+    /// See [`crate::unit::Unit::door`].
+    pub door: u32,
     /// See [`Mark`].
     pub marks: Vec<Mark>,
     /// See [`Exit`].
@@ -90,6 +92,8 @@ pub struct Place {
     pub unit: UnitIndex,
     /// Number its first site will get.
     pub first_site: u32,
+    /// Its last instruction ends in another page than it begins in.
+    pub two_pages: bool,
 }
 
 /// One unit in the making.
@@ -163,9 +167,15 @@ pub fn unit(
         rewriter.leave_to(next);
     }
     rewriter.write_colds();
+    let mut door = entry;
+    if place.two_pages && key.mode.user {
+        door = rewriter.code.here() as u32;
+        rewriter.leave_by_table(key.pc);
+    }
     Rewritten {
         code: rewriter.code.bytes,
         entry,
+        door,
         marks: rewriter.marks,
         exits: rewriter.exits,
         sites: rewriter.sites,
@@ -182,7 +192,7 @@ pub fn snippet(
     address: u64,
 ) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
-    let place = Place { address, unit: 0, first_site: 0 };
+    let place = Place { address, unit: 0, first_site: 0, two_pages: false };
     let mut rewriter = Rewriter {
         code: Code::default(),
         colds: Vec::new(),
@@ -288,7 +298,8 @@ impl Rewriter<'_> {
         }
         let same = self.code.jrcxz();
         self.code.mov(RCX, S1);
-        self.jump_to(self.thunks.lookup);
+        let second = self.key.mode.has_second_table();
+        self.jump_to(if second { self.thunks.second } else { self.thunks.lookup });
         self.code.bind_short(same);
         self.code.mov(RCX, S1);
     }
