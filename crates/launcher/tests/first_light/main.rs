@@ -10,6 +10,7 @@ mod bare;
 mod watching;
 mod bad_input;
 mod session;
+mod disks;
 mod legacy;
 mod prompt;
 mod processors;
