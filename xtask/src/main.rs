@@ -5,6 +5,7 @@
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
+//! - `fuzz`: raw bytes as a Guest's code, which must harm nobody.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
 mod arguments;
@@ -23,6 +24,7 @@ mod boots;
 mod stress;
 mod conformance;
 mod extras;
+mod fuzz;
 
 use arguments::Arguments;
 use errand::Errand;
@@ -41,6 +43,8 @@ cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lg
     stress-ng in the Guest with --verify, N minutes (default 10) over all classes
 cargo xtask conformance [--areas signals,memory,...] [--cpus N]
     the Open POSIX Test Suite on lguest and on QEMU, compared test by test
+cargo xtask fuzz [SECONDS]
+    raw bytes as a Guest's code on the translator, for 60 seconds or as many as said
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
 ";
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
         Some("conformance") => conformance::run(arguments),
+        Some("fuzz") => fuzz::run(arguments),
         Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
         Some("help" | "--help" | "-h") | None => {

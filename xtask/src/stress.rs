@@ -38,8 +38,18 @@ struct Class {
 }
 
 impl Class {
+    /// A stressor that this Guest cannot run is skipped with status 0: without operations nothing was shown.
     fn is_well(&self) -> bool {
-        self.status == Some(0) && self.complaints.is_empty()
+        self.status == Some(0) && self.complaints.is_empty() && self.operations > 0
+    }
+
+    fn verdict(&self) -> String {
+        match self.status {
+            Some(0) if self.is_well() => "well".to_owned(),
+            Some(0) if self.complaints.is_empty() => "ran nothing".to_owned(),
+            Some(status) => format!("status {status}, {} complaints", self.complaints.len()),
+            None => "did not finish".to_owned(),
+        }
     }
 }
 
@@ -102,12 +112,7 @@ fn hear(class: &mut Class, line: &str) {
 fn report(done: &[Class]) -> String {
     let mut lines = vec![["class", "operations", "verdict"].map(str::to_owned).to_vec()];
     for class in done {
-        let verdict = match class.status {
-            Some(0) if class.complaints.is_empty() => "well".to_owned(),
-            Some(status) => format!("status {status}, {} complaints", class.complaints.len()),
-            None => "did not finish".to_owned(),
-        };
-        lines.push(vec![class.name.clone(), class.operations.to_string(), verdict]);
+        lines.push(vec![class.name.clone(), class.operations.to_string(), class.verdict()]);
     }
     let mut text = columns(&lines);
     for class in done {
@@ -121,6 +126,8 @@ fn report(done: &[Class]) -> String {
 #[test]
 fn a_failed_check_is_heard_though_the_status_is_zero() {
     let mut class = Class { name: "cpu".into(), ..Class::default() };
+    hear(&mut class, "stress: end cpu 0");
+    assert_eq!(class.verdict(), "ran nothing");
     hear(&mut class, "stress-ng: metrc: [99] cpu               1650     10.00      9.90      0.01");
     hear(&mut class, "stress-ng: metrc: [99] stressor       bogo ops real time  usr time  sys time");
     hear(&mut class, "stress: end cpu 0");

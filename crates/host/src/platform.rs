@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lguest_translator::LongModeEntry;
+use lguest_translator::{HiddenFeatures, LongModeEntry};
 
 use crate::clock::TscRate;
 use crate::clock::paravirtual::ClockOrigin;
@@ -60,6 +60,7 @@ impl Platform {
         rate: TscRate,
         cpus: u32,
         entry: LongModeEntry,
+        hidden: &HiddenFeatures,
     ) -> Result<(Platform, Vec<Box<dyn Vcpu>>), PlatformError> {
         let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
         match engine {
@@ -70,7 +71,7 @@ impl Platform {
                 let origin = ClockOrigin::now();
                 for index in 0..cpus {
                     let mut vcpu =
-                        TranslatorVcpu::new(ram.clone(), index, cpus, controllers.clone(), origin)?;
+                        TranslatorVcpu::new(ram.clone(), index, cpus, controllers.clone(), origin, hidden)?;
                     if index == 0 {
                         vcpu.enter_long_mode(entry);
                     }
@@ -82,7 +83,7 @@ impl Platform {
                 let machine = KvmMachine::new(memory.clone())?;
                 machine.watch().map_err(PlatformError::Thread)?;
                 for index in 0..cpus {
-                    let mut vcpu = KvmVcpu::new(&machine, index, cpus, rate)?;
+                    let mut vcpu = KvmVcpu::new(&machine, index, cpus, rate, hidden)?;
                     if index == 0 {
                         vcpu.enter_long_mode(entry)?;
                     }

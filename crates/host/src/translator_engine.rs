@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use lguest_abi::meeting::HYPERCALL_PORT;
-use lguest_translator::{Exit as CpuExit, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu};
+use lguest_translator::{
+    Exit as CpuExit, HiddenFeatures, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu,
+};
 
 use crate::clock::host_tsc;
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
@@ -56,9 +58,10 @@ impl TranslatorVcpu {
         count: u32,
         controllers: Arc<Controllers>,
         origin: ClockOrigin,
+        hidden: &HiddenFeatures,
     ) -> Result<TranslatorVcpu, SetupError> {
         let cpuid = paravirtual::cpuid(controllers.rate(), APIC_BUS_KHZ);
-        let cpu = Cpu::new(ram.clone(), Options { index, count, cpuid })?;
+        let cpu = Cpu::new(ram.clone(), Options { index, count, cpuid, hidden: hidden.clone() })?;
         let kicker = cpu.kicker();
         controllers.seat(index).set_kick(Box::new(move || kicker.kick()));
         Ok(TranslatorVcpu {

@@ -25,7 +25,15 @@ fn with(code: &[u8]) -> (Arc<Memory>, Arc<Controllers>, TranslatorVcpu) {
     memory.write(GuestAddress(CODE), code).unwrap();
     let controllers = Controllers::new(1, Calibration::start().finish()).unwrap();
     let ram = Arc::new(memory.ram().unwrap());
-    let mut vcpu = TranslatorVcpu::new(ram, 0, 1, controllers.clone(), ClockOrigin::now()).unwrap();
+    let mut vcpu = TranslatorVcpu::new(
+        ram,
+        0,
+        1,
+        controllers.clone(),
+        ClockOrigin::now(),
+        &lguest_translator::HiddenFeatures::default(),
+    )
+    .unwrap();
     vcpu.enter_long_mode(LongModeEntry {
         rip: CODE,
         rsp: 0x8000,

@@ -21,6 +21,7 @@ fn main() {
         bus: BusSpec::Pci,
         memory: 512 << 20,
         cpus: 1,
+        hidden: Default::default(),
         kernel: Kernel { program: Program::File(vmlinux), setup_header: None },
         initrd: initrd.unwrap_or_default(),
         cmdline,

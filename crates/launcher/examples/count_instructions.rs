@@ -44,6 +44,7 @@ fn main() {
         bus: BusSpec::LguestDma { attachments: vec![Attachment::Pipe], links },
         memory: 256 << 20,
         cpus: 1,
+        hidden: Default::default(),
         kernel: default_guest::image().into(),
         initrd: Vec::new(),
         cmdline: String::new(),

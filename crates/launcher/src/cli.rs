@@ -74,6 +74,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
     pub cpus: String,
 
+    /// Which of the processor's features the Guest finds: host or x86-64-v1 to x86-64-v4, then -NAME to hide and +NAME to
+    /// show again, as in x86-64-v2,+movbe or -avx512f,-avx2; names as in /proc/cpuinfo
+    #[arg(long, value_name = "LIST", default_value = "host", allow_hyphen_values = true)]
+    pub cpu_features: String,
+
     /// What executes the Guest's instructions: auto, kvm or translator
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lguest_translator::requirements;
+use lguest_translator::{offered_features, requirements};
 
 use crate::debian::apt::Apt;
 use crate::debian::cache::Cache;
@@ -47,6 +47,7 @@ fn processor(report: &mut String) -> bool {
         };
         line(report, &format!("  {}", requirement.name), &text);
     }
+    line(report, "  features", &format!("{} (--cpu-features hides them)", offered_features().join(" ")));
     needed.iter().all(|requirement| requirement.present)
 }
 

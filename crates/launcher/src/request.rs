@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lguest_translator::HiddenFeatures;
+
 use crate::board::MOST_CPUS;
 use crate::debian::DEFAULT_KERNEL;
 use crate::debian::package::PackageName;
@@ -86,6 +88,14 @@ pub fn cpus(text: &str) -> Result<u32, Mistake> {
             "--cpus {text}: is more processors than a machine has; give 1 to {MOST_CPUS}"
         ))),
     }
+}
+
+/// Reads `--cpu-features`.
+///
+/// # Errors
+/// For a word that is no feature: a sentence that lists them.
+pub fn cpu_features(list: &str) -> Result<HiddenFeatures, Mistake> {
+    HiddenFeatures::read(list).map_err(|error| Mistake(format!("--cpu-features {list}: {error}")))
 }
 
 /// Reads `--timeout`.

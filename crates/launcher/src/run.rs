@@ -80,6 +80,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // The cheap questions first, so that no mistake waits for a download.
     let memory = request::memory(&arguments.memory, doctor::host_memory())?;
     let cpus = request::cpus(&arguments.cpus)?;
+    let hidden = request::cpu_features(&arguments.cpu_features)?;
     let wish = Wish::read(&arguments.sandbox)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
@@ -139,7 +140,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, true) => Stream::UntilEnd(word),
         (true, false) => Stream::Session(word),
     };
-    let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, kernel, initrd, cmdline };
+    let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
     Ok(Plan { spec, stream, ours, own, attached, limit, watching, sandbox })
 }
 

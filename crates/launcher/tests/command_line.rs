@@ -46,6 +46,8 @@ fn every_value_that_cannot_work_is_named_with_its_option() {
         ("--cpus", "9"),
         ("--cpus", "none"),
         ("--engine", "steam"),
+        ("--cpu-features", "-avx3"),
+        ("--cpu-features", "x86-64-v9"),
         ("--timeout", "0"),
         ("--timeout", "-3"),
         ("--log-level", "loud"),

@@ -213,10 +213,6 @@ impl Code {
     pub fn sub_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x2b], to.0, mem);
     }
-    /// `cmp reg, [mem]` (64 bits; sets flags)
-    pub fn cmp_memory(&mut self, reg: Reg, mem: Mem) {
-        self.with_memory(&[], true, &[0x3b], reg.0, mem);
-    }
     /// `cmp reg, value` (64 bits; sets flags)
     pub fn cmp(&mut self, reg: Reg, value: u32) {
         self.with_register(true, &[0x81], 7, reg.0);
@@ -236,6 +232,24 @@ impl Code {
     pub fn shr(&mut self, reg: Reg, count: u8) {
         self.with_register(true, &[0xc1], 5, reg.0);
         self.bytes.push(count);
+    }
+    /// `sar reg, count` (64 bits; sets flags)
+    pub fn sar(&mut self, reg: Reg, count: u8) {
+        self.with_register(true, &[0xc1], 7, reg.0);
+        self.bytes.push(count);
+    }
+    /// `cmp first, second` (64 bits; sets flags)
+    pub fn cmp_registers(&mut self, first: Reg, second: Reg) {
+        self.with_register(true, &[0x39], second.0, first.0);
+    }
+    /// `cmp reg, [mem]` (64 bits; sets flags)
+    pub fn cmp_memory(&mut self, reg: Reg, mem: Mem) {
+        self.with_memory(&[], true, &[0x3b], reg.0, mem);
+    }
+    /// `test reg32, value` (sets flags)
+    pub fn test32(&mut self, reg: Reg, value: u32) {
+        self.with_register(false, &[0xf7], 0, reg.0);
+        self.dword(value);
     }
     /// `and reg32, value` (sets flags)
     pub fn and32(&mut self, reg: Reg, value: u32) {
@@ -424,7 +438,10 @@ mod tests {
         assert_eq!(shown(|c| c.and_memory(S0, Mem::at(FRAME, 8))), "and r10,[rsp+8h];");
         assert_eq!(shown(|c| c.store8_immediate(Mem::at(FRAME, 8), 3)), "mov byte ptr [rsp+8h],3h;");
         assert_eq!(shown(|c| c.cmp(S0, 4096)), "cmp r10,1000h;");
-        assert_eq!(shown(|c| c.cmp_memory(S1, Mem::at(FRAME, 8))), "cmp r11,[rsp+8h];");
+        assert_eq!(shown(|c| c.sar(S0, 16)), "sar r10,10h;");
+        assert_eq!(shown(|c| c.cmp_registers(S0, S1)), "cmp r10,r11;");
+        assert_eq!(shown(|c| c.cmp_memory(S0, Mem::at(FRAME, 8))), "cmp r10,[rsp+8h];");
+        assert_eq!(shown(|c| c.test32(S0, 8)), "test r10d,8h;");
         assert_eq!(shown(|c| c.sub_memory(RAX, Mem::at(FRAME, 8))), "sub rax,[rsp+8h];");
         assert_eq!(shown(|c| c.test_memory32(Mem::at(FRAME, 8), 1)), "test dword ptr [rsp+8h],1h;");
         assert_eq!(shown(|c| c.or32(S0, S1)), "or r10d,r11d;");

@@ -13,6 +13,7 @@
 
 use crate::SetupError;
 use crate::cache::calls::Calls;
+use crate::cache::returns::Returns;
 use crate::cpu::{Cpu, flags};
 use std::mem::offset_of;
 
@@ -73,6 +74,8 @@ pub struct Frame {
     pub view_of_user: u64,
     /// What `syscall` and `sysret` load.
     pub calls: Calls,
+    /// What `iretq` loaded before.
+    pub returns: Returns,
     /// A jump target or value kept over a push.
     pub kept: u64,
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.

@@ -60,6 +60,7 @@ mod vcpu;
 #[cfg(test)]
 mod workbench;
 
+pub use cpu::cpuid::hidden::{FeatureError, HiddenFeatures, offered_features};
 pub use exit::{Death, Exit};
 pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};

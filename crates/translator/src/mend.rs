@@ -13,10 +13,12 @@ use crate::cpu::{RSP, flags};
 use crate::events::exception::{Exception, vectors};
 use crate::exit::Exit;
 use crate::frame::unpack_flags;
-use crate::memory::tables::Fill;
-use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
+use crate::memory::ram::PAGE_SIZE;
+use crate::memory::tables::{Fill, Half, RUN, RunFill};
+use crate::memory::walk::{Access, Intent, Paging, Translation, canonical, walk};
 use crate::near::segment_of;
 use crate::rewrite::{address_bits, operand_size};
+use crate::spaces::Spaces;
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{
@@ -59,7 +61,7 @@ impl Vcpu {
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
                 let unit = self.cache.unit(unit);
-                let offset = unit.start + unit.marks[mark as usize].host;
+                let offset = unit.start + u32::from(unit.marks[mark as usize].host);
                 self.resume = Some(self.cache.arena.address(offset as usize));
                 Ok(())
             }
@@ -107,17 +109,85 @@ impl Vcpu {
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
-        let offset = offset & !0xfff;
         let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };
-        let writable = found.writable && found.dirty && self.may_write((offset >> 12) as u32);
+        let writable = self.lets_write(&found, offset);
         if write && !writable {
             return Ok(Mended::ByHand);
+        }
+        self.fill(half, address, &found, offset & !0xfff, writable);
+        Ok(Mended::Filled)
+    }
+
+    /// Whether generated code may write a page: not before it is dirty, and never where code was made from it.
+    fn lets_write(&self, found: &Translation, offset: u64) -> bool {
+        found.writable && found.dirty && self.may_write((offset >> 12) as u32)
+    }
+
+    /// Makes the entry for a translation to a page of the memory file, and those beside it that the same large page gives.
+    pub(crate) fn fill(
+        &mut self,
+        half: Half,
+        address: u64,
+        found: &Translation,
+        offset: u64,
+        writable: bool,
+    ) {
+        if found.page_bits > 12 && self.fill_run(half, address, found) {
+            return;
         }
         let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
         let page = writable.then_some((offset >> 12) as u32);
         let fill = Fill { address, host, writable: page, global: found.global, page_bits: found.page_bits };
         self.spaces.tables.fill(half, fill);
-        Ok(Mended::Filled)
+    }
+
+    /// Makes the entry for a page that Rust walked to on behalf of the Guest, so that generated code finds it next time.
+    pub(crate) fn show(&mut self, address: u64, found: &Translation, offset: u64) {
+        let Some(half) = self.spaces.keeper(self.cpu(), address, found) else { return };
+        let writable = self.lets_write(found, offset);
+        let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
+        if self.spaces.tables.look(half, address) != host.wrapping_sub(address) {
+            self.fill(half, address, found, offset & !0xfff, writable);
+        }
+    }
+
+    /// Makes the run of entries around an address in a large page; false when that is not for this one.
+    fn fill_run(&mut self, half: Half, address: u64, found: &Translation) -> bool {
+        // Pages that code was made from are the exception of a writable run, not a reason against one.
+        let writable = found.writable && found.dirty;
+        let into = address & (RUN * PAGE_SIZE - 1);
+        let (address, physical) = (address - into, found.physical - into);
+        let Some((offset, room)) = self.ram.offset(physical) else { return false };
+        let aligned = offset.is_multiple_of(RUN * PAGE_SIZE);
+        if !aligned || room < RUN * PAGE_SIZE || self.spaces.tables.has_run(half, address, writable) {
+            return false;
+        }
+        let (global, page_bits) = (found.global, found.page_bits);
+        let fill = RunFill { address, page: (offset >> 12) as u32, writable, global, page_bits };
+        let hosts: [u64; RUN as usize] = std::array::from_fn(|page| {
+            let offset = offset + page as u64 * PAGE_SIZE;
+            if self.lets_write(found, offset) {
+                self.ram.writable(offset) as u64
+            } else {
+                self.ram.readable(offset) as u64
+            }
+        });
+        self.spaces.tables.fill_run(half, fill, |page| hosts[page as usize]);
+        true
+    }
+
+    /// Lets thunks see a table of the processor's that the supervisor itself never reads.
+    pub(crate) fn show_to_processor(&mut self, address: u64) {
+        let view = self.spaces.kernel_views(self.cpu()).1;
+        let Some(half) = Spaces::half_of(view, address) else { return };
+        let access = Access::by_processor(Intent::Read);
+        let Ok(found) = walk(&self.ram, &Paging::of(self.cpu()), address, access) else { return };
+        let Some((offset, _)) = self.ram.offset(found.physical) else { return };
+        // A user's page is the supervisor's to see only while nothing forbids it.
+        if !found.user {
+            let writable = self.lets_write(&found, offset);
+            self.fill(half, address, &found, offset & !0xfff, writable);
+        }
     }
 
     /// The host raised a signal in a unit.
@@ -148,7 +218,7 @@ impl Vcpu {
     fn rewind(&mut self, index: UnitIndex, host: u64) -> Instruction {
         let unit = self.cache.unit(index);
         let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
-        let after = unit.marks.partition_point(|m| m.host <= offset);
+        let after = unit.marks.partition_point(|m| u32::from(m.host) <= offset);
         let mark = unit.marks[after.saturating_sub(1)];
         let pc = unit.key.pc + u64::from(mark.guest);
         let frame = self.frame();
@@ -160,7 +230,7 @@ impl Vcpu {
                 *rsp = rsp.wrapping_add(4) & 0xffff_ffff;
             }
             Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
-            Lent::Strings { source, from } if offset >= from => {
+            Lent::Strings { source, from } if offset >= u32::from(from) => {
                 use crate::cpu::{RDI, RSI};
                 frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
                 frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });

@@ -49,6 +49,7 @@ impl Vcpu {
         self.frame().view = 0;
         self.refresh_shortcuts();
         self.refresh_calls();
+        self.refresh_returns();
         let exit = loop {
             if self.kicker.0.pending()
                 && let Err(exit) = self.called()
@@ -255,6 +256,12 @@ impl Vcpu {
                     return Ok(Err(Exception::gp(0)));
                 }
             }
+            // Rust refuses what the user hid, whatever it would have been.
+            for (instruction, class) in &mut block.instructions {
+                if self.cpuid.hides(instruction) {
+                    *class = crate::classify::Class::System;
+                }
+            }
             if !self.still_ours(key.page, second_page) {
                 // Another vCPU wrote there while we asked. A Guest that never stops must not keep us here.
                 return Err(Exit::Kicked);
@@ -289,7 +296,6 @@ impl Vcpu {
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
         let size = rewritten.code.len() as u32;
-        self.tools.keep(rewritten.code);
         let unit = Unit {
             key,
             second_page,
@@ -298,14 +304,17 @@ impl Vcpu {
             size,
             marks: rewritten.marks,
             exits: rewritten.exits,
-            incoming: Vec::new(),
+            incoming: Default::default(),
             bytes: 0,
             alive: true,
         };
         // `bytes` goes on to the end of the page; the unit ends before.
         let bytes = &bytes[..bytes.len().min(end.wrapping_sub(key.pc) as usize)];
         self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
-        Some(self.cache.insert(unit, rewritten.sites, bytes))
+        let mut sites = rewritten.sites;
+        let index = self.cache.insert(unit, &mut sites, bytes);
+        self.tools.keep(rewritten.code, sites);
+        Some(index)
     }
 
     /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and

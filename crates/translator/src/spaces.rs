@@ -113,7 +113,12 @@ impl Spaces {
 
     /// The half that generated code looks `address` up in.
     pub fn looked_up(&self, cpu: &Cpu, address: u64) -> Option<Half> {
-        match (self.view(cpu), high(address)) {
+        Spaces::half_of(self.view(cpu), address)
+    }
+
+    /// The half that a view shows for `address`.
+    pub fn half_of(view: View, address: u64) -> Option<Half> {
+        match (view, high(address)) {
             (View::User(_), true) => None,
             (_, true) => Some(Half::High),
             (View::Kernel, false) => Some(Half::SupervisorLow),

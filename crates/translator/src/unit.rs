@@ -3,6 +3,7 @@
 use crate::cpu::mode::CodeSize;
 use crate::vector_state::VectorState;
 use iced_x86::Instruction;
+use smallvec::SmallVec;
 
 /// What a translation depends on besides the bytes: part of a unit's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -67,8 +68,9 @@ pub struct Key {
 /// Where one Guest instruction begins in host code.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
-    /// Bytes from the unit's host start.
-    pub host: u32,
+    /// Bytes from the unit's host start. Sixteen bits, for there are half a million of these after a boot, and a unit of
+    /// 64 instructions takes a few thousand bytes.
+    pub host: u16,
     /// Bytes from the unit's first Guest instruction.
     pub guest: u16,
     /// What is not in its place while the instruction itself runs.
@@ -95,7 +97,7 @@ pub enum Lent {
         /// rsi too.
         source: bool,
         /// Bytes from the unit's host start.
-        from: u32,
+        from: u16,
     },
 }
 
@@ -160,9 +162,9 @@ pub struct Unit {
     /// Instruction starts, ascending.
     pub marks: Vec<Mark>,
     /// Ways out.
-    pub exits: Vec<Exit>,
+    pub exits: SmallVec<[Exit; 2]>,
     /// Direct exits of other units that are linked here: (unit, exit).
-    pub incoming: Vec<(UnitIndex, u32)>,
+    pub incoming: SmallVec<[(UnitIndex, u32); 2]>,
     /// Where the Guest bytes it was made from begin among the cache's.
     pub bytes: u32,
     /// False once the Guest changed the bytes or the mapping.

@@ -5,7 +5,9 @@
 use crate::bounce::Bounce;
 use crate::cache::Cache;
 use crate::cache::calls::Calls;
+use crate::cache::returns::Returns;
 use crate::cpu::cpuid::Cpuid;
+use crate::cpu::cpuid::hidden::HiddenFeatures;
 use crate::cpu::{Cpu, cr4, flags, xcr0};
 use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
@@ -42,6 +44,8 @@ pub struct Options {
     pub count: u32,
     /// Leaves the machine adds to the processor's own (the hypervisor range 0x4000_0000).
     pub cpuid: Vec<CpuidLeaf>,
+    /// Features that the user takes away.
+    pub hidden: HiddenFeatures,
 }
 
 /// State a 64-bit boot loader hands over (Linux x86 boot protocol, "64-bit boot protocol").
@@ -207,6 +211,7 @@ impl Vcpu {
         frame.narrow_stack_mask = 3;
         frame.mxcsr = 0x1f80;
         frame.kick = kick;
+        frame.returns = Returns::none(frame.cpu.gdtr);
         Ok(vcpu)
     }
 
@@ -422,6 +427,12 @@ impl Vcpu {
     /// The same for what `syscall` and `sysret` load, after a write to one of their registers.
     pub(crate) fn refresh_calls(&mut self) {
         self.frame().calls = Calls::of(self.cpu());
+    }
+
+    /// The same for what `iretq` loads, when the descriptor table is another one.
+    pub(crate) fn refresh_returns(&mut self) {
+        let table = self.cpu().gdtr;
+        self.frame().returns.heed_table(table);
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.

@@ -28,7 +28,7 @@ fn guest(code: &[u8]) -> Vcpu {
     ram.write(0x4010, &0x00af_9b00_0000_ffffu64.to_le_bytes());
     ram.write(0x4018, &0x00cf_9300_0000_ffffu64.to_le_bytes());
     ram.write(CODE, code);
-    let mut vcpu = Vcpu::new(ram, Options { index: 0, count: 1, cpuid: Vec::new() }).unwrap();
+    let mut vcpu = Vcpu::new(ram, Options { index: 0, count: 1, ..Options::default() }).unwrap();
     let entry =
         LongModeEntry { rip: CODE, rsp: 0x9000, rsi: 0x7777, cr3: 0x1000, gdt: 0x4000, gdt_limit: 31 };
     vcpu.enter_long_mode(entry);

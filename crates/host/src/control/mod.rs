@@ -18,7 +18,7 @@ use std::thread::ThreadId;
 
 use lguest_abi::control::INITIALIZED_WORDS;
 use lguest_abi::meeting::Irq;
-use lguest_translator::LongModeEntry;
+use lguest_translator::{HiddenFeatures, LongModeEntry};
 
 use crate::clock::Calibration;
 use crate::dma::{Area, Form};
@@ -133,7 +133,8 @@ impl Control {
             return Err(ControlError::Fault { limit });
         }
         let rate = Calibration::start().finish();
-        let (platform, vcpus) = Platform::start(self.engine, &base, rate, 1, start)?;
+        let (platform, vcpus) =
+            Platform::start(self.engine, &base, rate, 1, start, &HiddenFeatures::default())?;
         let area = Area::new(base, limit, Form::Bits64);
         let host = Generation1::new(area, Vec::new(), platform.interrupts(), rate);
         VCPUS.with_borrow_mut(|all| all.extend(vcpus.into_iter().map(|vcpu| (self.id, vcpu))));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use lguest_translator::HiddenFeatures;
+
 use super::machine::{KvmError, KvmMachine};
 use super::vcpu::KvmVcpu;
 use crate::clock::TscRate;
@@ -59,7 +61,7 @@ fn run() -> Result<Calibrated, KvmError> {
     let placed = memory.write(GuestAddress(START.into()), &GUEST);
     debug_assert!(placed.is_ok());
     let machine = KvmMachine::new(Arc::new(memory))?;
-    let mut vcpu = KvmVcpu::new(&machine, 0, 1, TscRate::from_khz(1))?;
+    let mut vcpu = KvmVcpu::new(&machine, 0, 1, TscRate::from_khz(1), &HiddenFeatures::default())?;
     // The first time pays for page tables and caches; only the second counts.
     once(&mut vcpu, 1)?;
     let took = once(&mut vcpu, LOOPS)?;

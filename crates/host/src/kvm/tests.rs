@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use lguest_translator::HiddenFeatures;
+
 use super::*;
 use crate::clock::TscRate;
 use crate::engine::{Exit, Vcpu};
@@ -26,7 +28,8 @@ fn machine(code: &[u8]) -> (Arc<KvmMachine>, KvmVcpu, Arc<Memory>) {
     let memory = Arc::new(Memory::new(0x10000).unwrap());
     memory.write(GuestAddress(START), code).unwrap();
     let machine = KvmMachine::new(memory.clone()).unwrap();
-    let mut vcpu = KvmVcpu::new(&machine, 0, 1, TscRate::from_khz(1_000_000)).unwrap();
+    let mut vcpu =
+        KvmVcpu::new(&machine, 0, 1, TscRate::from_khz(1_000_000), &HiddenFeatures::default()).unwrap();
     vcpu.enter_real_mode(START as u16, 0).unwrap();
     (machine, vcpu, memory)
 }

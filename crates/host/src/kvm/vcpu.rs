@@ -8,7 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use lguest_abi::meeting::HYPERCALL_PORT;
-use lguest_translator::LongModeEntry;
+use lguest_translator::{HiddenFeatures, LongModeEntry};
 
 use super::kick::Seat;
 use super::machine::{KvmError, KvmMachine, refuses};
@@ -79,11 +79,12 @@ impl KvmVcpu {
         index: u32,
         count: u32,
         rate: TscRate,
+        hidden: &HiddenFeatures,
     ) -> Result<KvmVcpu, KvmError> {
         let fd = machine.vm.create_vcpu(index.into()).map_err(refuses("a processor"))?;
         let supported =
             machine.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refuses("its CPUID"))?;
-        fd.set_cpuid2(&cpuid(&supported, index, count, rate)).map_err(refuses("a CPUID"))?;
+        fd.set_cpuid2(&cpuid(&supported, index, count, rate, hidden)).map_err(refuses("a CPUID"))?;
         let seat = machine.kicks.seat();
         Ok(KvmVcpu {
             fd,
@@ -361,11 +362,22 @@ fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
     }
 }
 
+/// Takes away what the user hides, and the state that belongs to it: leaf 0xd says in eax what XCR0 may hold.
+fn hide(entry: &mut kvm_cpuid_entry2, hidden: &HiddenFeatures) {
+    let mut answer = [entry.eax, entry.ebx, entry.ecx, entry.edx];
+    hidden.filter(entry.function, entry.index, &mut answer);
+    if (entry.function, entry.index) == (0xd, 0) {
+        answer[0] = hidden.state(answer[0].into()) as u32;
+    }
+    [entry.eax, entry.ebx, entry.ecx, entry.edx] = answer;
+}
+
 /// What the processor says it is: all that KVM supports here, our own number, and the counter's rate.
-fn cpuid(supported: &CpuId, index: u32, count: u32, rate: TscRate) -> CpuId {
+fn cpuid(supported: &CpuId, index: u32, count: u32, rate: TscRate, hidden: &HiddenFeatures) -> CpuId {
     let core_bits = count.next_power_of_two().trailing_zeros();
     let mut entries: Vec<kvm_cpuid_entry2> = supported.as_slice().to_vec();
     for entry in &mut entries {
+        hide(entry, hidden);
         match entry.function {
             1 => {
                 entry.ebx = entry.ebx & 0x0000_ffff | 1 << (16 + core_bits) | index << 24;

@@ -17,6 +17,7 @@ use lguest_host::engine::Vcpu;
 use lguest_host::memory::{Memory, MemoryError};
 use lguest_host::platform::{Platform, PlatformError};
 use lguest_host::sight::Report;
+use lguest_translator::HiddenFeatures;
 
 use super::acpi;
 use super::boot::{Boot, BootError};
@@ -61,6 +62,8 @@ pub struct MachineSpec {
     pub memory: u64,
     /// vCPUs.
     pub cpus: u32,
+    /// Features of the processor that the Guest does not find.
+    pub hidden: HiddenFeatures,
     /// The kernel and its setup header.
     pub kernel: Kernel,
     /// The initial RAM disk; empty for none.
@@ -230,7 +233,7 @@ impl Machine {
         };
         let entry = boot.place(&kernel, &memory)?;
         let rate = calibration.finish();
-        let (platform, vcpus) = Platform::start(spec.engine, &memory, rate, spec.cpus, entry)?;
+        let (platform, vcpus) = Platform::start(spec.engine, &memory, rate, spec.cpus, entry, &spec.hidden)?;
         let [first, second] = serial.map(OutputPump::start);
         let outputs = [first.map_err(BoardError::Thread)?, second.map_err(BoardError::Thread)?];
         let mut ports = Bus::new();

@@ -17,6 +17,7 @@ fn spec(memory: u64, cpus: u32, vmlinux: &[u8]) -> MachineSpec {
         bus: BusSpec::Pci,
         memory,
         cpus,
+        hidden: Default::default(),
         kernel,
         initrd: Vec::new(),
         cmdline: String::new(),

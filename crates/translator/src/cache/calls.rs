@@ -55,7 +55,7 @@ const fn calls(field: usize) -> usize {
     offset_of!(Frame, calls) + field
 }
 
-const fn cpu(field: usize) -> usize {
+pub(super) const fn cpu(field: usize) -> usize {
     offset_of!(Frame, cpu) + field
 }
 
@@ -74,6 +74,15 @@ pub fn flags_image(code: &mut Code) {
     code.or32(S0, S1);
 }
 
+/// Says through which jump table to land: the kernel's, or that of the current space's users.
+pub(super) fn land_at(code: &mut Code, level: u8) {
+    if level == 0 {
+        return code.store32_immediate(Mem::frame(calls(offset_of!(Calls, landing))), 0);
+    }
+    code.load32(S0, Mem::frame(offset_of!(Frame, jump_space)));
+    code.store32(Mem::frame(calls(offset_of!(Calls, landing))), S0);
+}
+
 /// Writes the thunks. `syscall` is jumped to with the flags aside and the next instruction's address in the first scratch
 /// register, `sysret` with a return address in rcx that is canonical.
 pub fn write(code: &mut Code, thunks: &mut Thunks, base: u64) {
@@ -86,8 +95,8 @@ pub fn write(code: &mut Code, thunks: &mut Thunks, base: u64) {
     code.store(Mem::frame(cpu(offset_of!(Cpu, rflags))), S0);
     code.load(S0, Mem::frame(cpu(offset_of!(Cpu, lstar))));
     code.store(Mem::frame(cpu(offset_of!(Cpu, rip))), S0);
-    code.store32_immediate(Mem::frame(calls(offset_of!(Calls, landing))), 0);
-    change_level(code, 0, offset_of!(Calls, kernel), offset_of!(Frame, view_without_user));
+    land_at(code, 0);
+    change_level(code, 0, calls(offset_of!(Calls, kernel)), Some(offset_of!(Frame, view_without_user)));
     let join = code.jump();
 
     thunks.sysret = at(code);
@@ -95,9 +104,8 @@ pub fn write(code: &mut Code, thunks: &mut Thunks, base: u64) {
     code.and32(S0, RETURNED as u32);
     code.store(Mem::frame(cpu(offset_of!(Cpu, rflags))), S0);
     code.store(Mem::frame(cpu(offset_of!(Cpu, rip))), RCX);
-    code.load32(S0, Mem::frame(offset_of!(Frame, jump_space)));
-    code.store32(Mem::frame(calls(offset_of!(Calls, landing))), S0);
-    change_level(code, 3, offset_of!(Calls, user), offset_of!(Frame, view_of_user));
+    land_at(code, 3);
+    change_level(code, 3, calls(offset_of!(Calls, user)), Some(offset_of!(Frame, view_of_user)));
 
     let here = code.here();
     code.bind(join, here);
@@ -106,18 +114,21 @@ pub fn write(code: &mut Code, thunks: &mut Thunks, base: u64) {
     land(code, thunks, base);
 }
 
-/// Segments, privilege level and view of the level that is entered.
-fn change_level(code: &mut Code, level: u8, segments: usize, view: usize) {
+/// Segments, privilege level and view of the level that is entered. `segments` is the frame's field of CS and SS, `view`
+/// that of the view, if it changes.
+pub(super) fn change_level(code: &mut Code, level: u8, segments: usize, view: Option<usize>) {
     for word in 0..4 {
-        code.load(S0, Mem::frame(calls(segments) + 8 * word));
+        code.load(S0, Mem::frame(segments + 8 * word));
         let place = offset_of!(Cpu, segments) + CS * size_of::<Segment>() + 8 * word;
         code.store(Mem::frame(cpu(place)), S0);
     }
     code.store8_immediate(Mem::frame(cpu(offset_of!(Cpu, cpl))), level);
     code.store8_immediate(Mem::frame(cpu(offset_of!(Cpu, interrupt_shadow))), 0);
-    code.load(S0, Mem::frame(view));
-    code.store(Mem::frame(offset_of!(Frame, view)), S0);
-    code.wrgsbase(S0);
+    if let Some(view) = view {
+        code.load(S0, Mem::frame(view));
+        code.store(Mem::frame(offset_of!(Frame, view)), S0);
+        code.wrgsbase(S0);
+    }
 }
 
 /// Goes to the state's `rip` with its flags; to Rust, if somebody wants the vCPU.

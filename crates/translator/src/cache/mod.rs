@@ -8,6 +8,7 @@ pub mod arena;
 pub mod thunks;
 pub mod wide;
 pub mod calls;
+pub mod returns;
 
 use crate::SetupError;
 use crate::frame::{BANK_SLOTS, FrameMapping, JUMP_SLOTS, SPACES};
@@ -40,6 +41,11 @@ pub struct Cache {
 /// Bytes a snippet takes at most: one instruction and the moves around it.
 const SNIPPET: usize = 256;
 
+/// Units that there is room for without copying: a Debian boot makes 50,445. Room that is not used takes no memory.
+const UNITS: usize = 1 << 16;
+/// Sites likewise: eight a unit.
+const SITES: usize = 8 * UNITS;
+
 /// First bytes of the `jmp [rsp + r11*8 + disp32]` that a kick replaces by a five-byte jump.
 const TABLE_JUMP: [u8; 4] = [0x42, 0xff, 0xa4, 0xdc];
 
@@ -55,8 +61,8 @@ impl Cache {
             snippet,
             arena,
             thunks,
-            units: Vec::new(),
-            sites: Vec::new(),
+            units: Vec::with_capacity(UNITS),
+            sites: Vec::with_capacity(SITES),
             bytes: Vec::new(),
             names: FxHashMap::default(),
             pages: FxHashMap::default(),
@@ -111,7 +117,7 @@ impl Cache {
     }
 
     /// Enters a unit whose code is in the arena into the books, with the Guest bytes it was made from.
-    pub fn insert(&mut self, mut unit: Unit, sites: Vec<Site>, bytes: &[u8]) -> UnitIndex {
+    pub fn insert(&mut self, mut unit: Unit, sites: &mut Vec<Site>, bytes: &[u8]) -> UnitIndex {
         unit.bytes = self.bytes.len() as u32;
         self.bytes.extend_from_slice(bytes);
         let index = self.units.len() as UnitIndex;
@@ -121,7 +127,7 @@ impl Cache {
             self.pages.entry(second).or_default().push(index);
         }
         self.units.push(unit);
-        self.sites.extend(sites);
+        self.sites.append(sites);
         index
     }
 

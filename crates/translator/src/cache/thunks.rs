@@ -1,8 +1,8 @@
 //! The doors between Rust and generated code: one way in, one way out, and a small entrance hall for each reason.
 
 use super::arena::Arena;
-use super::calls;
 use super::wide::{has_wide_vectors, load_if_awake, store_if_awake};
+use super::{calls, returns};
 use crate::SetupError;
 use crate::assemble::host::{FRAME, GUEST_RSP, RAX, S0};
 use crate::assemble::{Code, Mem, Patch, Reg, cond};
@@ -70,7 +70,9 @@ pub struct Thunks {
     pub syscall: u64,
     /// Likewise.
     pub sysret: u64,
-    /// Where both arrive; a kick between here and the end starts over here.
+    /// Called: see `returns.rs`.
+    pub iret: u64,
+    /// Where all of them arrive; a kick between here and the end starts over here.
     pub landing: u64,
     /// The end of it.
     pub landing_end: u64,
@@ -113,6 +115,8 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     thunks.slow = called(&mut code, Reason::Slow);
     thunks.link = called(&mut code, Reason::Link);
     thunks.system = called(&mut code, Reason::System);
+    let system = code.here();
+    hall(&mut code, Reason::System, out);
     thunks.played = called(&mut code, Reason::Played);
     let jumped = |code: &mut Code, reason: Reason| {
         let here = at(code);
@@ -123,6 +127,7 @@ pub fn write(arena: &mut Arena) -> Result<Thunks, SetupError> {
     thunks.fault = jumped(&mut code, Reason::Fault);
     thunks.kicked = jumped(&mut code, Reason::Kicked);
     calls::write(&mut code, &mut thunks, base);
+    returns::write(&mut code, &mut thunks, base, system);
     thunks.enter = at(&code);
     way_in(&mut code, thunks.kicked);
     thunks.enter_end = at(&code);

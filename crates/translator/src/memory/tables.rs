@@ -16,9 +16,14 @@
 
 #![allow(unsafe_code)] // Mappings, and entries in them.
 
+mod runs;
+
 use crate::SetupError;
 use crate::frame::SPACES;
+pub use runs::{RUN, RunFill};
+use runs::{RunNumber, RunWriters, Runs};
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Entries in a half.
@@ -96,6 +101,7 @@ struct Book {
     large: FxHashSet<u32>,
     /// 1 GiB frames with entries from 1 GiB pages.
     huge: FxHashSet<u32>,
+    runs: Runs,
 }
 
 /// All tables of one vCPU.
@@ -104,7 +110,8 @@ pub struct Tables {
     halves: Vec<*mut u64>,
     books: Vec<Book>,
     views: Vec<*mut u8>,
-    writers: FxHashMap<u32, Vec<(u8, u64)>>,
+    writers: FxHashMap<u32, SmallVec<[(u8, u64); 1]>>,
+    run_writers: RunWriters,
     /// What users' reads of high addresses touched, a space each: numbers of pages of the host's page tables.
     void: Vec<FxHashSet<u32>>,
     /// Entries filled since the start.
@@ -144,6 +151,16 @@ const fn page_number(address: u64) -> u64 {
     address >> 12 & (ENTRIES - 1)
 }
 
+fn entry(halves: &[*mut u64], half: usize, number: u64) -> *mut u64 {
+    assert!(number < ENTRIES);
+    halves[half].wrapping_add(number as usize)
+}
+
+fn peek(halves: &[*mut u64], half: usize, number: u64) -> u64 {
+    // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
+    unsafe { entry(halves, half, number).read() }
+}
+
 impl Tables {
     /// Empty tables.
     pub fn new() -> Result<Tables, SetupError> {
@@ -165,6 +182,7 @@ impl Tables {
             books: (0..halves).map(|_| Book::default()).collect(),
             views: Vec::new(),
             writers: FxHashMap::default(),
+            run_writers: RunWriters::default(),
             void: (0..SPACES).map(|_| FxHashSet::default()).collect(),
             fills: 0,
         };
@@ -213,19 +231,18 @@ impl Tables {
         self.views[number] as u64
     }
 
-    fn entry(&self, half: usize, number: u64) -> *mut u64 {
-        assert!(number < ENTRIES);
-        self.halves[half].wrapping_add(number as usize)
-    }
-
     fn set(&self, half: usize, number: u64, value: u64) {
         // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
-        unsafe { self.entry(half, number).write(value) };
+        unsafe { entry(&self.halves, half, number).write(value) };
     }
 
     fn get(&self, half: usize, number: u64) -> u64 {
-        // SAFETY: as above.
-        unsafe { self.entry(half, number).read() }
+        peek(&self.halves, half, number)
+    }
+
+    /// What generated code finds for an address: the addend, or 0.
+    pub fn look(&self, half: Half, address: u64) -> u64 {
+        self.get(half.number(), page_number(address))
     }
 
     /// Makes an entry.
@@ -271,7 +288,9 @@ impl Tables {
 
     /// Counts a page of table as touched, and empties the fullest half when there are too many.
     fn touch(&mut self, half: Half, address: u64) {
-        self.books[half.number()].touched.insert((page_number(address) >> 9) as u32);
+        if !self.books[half.number()].touched.insert((page_number(address) >> 9) as u32) {
+            return;
+        }
         if self.books.iter().map(|b| b.touched.len()).sum::<usize>() > TOUCHED_LIMIT {
             let fullest = ALL_HALVES.into_iter().max_by_key(|h| self.books[h.number()].touched.len());
             self.discard(fullest.unwrap_or(half));
@@ -300,16 +319,20 @@ impl Tables {
     }
 
     fn note_writer(&mut self, page: u32, half: u8, number: u64) {
+        let halves = &self.halves;
         let list = self.writers.entry(page).or_default();
-        if list.last() != Some(&(half, number)) {
-            list.push((half, number));
+        match list.as_mut_slice() {
+            // Most pages have one writer at a time: a process' own entry takes the place of a dead process'.
+            [only] if peek(halves, only.0.into(), only.1) == 0 => *only = (half, number),
+            [.., last] if *last == (half, number) => {}
+            _ => list.push((half, number)),
         }
         // Weeding when the list has doubled keeps its cost in proportion, however many are not stale.
         if list.len() >= WRITERS_LIMIT && list.len().is_power_of_two() {
             let mut list = std::mem::take(list);
             list.sort_unstable();
             list.dedup();
-            list.retain(|&(h, n)| self.get(h.into(), n) != 0);
+            list.retain(|&mut (h, n)| self.get(h.into(), n) != 0);
             self.writers.insert(page, list);
         }
     }
@@ -319,6 +342,12 @@ impl Tables {
         for (half, number) in self.writers.remove(&page).unwrap_or_default() {
             // The entry may show another page by now; clearing it costs one look at the page tables.
             self.set(half.into(), number, 0);
+        }
+        for (half, number) in self.run_writers.of(page) {
+            // One that is gone must not be touched: its page of table may have been given back.
+            if self.books[usize::from(half)].runs.holds((number / RUN) as RunNumber) {
+                self.set(half.into(), number, 0);
+            }
         }
     }
 
@@ -338,11 +367,14 @@ impl Tables {
                 self.set(n, other, 0);
             }
             self.books[n].filled = filled;
+            let runs = self.books[n].runs.take_around(number, 18);
+            self.clear_runs(n, runs);
         }
         if self.books[n].large.remove(&frame) {
             for other in u64::from(frame) << 9..u64::from(frame + 1) << 9 {
                 self.set(n, other, 0);
             }
+            self.books[n].runs.take_around(number, 9);
         } else if self.books[n].touched.contains(&frame) {
             self.set(n, number, 0);
         }
@@ -356,6 +388,8 @@ impl Tables {
             self.set(n, number, 0);
         }
         filled.clear();
+        let runs = self.books[n].runs.take();
+        self.clear_runs(n, runs);
         let book = &mut self.books[n];
         book.filled = filled;
         book.passing.clear();
@@ -371,6 +405,8 @@ impl Tables {
         }
         passing.clear();
         self.books[0].passing = passing;
+        let runs = self.books[0].runs.take_passing();
+        self.clear_runs(0, runs);
     }
 
     /// Ends all entries of a half and gives its memory back.

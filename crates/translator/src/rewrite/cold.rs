@@ -8,10 +8,14 @@ use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::cache::wide::wake;
 use crate::unit::{Exit, Part, Site};
+use smallvec::SmallVec;
+
+/// The jumps that lead to one stub: a page crossing and a missing entry, in most cases.
+pub(super) type Jumps = SmallVec<[Patch; 2]>;
 
 /// A stub to be written behind the hot path.
 pub(super) struct Cold {
-    pub(super) jumps: Vec<Patch>,
+    pub(super) jumps: Jumps,
     pub(super) restore: Restore,
     pub(super) ask: Ask,
 }
@@ -70,7 +74,8 @@ impl Rewriter<'_> {
     }
 
     pub(super) fn write_colds(&mut self) {
-        for cold in std::mem::take(&mut self.colds) {
+        let mut colds = std::mem::take(&mut self.colds);
+        for cold in colds.drain(..) {
             let here = self.code.here();
             for jump in cold.jumps {
                 self.code.bind(jump, here);
@@ -111,6 +116,7 @@ impl Rewriter<'_> {
                 }
             }
         }
+        self.tools.colds = colds;
     }
 
     fn address_anew(&mut self, address: Mem, undo: bool) {

@@ -13,6 +13,7 @@ use crate::frame::{BANK_SLOTS, Frame, FrameMapping};
 use crate::rewrite::operands::home;
 use crate::unit::{Exit, Part};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 impl Rewriter<'_> {
@@ -66,11 +67,15 @@ impl Rewriter<'_> {
     fn side_exit(&mut self, taken: Patch, target: u64) {
         if self.key.mode.single() {
             let ask = Ask::Resync(target);
-            self.colds.push(Cold { jumps: vec![taken], restore: Restore::Nothing, ask });
+            self.colds.push(Cold { jumps: smallvec![taken], restore: Restore::Nothing, ask });
         } else if self.linkable(target) {
             self.link(taken, target);
         } else {
-            self.colds.push(Cold { jumps: vec![taken], restore: Restore::Nothing, ask: Ask::Leave(target) });
+            self.colds.push(Cold {
+                jumps: smallvec![taken],
+                restore: Restore::Nothing,
+                ask: Ask::Leave(target),
+            });
         }
     }
 
@@ -94,7 +99,7 @@ impl Rewriter<'_> {
     fn link(&mut self, jump: Patch, target: u64) {
         let exit = self.exits.len();
         self.exits.push(Exit::Direct { after: jump.0 as u32, stub: 0, target, linked: None });
-        self.colds.push(Cold { jumps: vec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
+        self.colds.push(Cold { jumps: smallvec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
     }
 
     /// Leaves for a known target through the address space's jump table.

@@ -4,6 +4,7 @@
 //! code for each took half of a null system call's time (589 ns; 6.4 million exits in one run of guestbench). What
 //! depends on privilege is known here, because a unit is translated for one privilege level.
 
+use super::cold::Jumps;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{RAX, S0, S1};
 use crate::assemble::{Mem, Reg, cond};
@@ -16,6 +17,7 @@ use crate::rewrite::operands::home;
 use crate::rewrite::stack::Pushed;
 use crate::unit::Site;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 const RDX: Reg = Reg(2);
@@ -44,6 +46,7 @@ impl Rewriter<'_> {
             M::Pushfq if !mode.single() => self.push_flags(),
             M::Syscall if mode.user && mode.long() && !mode.single() => self.call_kernel(instruction),
             M::Sysretq if kernel => self.call_kernel(instruction),
+            M::Iretq if kernel && mode.long() => self.return_from_handler(instruction),
             M::Rdtsc | M::Rdtscp if !mode.clock_hidden => self.read_clock(instruction),
             M::Mov if kernel && mode.long() && instruction.op1_register().is_cr() => {
                 return self.read_control(instruction);
@@ -82,7 +85,7 @@ impl Rewriter<'_> {
             Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         self.colds.push(Cold {
-            jumps: vec![wanted],
+            jumps: smallvec![wanted],
             restore,
             ask: Ask::Site { thunk: self.thunks.system, site },
         });
@@ -110,7 +113,7 @@ impl Rewriter<'_> {
         self.set_flags_aside();
         let ready = offset_of!(Frame, calls) + offset_of!(Calls, ready);
         self.code.cmp32_memory(Mem::frame(ready), 0);
-        let mut slow = vec![self.code.jump_if(cond::Z)];
+        let mut slow: Jumps = smallvec![self.code.jump_if(cond::Z)];
         if instruction.mnemonic() == M::Syscall {
             self.code.constant(S0, instruction.next_ip());
             self.jump_to(self.thunks.syscall);
@@ -126,6 +129,16 @@ impl Rewriter<'_> {
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         self.colds.push(Cold { jumps: slow, restore, ask: Ask::Site { thunk: self.thunks.system, site } });
         self.aside = false;
+    }
+
+    /// `iretq` through its thunk, which asks Rust about all but the plain ones.
+    fn return_from_handler(&mut self, instruction: &Instruction) {
+        self.set_flags_aside();
+        debug_assert!(self.aside, "system instructions count as readers of every flag");
+        self.aside = false;
+        let site =
+            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        self.call_site(self.thunks.iret, site);
     }
 
     /// `rdtsc` and `rdtscp`: the host's counter plus the Guest's offset.

@@ -12,6 +12,7 @@
 //! The sign bits above 47 take no part in the index, but they do take part in the sum: an address that is not
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
+use super::cold::Jumps;
 use super::{Ask, Cold, Restore, Rewriter, touches_flags};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
@@ -19,6 +20,7 @@ use crate::frame::Frame;
 use crate::rewrite::operands::home;
 use crate::unit::{Part, Site};
 use iced_x86::{Code, Instruction, Register};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 /// An effective address, as far as it is known.
@@ -115,7 +117,7 @@ impl Rewriter<'_> {
 
     /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
     fn translate(&mut self, address: Address, size: usize, write: bool) -> Mem {
-        let mut jumps = Vec::with_capacity(2);
+        let mut jumps = Jumps::new();
         let place = match address {
             Address::Constant(constant) => {
                 self.code.constant(S0, constant);
@@ -236,7 +238,7 @@ impl Rewriter<'_> {
             Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         let ask = Ask::Site { thunk: self.thunks.system, site };
-        self.colds.push(Cold { jumps: vec![beyond], restore, ask });
+        self.colds.push(Cold { jumps: smallvec![beyond], restore, ask });
     }
 
     /// The operand as a host operand: registers of the frame are brought into scratch registers. Spoils no flag.

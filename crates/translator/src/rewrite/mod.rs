@@ -31,6 +31,7 @@ use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_bits, operand_size};
+use smallvec::{SmallVec, smallvec};
 use std::mem::offset_of;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
@@ -42,7 +43,7 @@ pub struct Rewritten {
     /// See [`Mark`].
     pub marks: Vec<Mark>,
     /// See [`Exit`].
-    pub exits: Vec<Exit>,
+    pub exits: SmallVec<[Exit; 2]>,
     /// To be numbered from the first number the rewriter was given.
     pub sites: Vec<Site>,
 }
@@ -51,8 +52,10 @@ pub struct Rewritten {
 pub struct Tools {
     encoder: Encoder,
     info: InstructionInfoFactory,
-    /// An empty buffer that once held a unit's code.
+    /// Empty buffers that once held a unit's code, its stubs and its sites.
     buffer: Vec<u8>,
+    colds: Vec<Cold>,
+    sites: Vec<Site>,
     /// The machine has other vCPUs, which this one may be waiting for.
     several: bool,
 }
@@ -64,14 +67,17 @@ impl Tools {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
             buffer: Vec::with_capacity(4096),
+            colds: Vec::new(),
+            sites: Vec::new(),
             several,
         }
     }
 
-    /// Takes back a finished unit's code for its memory.
-    pub fn keep(&mut self, mut code: Vec<u8>) {
+    /// Takes back a finished unit's code and sites for their memory.
+    pub fn keep(&mut self, mut code: Vec<u8>, mut sites: Vec<Site>) {
         code.clear();
-        self.buffer = code;
+        sites.clear();
+        (self.buffer, self.sites) = (code, sites);
     }
 }
 
@@ -93,7 +99,7 @@ struct Rewriter<'a> {
     /// Stubs that a short jump must reach by way of a jump nearby.
     islands: Vec<(Patch, Cold)>,
     marks: Vec<Mark>,
-    exits: Vec<Exit>,
+    exits: SmallVec<[Exit; 2]>,
     sites: Vec<Site>,
     tools: &'a mut Tools,
     thunks: &'a Thunks,
@@ -127,11 +133,11 @@ pub fn unit(
 ) -> Rewritten {
     let mut rewriter = Rewriter {
         code: Code { bytes: std::mem::take(&mut tools.buffer) },
-        colds: Vec::new(),
+        colds: std::mem::take(&mut tools.colds),
         islands: Vec::new(),
         marks: Vec::with_capacity(block.instructions.len()),
-        exits: Vec::new(),
-        sites: Vec::new(),
+        exits: SmallVec::new(),
+        sites: std::mem::take(&mut tools.sites),
         tools,
         thunks,
         key,
@@ -182,7 +188,7 @@ pub fn snippet(
         colds: Vec::new(),
         islands: Vec::new(),
         marks: Vec::new(),
-        exits: Vec::new(),
+        exits: SmallVec::new(),
         sites: Vec::new(),
         tools,
         thunks,
@@ -209,7 +215,7 @@ pub fn snippet(
 impl Rewriter<'_> {
     fn instruction(&mut self, instruction: &Instruction, class: Class) {
         self.marks.push(Mark {
-            host: self.code.here() as u32,
+            host: self.near_here(),
             guest: (instruction.ip() - self.key.pc) as u16,
             lent: Lent::Nothing,
             flags_aside: false,
@@ -257,7 +263,11 @@ impl Rewriter<'_> {
         self.code.cmp32_memory(Mem::frame(offset_of!(Frame, awake)), 0);
         let asleep = self.code.jump_if(cond::Z);
         let back = self.code.here();
-        self.colds.push(Cold { jumps: vec![asleep], restore: Restore::Nothing, ask: Ask::Wake { back } });
+        self.colds.push(Cold {
+            jumps: smallvec![asleep],
+            restore: Restore::Nothing,
+            ask: Ask::Wake { back },
+        });
         self.awake = true;
     }
 
@@ -281,6 +291,11 @@ impl Rewriter<'_> {
         self.jump_to(self.thunks.lookup);
         self.code.bind_short(same);
         self.code.mov(RCX, S1);
+    }
+
+    /// Bytes from the unit's start.
+    fn near_here(&self) -> u16 {
+        u16::try_from(self.code.here()).expect("a unit's code is far smaller than 64 KiB")
     }
 
     /// An instruction that Rust carries out.
@@ -365,7 +380,7 @@ impl Rewriter<'_> {
             self.code.bind_short(fine);
             self.code.mov(RCX, S1);
             self.colds.push(Cold {
-                jumps: vec![ragged],
+                jumps: smallvec![ragged],
                 restore: Restore::Counter,
                 ask: Ask::Resync(instruction.next_ip()),
             });
@@ -375,7 +390,7 @@ impl Rewriter<'_> {
             self.code.test8(GUEST_RSP, if long { 7 } else { 3 });
             let ragged = self.code.jump_if(cond::NZ);
             self.colds.push(Cold {
-                jumps: vec![ragged],
+                jumps: smallvec![ragged],
                 restore: Restore::Nothing,
                 ask: Ask::Resync(instruction.next_ip()),
             });

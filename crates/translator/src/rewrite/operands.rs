@@ -8,7 +8,11 @@ use crate::cpu::RSP;
 use crate::frame::Frame;
 use crate::unit::Lent;
 use iced_x86::{Instruction, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
+use smallvec::{SmallVec, smallvec};
 use std::mem::offset_of;
+
+/// As many as an instruction has register operands.
+type Few<T> = SmallVec<[T; 4]>;
 
 /// The host register a Guest register lives in; `None` for those that live in the frame.
 pub fn home(guest: u8) -> Option<Reg> {
@@ -103,9 +107,9 @@ impl Rewriter<'_> {
         }
         let mut changed = super::legacy::modern(instruction);
         let mut memory = memory;
-        let mut free = vec![S1, S0];
+        let mut free: Few<Reg> = smallvec![S1, S0];
         if let Some(place) = memory {
-            free.retain(|&r| place.base != Some(r) && place.index.is_none_or(|(i, _)| i != r));
+            free.retain(|&mut r| place.base != Some(r) && place.index.is_none_or(|(i, _)| i != r));
         }
         let guests = frame_registers(instruction);
         if guests.len() > free.len()
@@ -115,9 +119,9 @@ impl Rewriter<'_> {
             // Fold the sum into one scratch register, which frees the other.
             self.code.lea(true, S0, place);
             memory = Some(Mem::at(S0, 0));
-            free = vec![S1];
+            free = smallvec![S1];
         }
-        let mut lent = Vec::new();
+        let mut lent = Few::new();
         if guests.len() > free.len() {
             let borrowed = borrowable(instruction);
             self.lend(borrowed);
@@ -172,13 +176,13 @@ impl Rewriter<'_> {
         }
     }
 
-    fn bring_in(&mut self, instruction: &Instruction, guests: &[u8], free: &[Reg]) -> Vec<StandIn> {
+    fn bring_in(&mut self, instruction: &Instruction, guests: &[u8], free: &[Reg]) -> Few<StandIn> {
         if guests.is_empty() {
-            return Vec::new();
+            return Few::new();
         }
         let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
         let info = self.tools.info.info_options(instruction, options);
-        let mut result = Vec::new();
+        let mut result = Few::new();
         for (&guest, &host) in guests.iter().zip(free) {
             let (mut read, mut written) = (false, false);
             for n in 0..instruction.op_count() {
@@ -213,8 +217,8 @@ impl Rewriter<'_> {
 }
 
 /// The frame's registers among the register operands, each once.
-fn frame_registers(instruction: &Instruction) -> Vec<u8> {
-    let mut result = Vec::new();
+fn frame_registers(instruction: &Instruction) -> Few<u8> {
+    let mut result = Few::new();
     for n in 0..instruction.op_count() {
         let register = instruction.op_register(n);
         if instruction.op_kind(n) == OpKind::Register && register.is_gpr() {

@@ -12,6 +12,7 @@
 //! 32-bit code moves its stack pointer first: `[r9 + s1 - 4]` would not wrap with it, and an address that was not looked
 //! up must not be used. Whatever stops such a push moves it back.
 
+use super::cold::Jumps;
 use super::{Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
@@ -19,6 +20,7 @@ use crate::frame::Frame;
 use crate::rewrite::operands::home;
 use crate::unit::{Lent, Part};
 use iced_x86::{Instruction, Mnemonic, OpKind};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 /// Where a pushed value comes from.
@@ -199,14 +201,14 @@ impl Rewriter<'_> {
             self.code.mov(RCX, S0);
             let ask = self.memory_site(part);
             let restore = Restore::CounterAndAddress(at, self.undoes(part));
-            self.islands.push((missing, Cold { jumps: vec![], restore, ask }));
+            self.islands.push((missing, Cold { jumps: smallvec![], restore, ask }));
         } else {
             self.code.load_table(S1, S1);
             self.code.test(S1);
             let missing = self.code.jump_if(cond::Z);
             let ask = self.memory_site(part);
             let restore = Restore::Address(at, self.undoes(part));
-            self.colds.push(Cold { jumps: vec![missing], restore, ask });
+            self.colds.push(Cold { jumps: smallvec![missing], restore, ask });
         }
         place
     }
@@ -221,7 +223,7 @@ impl Rewriter<'_> {
         self.set_flags_aside();
         self.note_flags();
         self.code.lea(self.key.mode.long(), S0, at);
-        let mut jumps: Vec<Patch> = self.check_crossing(self.key.mode.word()).into_iter().collect();
+        let mut jumps: Jumps = self.check_crossing(self.key.mode.word()).into_iter().collect();
         self.page_number();
         self.code.load_table(S1, S1);
         self.code.test(S1);

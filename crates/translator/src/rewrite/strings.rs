@@ -9,6 +9,7 @@
 //!   rsi += kept ; rdi += borrowed ; rep movs ; rsi -= kept ; rdi -= borrowed
 //! ```
 
+use super::cold::Jumps;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{FRAME, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
@@ -16,6 +17,7 @@ use crate::cpu::{Cpu, flags};
 use crate::frame::Frame;
 use crate::unit::{Lent, Site};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
+use smallvec::smallvec;
 use std::mem::offset_of;
 
 const RSI: Reg = Reg(6);
@@ -77,7 +79,7 @@ impl Rewriter<'_> {
 
     /// Leaves when the direction is downward or there is more than a page to do; the bytes to do in the first scratch
     /// register.
-    fn check_count(&mut self, size: u32) -> Vec<Patch> {
+    fn check_count(&mut self, size: u32) -> Jumps {
         let flags_at = offset_of!(Frame, cpu) + offset_of!(Cpu, rflags);
         self.code.test_memory32(Mem::at(FRAME, flags_at as i32), flags::DF as u32);
         let downward = self.code.jump_if(cond::NZ);
@@ -85,7 +87,7 @@ impl Rewriter<'_> {
         let many = self.code.jump_if(cond::A);
         self.code.mov32(S0, RCX);
         self.code.shl(S0, size.trailing_zeros() as u8);
-        vec![downward, many]
+        smallvec![downward, many]
     }
 
     /// The addend of the page an index register points into, to a field of the frame; leaves when the bytes do not
@@ -108,7 +110,7 @@ impl Rewriter<'_> {
 
     fn lend_strings(&mut self, source: bool) {
         self.note_flags();
-        let host = self.code.here() as u32;
+        let host = self.near_here();
         if let Some(mark) = self.marks.last_mut() {
             mark.lent = Lent::Strings { source, from: host };
         }

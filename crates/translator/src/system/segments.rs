@@ -42,7 +42,7 @@ impl Vcpu {
                     M::Iretd => 4,
                     _ => 8,
                 };
-                self.with_memory(|cpu, memory| iret::iret(cpu, memory, size))?;
+                self.return_from_handler(size)?;
                 return Ok(Then::Moved);
             }
             M::Int | M::Int3 | M::Into => {
@@ -85,6 +85,19 @@ impl Vcpu {
             _ => return self.descriptor_query(instruction),
         }
         Ok(Then::Next)
+    }
+
+    /// `iret`. What the supervisor's loads is kept, for the next one like it to be done in place.
+    fn return_from_handler(&mut self, size: usize) -> Result<(), super::Stop> {
+        let supervisor = self.cpu().cpl == 0;
+        self.with_memory(|cpu, memory| iret::iret(cpu, memory, size))?;
+        if supervisor && size == 8 {
+            let mut returns = self.frame().returns;
+            let places = self.with_memory(|cpu, memory| returns.keep(cpu, memory));
+            self.frame().returns = returns;
+            places.into_iter().flatten().for_each(|place| self.show_to_processor(place));
+        }
+        Ok(())
     }
 
     /// Reads an offset of the operand's size and a selector, and goes there.
@@ -244,7 +257,7 @@ impl Vcpu {
         }
         let intent = if load { Intent::Read } else { Intent::Write };
         let address = self.place(instruction, 0, 2 + size, intent)?;
-        self.with_memory(|cpu, memory| {
+        self.with_memory(|cpu, memory| -> Result<(), super::Stop> {
             let access = Access::by_operand(cpu, intent);
             if !load {
                 let table = if global { cpu.gdtr } else { cpu.idtr };
@@ -264,7 +277,9 @@ impl Vcpu {
                 cpu.idtr = table
             }
             Ok(())
-        })
+        })?;
+        self.refresh_returns();
+        Ok(())
     }
 
     fn descriptor_query(&mut self, instruction: &Instruction) -> Done {

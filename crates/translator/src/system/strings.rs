@@ -145,6 +145,7 @@ impl Vcpu {
         if write && self.ram.has_code(offset) {
             return Ok(None);
         }
+        self.show(address, &found, offset);
         Ok(Some((self.ram.writable(offset), 4096 - (address & 0xfff), (offset >> 12) as u32)))
     }
 

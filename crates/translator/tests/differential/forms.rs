@@ -1,7 +1,7 @@
 //! Which instruction forms are asked, and why some are not.
 //!
-//! A form is what iced calls a `Code`: one opcode with one kind of operands. The list is every form of 64-bit mode
-//! whose processor feature is in [`FEATURES`], minus those in [`why_not`]: their result depends on more than the
+//! A form is what iced calls a `Code`: one opcode with one kind of operands. The list is every form of the mode (64 bits, or
+//! 32) whose processor feature is in [`FEATURES`], minus those in [`why_not`]: their result depends on more than the
 //! registers and memory of a case.
 
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};

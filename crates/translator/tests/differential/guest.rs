@@ -80,7 +80,7 @@ impl Guest {
         }
         write(&ram, STUBS, stubs::bytes());
         write_u64(&ram, SAVE + save::XCR0, components::state());
-        let options = Options { index: 0, count: 1, cpuid: Vec::new() };
+        let options = Options { index: 0, count: 1, ..Options::default() };
         let mut vcpu = Vcpu::new(ram.clone(), options).expect("a vCPU can be made on this machine");
         vcpu.enter_long_mode(LongModeEntry {
             rip: SUPERVISOR + STUBS,

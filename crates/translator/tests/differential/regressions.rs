@@ -8,7 +8,8 @@ use crate::world::{CODE, PAGE, SLOT, SLOT_HEAD, STACK};
 /// from the first instruction. Registers that are not named are random.
 const LIST: &str = include_str!("regressions.txt");
 
-/// The list's cases, each at both levels; but what only a user is refused (`@3` before its reason), at level 3 both times.
+/// The list's cases, each at both levels; but what only a user is refused (`@3` before its reason), and 32-bit
+/// code (`@compat`), at level 3 both times.
 pub fn cases() -> impl Iterator<Item = Case> {
     LIST.lines()
         .map(str::trim)
@@ -36,8 +37,13 @@ fn parse(line: &str, number: u64, ring: u8) -> Case {
     for setting in registers.split_whitespace() {
         set(&mut state, setting);
     }
-    let ring = if line.contains("@3") { 3 } else { ring };
-    Case { seed: number, code, state, memory_seed: number, patches: Vec::new(), ring, bits: 64 }
+    let compatible = line.contains("@compat");
+    if compatible {
+        state.narrow();
+    }
+    let ring = if line.contains("@3") || compatible { 3 } else { ring };
+    let bits = if compatible { 32 } else { 64 };
+    Case { seed: number, code, state, memory_seed: number, patches: Vec::new(), ring, bits }
 }
 
 fn set(state: &mut State, setting: &str) {

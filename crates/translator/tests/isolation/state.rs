@@ -272,3 +272,40 @@ fn no_page_is_writable_and_executable() {
     // The code arena is there at all, or the test would show nothing.
     assert!(maps.lines().any(|line| line.contains(" r-xs ")), "no shared view runs:\n{maps}");
 }
+
+#[test]
+fn an_instruction_that_the_user_hid_is_undefined_and_its_state_cannot_be_enabled() {
+    use lguest_translator::{HiddenFeatures, Options, Vcpu};
+    let code = assembled!("popcnt rax, rbx", "hlt");
+    let enable = assembled!(
+        "mov rax, cr4",
+        "or eax, 0x40000",
+        "mov cr4, rax",
+        "xor ecx, ecx",
+        "xor edx, edx",
+        "mov eax, 7",
+        "xsetbv",
+        "hlt"
+    );
+    for (list, code, hidden) in
+        [("-popcnt", &code, true), ("-avx", &enable, true), ("host", &code, false), ("host", &enable, false)]
+    {
+        let ram = Machine::with(code).ram;
+        let hidden_features = HiddenFeatures::read(list).expect("a list");
+        let options = Options { count: 1, hidden: hidden_features, ..Options::default() };
+        let mut vcpu = Vcpu::new(ram, options).expect("a vCPU can be made");
+        // Where the other processor is, without its interrupt table: an exception is the end.
+        let entry = lguest_translator::LongModeEntry {
+            rip: CODE,
+            rsp: STACK,
+            rsi: 0,
+            cr3: ROOT,
+            gdt: 0x2000,
+            gdt_limit: 0x4f,
+        };
+        vcpu.enter_long_mode(entry);
+        let expected =
+            if hidden { lguest_translator::Exit::TripleFault } else { lguest_translator::Exit::Halt };
+        assert_eq!(vcpu.run(), expected, "{list}");
+    }
+}

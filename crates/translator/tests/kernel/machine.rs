@@ -227,17 +227,21 @@ impl Machine {
 
     /// Goes on at `rip`, supervisor, interrupts off.
     pub fn start(&mut self, rip: u64) {
-        self.enter([rip, 0x10, 2, self.stack, 0x18]);
+        self.return_through([rip, 0x10, 2, self.stack, 0x18]);
     }
 
     /// Goes on at `rip` as a user, interrupts on.
     pub fn start_user(&mut self, rip: u64) {
-        self.enter([rip, 0x33, 0x202, USER_DATA + 0x1_0000, 0x2b]);
+        self.return_through([rip, 0x33, 0x202, USER_DATA + 0x1_0000, 0x2b]);
     }
 
-    /// Through `iretq`, as a kernel does it.
-    fn enter(&mut self, frame: [u64; 5]) {
-        let place = self.interrupt_stack - 0x800;
+    /// Goes on at an `iretq` of the supervisor's with `frame` on the stack, as a kernel does it.
+    pub fn return_through(&mut self, frame: [u64; 5]) {
+        self.return_through_at(self.interrupt_stack - 0x800, frame);
+    }
+
+    /// The same with the frame at `place`.
+    pub fn return_through_at(&mut self, place: u64, frame: [u64; 5]) {
         for (n, word) in frame.iter().enumerate() {
             self.put(place + 8 * n as u64, *word);
         }

@@ -8,6 +8,8 @@ mod self_modifying;
 mod mappings;
 mod rights;
 mod interrupts;
+mod returns;
+mod runs;
 mod devices;
 mod strings;
 mod vectors;

@@ -4,6 +4,7 @@
 //! sizes of an `xsave` area.
 
 mod features;
+pub mod hidden;
 mod topology;
 
 use crate::cache::wide::has_wide_vectors;
@@ -12,6 +13,7 @@ use crate::cpu::{Cpu, cr4, xcr0};
 use crate::memory::walk::{LINEAR_BITS, PHYSICAL_BITS};
 use crate::{CpuidLeaf, Options};
 use features::{Circumstances, Word, offered, repeated};
+use hidden::HiddenFeatures;
 use topology::Place;
 
 /// Last basic leaf: `xsave`. The two beyond it, 0x15 and 0x16, are the host's clocks, told where the host tells them.
@@ -32,6 +34,7 @@ pub struct Cpuid {
     leaves: Vec<CpuidLeaf>,
     xcr0: u64,
     layout: Layout,
+    hidden: HiddenFeatures,
 }
 
 impl Cpuid {
@@ -45,7 +48,7 @@ impl Cpuid {
         let [host_last, b, c, d] = host(0, 0);
         let amd = [b, d, c].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
             || [b, d, c].map(u32::to_le_bytes).as_flattened() == b"HygonGenuine";
-        let (xcr0, layout) = vector_state(host, host_xcr0);
+        let (xcr0, layout) = vector_state(host, options.hidden.state(host_xcr0));
         let builder = Builder {
             host,
             place: Place { index: options.index, count: options.count.max(1) },
@@ -60,12 +63,20 @@ impl Cpuid {
             leaves.retain(|have| (have.leaf, have.subleaf) != (extra.leaf, extra.subleaf));
             leaves.push(*extra);
         }
-        Cpuid { leaves, xcr0, layout }
+        for leaf in &mut leaves {
+            options.hidden.filter(leaf.leaf, leaf.subleaf, &mut leaf.answer);
+        }
+        Cpuid { leaves, xcr0, layout, hidden: options.hidden.clone() }
     }
 
     /// What XCR0 may hold: [`Cpu::at_power_on`] wants it. Zero when there is no `xsave`.
     pub fn xcr0(&self) -> u64 {
         self.xcr0
+    }
+
+    /// True for an instruction that the user took away: it is undefined then.
+    pub fn hides(&self, instruction: &iced_x86::Instruction) -> bool {
+        !self.hidden.is_empty() && self.hidden.hides(instruction)
     }
 
     /// Where `xsave` keeps what.

@@ -25,7 +25,7 @@ fn host(vendor: [u32; 3], fill: u32) -> impl Fn(u32, u32) -> [u32; 4] {
 }
 
 fn table(vendor: [u32; 3], fill: u32, xcr0: u64, index: u32, count: u32) -> Cpuid {
-    Cpuid::build(&host(vendor, fill), xcr0, &Options { index, count, cpuid: Vec::new() })
+    Cpuid::build(&host(vendor, fill), xcr0, &Options { index, count, ..Options::default() })
 }
 
 fn ask(table: &Cpuid, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -153,7 +153,8 @@ fn amd_repeats_its_basic_features_and_intel_does_not() {
 fn the_machines_leaves_are_added_and_win() {
     let extra = |leaf, subleaf, first| CpuidLeaf { leaf, subleaf, answer: [first, 1, 2, 3] };
     let cpuid = vec![extra(0x4000_0000, 0, 0x4000_0001), extra(6, 0, 9)];
-    let table = Cpuid::build(&host(AMD, 0), ALL_STATE, &Options { index: 0, count: 1, cpuid });
+    let table =
+        Cpuid::build(&host(AMD, 0), ALL_STATE, &Options { index: 0, count: 1, cpuid, ..Options::default() });
     assert_eq!(ask(&table, 0x4000_0000, 0), [0x4000_0001, 1, 2, 3]);
     // ecx means nothing to this leaf.
     assert_eq!(ask(&table, 0x4000_0000, 5), [0x4000_0001, 1, 2, 3]);
@@ -172,7 +173,7 @@ fn leaves_beyond_the_last_are_zero() {
 
 #[test]
 fn this_hosts_table_has_what_a_64_bit_system_requires() {
-    let options = Options { index: 0, count: 1, cpuid: Vec::new() };
+    let options = Options { index: 0, count: 1, ..Options::default() };
     let table = Cpuid::of_host(&options);
     let [_, _, _, d] = ask(&table, 1, 0);
     // Linux's REQUIRED_MASK0: FPU, PSE, MSR, PAE, CX8, PGE, CMOV, FXSR, SSE, SSE2.

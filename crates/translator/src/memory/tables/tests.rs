@@ -72,3 +72,59 @@ fn looking_everywhere_does_not_grow_the_tables_past_their_limit() {
     }
     assert!(tables.resident() <= TOUCHED_LIMIT as u64 * 4096);
 }
+
+fn run(page: u32, global: bool) -> RunFill {
+    RunFill { address: KERNEL & !0x3_ffff, page, writable: true, global, page_bits: 21 }
+}
+
+/// Host addresses of a run, counted from its first page.
+fn hosts(page: u64) -> u64 {
+    0x7000_0000 + (page << 12)
+}
+
+fn shown(tables: &Tables) -> Vec<u64> {
+    let first = KERNEL & !0x3_ffff;
+    (0..RUN).map(|page| look(tables, View::Kernel, first + (page << 12))).collect()
+}
+
+#[test]
+fn a_run_shows_all_its_pages_until_it_is_flushed() {
+    let mut tables = Tables::new().unwrap();
+    tables.fill_run(Half::High, run(64, true), hosts);
+    assert!(shown(&tables).iter().all(|&addend| addend == 0x7000_0000u64.wrapping_sub(KERNEL & !0x3_ffff)));
+    assert!(tables.has_run(Half::High, KERNEL, true));
+    tables.flush_passing();
+    assert!(shown(&tables).iter().all(|&addend| addend != 0));
+    tables.flush(Half::High);
+    assert!(shown(&tables).iter().all(|&addend| addend == 0));
+    assert!(!tables.has_run(Half::High, KERNEL, false));
+}
+
+#[test]
+fn a_run_that_is_not_global_ends_with_an_address_space_switch() {
+    let mut tables = Tables::new().unwrap();
+    tables.fill_run(Half::High, run(64, false), hosts);
+    tables.flush_passing();
+    assert!(shown(&tables).iter().all(|&addend| addend == 0));
+}
+
+#[test]
+fn invalidating_a_large_page_ends_its_runs() {
+    for bits in [21, 30] {
+        let mut tables = Tables::new().unwrap();
+        tables.fill_run(Half::High, RunFill { page_bits: bits, ..run(64, true) }, hosts);
+        tables.invalidate(Half::High, KERNEL ^ 0x10_0000);
+        assert!(shown(&tables).iter().all(|&addend| addend == 0), "{bits}");
+        assert!(!tables.has_run(Half::High, KERNEL, false));
+    }
+}
+
+#[test]
+fn a_page_of_a_run_that_becomes_code_goes_alone() {
+    let mut tables = Tables::new().unwrap();
+    tables.fill_run(Half::High, run(128, true), hosts);
+    tables.forbid_writes(128 + 9);
+    let gone: Vec<usize> =
+        shown(&tables).iter().enumerate().filter(|(_, a)| **a == 0).map(|(n, _)| n).collect();
+    assert_eq!(gone, [9]);
+}
