@@ -4,6 +4,7 @@
 //! interrupts, sleeps through `hlt`, serves the APICs, the legacy controllers and the paravirtual clock. What
 //! comes back from [`Vcpu::run`] is what a board has to answer: ports, memory-mapped registers, and endings.
 
+use crate::debug::{Debuggee, Stop};
 use crate::sight::{Journal, Report};
 
 /// What KVM answers to a hypercall it does not have (KVM_ENOSYS, Documentation/virt/kvm/x86/hypercalls.rst): the answer
@@ -68,6 +69,8 @@ pub enum Exit {
     /// Somebody wants a moment of the vCPU's thread ([`crate::platform::Platform::summon`]). The next run goes on as if
     /// nothing had been.
     Summoned,
+    /// A debugger wanted to see this ([`Vcpu::debuggee`]).
+    Debug(Stop),
 }
 
 /// Exits that reached the engine, by kind: what a slow boot is diagnosed with.
@@ -115,6 +118,10 @@ pub trait Vcpu: Send {
     }
     /// Notes times and instructions for [`Self::report`] from now on, where the engine can.
     fn watch_itself(&mut self) {}
+    /// What a debugger may do with it; none where the engine cannot.
+    fn debuggee(&mut self) -> Option<&mut dyn Debuggee> {
+        None
+    }
     /// Tells `journal` of generated code from now on; false when this engine makes none.
     fn keep_journal(&mut self, _journal: Journal) -> bool {
         false

@@ -13,6 +13,7 @@ pub mod number;
 pub mod generation1;
 pub mod engine;
 pub mod sight;
+pub mod debug;
 pub mod translator_engine;
 pub mod kvm;
 pub mod platform;

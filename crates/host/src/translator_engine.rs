@@ -12,6 +12,7 @@ use lguest_translator::{
 
 use crate::clock::host_tsc;
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
+use crate::debug::Debuggee;
 use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, NOT_PRIVILEGED, Vcpu};
 use crate::irq::Controllers;
 use crate::irq::lapic::Refused;
@@ -28,7 +29,7 @@ const RSI: usize = 6;
 
 /// One vCPU on the translator.
 pub struct TranslatorVcpu {
-    cpu: Cpu,
+    pub(crate) cpu: Cpu,
     index: u32,
     ram: Arc<Ram>,
     controllers: Arc<Controllers>,
@@ -136,6 +137,7 @@ impl TranslatorVcpu {
                 0 => return Some(self.hypercall(RDX)),
                 _ => self.cpu.set_gpr(RAX, NOT_PRIVILEGED),
             },
+            CpuExit::Debug(stop) => return Some(Exit::Debug(stop)),
             CpuExit::TripleFault => return Some(Exit::Shutdown),
             CpuExit::Dead(death) => return Some(Exit::Dead(death.to_string())),
         }
@@ -276,6 +278,10 @@ impl Vcpu for TranslatorVcpu {
             times,
             carried_out: self.cpu.carried_out(),
         }
+    }
+
+    fn debuggee(&mut self) -> Option<&mut dyn Debuggee> {
+        Some(self)
     }
 
     fn watch_itself(&mut self) {

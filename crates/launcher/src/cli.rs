@@ -108,6 +108,10 @@ pub struct RunArguments {
     #[arg(long)]
     pub perf_map: bool,
 
+    /// Wait for GDB before the Guest's first instruction; without an ADDRESS only this host can connect
+    #[arg(long, value_name = "[ADDRESS:]PORT|unix:PATH")]
+    pub gdb: Option<String>,
+
     /// The kernel's function names for --perf-map: an ELF file with symbols, or a list like System.map and /proc/kallsyms
     #[arg(long, value_name = "FILE")]
     pub symbols: Option<PathBuf>,

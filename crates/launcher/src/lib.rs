@@ -6,7 +6,8 @@
 //! `marker`, `control`), while `supervise` watches for a reason to end
 //! and `sandbox` takes away what a running machine does not need. `ending` says what the shell is told.
 //!
-//! `watching`, with `stats`, `symbols` and `perf_map`, shows what the machine is doing to those who ask.
+//! `watching`, with `stats`, `symbols` and `perf_map`, shows what the machine is doing to those who ask;
+//! `gdb` lets them stop it.
 //!
 //! It has no unsafe code, and nothing that a Guest writes can make it grow: `control` and `console` say how.
 
@@ -26,6 +27,7 @@ pub mod memory_account;
 pub mod symbols;
 pub mod perf_map;
 pub mod watching;
+pub mod gdb;
 pub mod sandbox;
 pub mod console;
 pub mod marker;

@@ -18,6 +18,8 @@ use crate::default_guest;
 use crate::doctor;
 use crate::ending::Ending;
 use crate::engine::{self, Engine};
+use crate::gdb;
+use crate::gdb::place::Place;
 use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
@@ -27,7 +29,7 @@ use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::sandbox::{Needs, Sandbox, Wish};
-use crate::supervise::{Reason, Supervisor};
+use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
 
@@ -61,6 +63,7 @@ struct Plan {
     attached: bool,
     limit: Option<Duration>,
     watching: Watching,
+    gdb: Option<Place>,
     sandbox: Sandbox,
 }
 
@@ -100,6 +103,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     }
     let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?)?;
     let engine = engine::choose(&arguments.engine)?;
+    let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
     let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
@@ -141,7 +145,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, sandbox })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox })
 }
 
 /// The bus with what is attached to it.
@@ -180,6 +184,26 @@ fn drivers(bus: &BusSpec) -> &'static [&'static str] {
         BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
         BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
     }
+}
+
+/// Where `--gdb` waits.
+fn debugger_place(arguments: &RunArguments, engine: Engine) -> Result<Option<Place>, Mistake> {
+    let place = arguments.gdb.as_deref().map(Place::read).transpose()?;
+    match engine {
+        Engine::Kvm if place.is_some() => {
+            Err(Mistake("--gdb: stops Guests on the translator only; add --engine translator".to_owned()))
+        }
+        _ => Ok(place),
+    }
+}
+
+/// The machine waits for its debugger; the sandbox closes behind the connection.
+fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> Result<gdb::Session, Mistake> {
+    let listener = place.listen()?;
+    terminal::say(&format!("waiting for a debugger: in gdb, target remote {}", listener.in_words()));
+    let session = gdb::Session::wait(&listener, machine.summoner(), button.clone())?;
+    machine.stop_at(session.desk.clone());
+    Ok(session)
 }
 
 /// What this machine's vCPUs will ask of the host.
@@ -359,8 +383,10 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
+    let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
     plan.sandbox.close(&button)?;
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
+    debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
         let _ = io::stderr().write_all(b"\r\n");

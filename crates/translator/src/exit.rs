@@ -1,5 +1,6 @@
 //! Why a vCPU came back: the closed list of things a processor cannot do alone.
 
+use crate::debug::Stop;
 use thiserror::Error;
 
 /// What [`crate::Vcpu::run`] came back for.
@@ -33,6 +34,8 @@ pub enum Exit {
     Hypercall,
     /// A fault while delivering a double fault: the processor shuts down (AMD APM vol. 2, 8.2.9).
     TripleFault,
+    /// A debugger on the Host wants to look ([`crate::Vcpu::debug_breakpoint`] and its kin).
+    Debug(Stop),
     /// The Guest did what no processor state allows this engine to continue from.
     Dead(Death),
 }

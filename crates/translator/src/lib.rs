@@ -20,6 +20,7 @@
 //! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
 //! | `mend`, `play`, `masked`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
 //! | [`sight`] | what a vCPU notes about itself for those who ask |
 //!
@@ -54,6 +55,7 @@ pub mod events;
 pub mod exit;
 pub mod isolation;
 pub mod sight;
+pub mod debug;
 mod requirements;
 mod vcpu;
 

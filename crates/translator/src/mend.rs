@@ -108,6 +108,9 @@ impl Vcpu {
         let intent = if write { Intent::Write } else { Intent::Read };
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
+        if self.debug.points.hides(address) {
+            return Ok(Mended::ByHand);
+        }
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(Mended::ByHand) };
         let Some(half) = self.spaces.keeper(self.cpu(), address, &found) else { return Ok(Mended::ByHand) };
         let writable = self.lets_write(&found, offset);

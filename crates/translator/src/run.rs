@@ -72,20 +72,29 @@ impl Vcpu {
 
     /// From one decision of Rust's to the next.
     fn step(&mut self) -> Result<(), Exit> {
+        if self.is_watched() {
+            return self.step_watched();
+        }
+        self.go_once().map(drop)
+    }
+
+    /// Enters generated code, and deals with why it came back; none after an exception was delivered instead.
+    pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
         let host = match self.resume.take() {
             Some(host) => host,
-            None if !self.in_units() => return self.step_by_hand(),
+            None if !self.in_units() => return self.step_by_hand().map(|()| None),
             None => match self.find()? {
                 Some(host) => {
                     // A unit's start looks before it needs.
                     self.frame().awake = 0;
                     host
                 }
-                None => return Ok(()),
+                None => return Ok(None),
             },
         };
         let reason = self.enter(host);
-        self.handle(reason)
+        self.handle(reason)?;
+        Ok(Some(reason))
     }
 
     fn handle(&mut self, reason: Reason) -> Result<(), Exit> {
@@ -146,7 +155,8 @@ impl Vcpu {
             ragged_stack: cpu.stack_is_ragged(),
             clock_hidden: cpu.cpl != 0 && cpu.cr4 & cr4::TSD != 0,
             vectors: VectorState::enabled(cpu),
-            one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending()),
+            one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending())
+                || self.debug.single(cpu.rip),
         }
     }
 
@@ -256,6 +266,7 @@ impl Vcpu {
                     return Ok(Err(Exception::gp(0)));
                 }
             }
+            self.debug.cut(block);
             // Rust refuses what the user hid, whatever it would have been.
             for (instruction, class) in &mut block.instructions {
                 if self.cpuid.hides(instruction) {

@@ -280,6 +280,16 @@ impl Spaces {
         }
     }
 
+    /// Takes one page out of every table; code that is known to come from there stays known.
+    pub fn hide(&mut self, address: u64) {
+        if high(address) {
+            self.tables.invalidate(Half::High, address);
+        } else {
+            self.tables.invalidate(Half::SupervisorLow, address);
+            (0..SPACES).for_each(|space| self.tables.invalidate(Half::User(space), address));
+        }
+    }
+
     fn flush_user(&mut self, reach: &Reach, space: usize) {
         self.flushes += 1;
         self.tables.flush(Half::User(space));

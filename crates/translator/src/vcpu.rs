@@ -154,6 +154,7 @@ pub struct Vcpu {
     modes: (VectorState, u64),
     pub(crate) statistics: Statistics,
     pub(crate) sight: crate::sight::Sight,
+    pub(crate) debug: crate::debug::Debug,
 }
 
 impl Vcpu {
@@ -203,6 +204,7 @@ impl Vcpu {
             modes: Default::default(),
             statistics: Statistics::default(),
             sight: crate::sight::Sight::default(),
+            debug: crate::debug::Debug::default(),
         };
         let kick = vcpu.kicker.0.flag();
         let frame = vcpu.frame();
@@ -241,9 +243,10 @@ impl Vcpu {
         self.finish(None);
     }
 
-    /// True when an interrupt would be taken now: IF set and no shadow.
+    /// True when an interrupt would be taken now: IF set, no shadow, and no debug trap that comes first.
     pub fn interruptible(&self) -> bool {
-        self.cpu().rflags & flags::IF != 0 && !self.cpu().interrupt_shadow && self.pending.is_none()
+        let open = self.cpu().rflags & flags::IF != 0 && !self.cpu().interrupt_shadow;
+        open && self.pending.is_none() && !self.debug.holds_interrupts()
     }
 
     /// Delivers an external interrupt; only while [`Self::interruptible`]. A Guest that cannot take it shuts down:
@@ -274,6 +277,9 @@ impl Vcpu {
         self.resume = None;
         let delivered = self.deliver(Event::Interrupt(NMI));
         self.cpu_mut().nmi_blocked = true;
+        // The return that ends it is Rust's, which lets the next one in.
+        let table = self.cpu().gdtr;
+        self.frame().returns = Returns::none(table);
         if let Err(exit) = delivered {
             self.pending = Some(Pending::Over(exit));
         }
@@ -438,9 +444,14 @@ impl Vcpu {
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.
     pub(crate) fn with_memory<T>(&mut self, act: impl FnOnce(&mut Cpu, &mut GuestMemory) -> T) -> T {
         let ram = self.ram.clone();
-        let mut memory = GuestMemory::new(&ram);
+        let mut memory = GuestMemory::watched(&ram, std::mem::take(&mut self.debug.points.watches));
         let result = act(self.cpu_mut(), &mut memory);
         let writes = memory.take_code_writes();
+        let (watches, hits) = memory.into_watches();
+        self.debug.points.watches = watches;
+        if hits != 0 {
+            self.debug.touched(hits);
+        }
         if !writes.is_empty() {
             self.drop_written_code(&writes);
         }
@@ -455,6 +466,7 @@ impl Vcpu {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)
         });
+        self.debug.event();
         done.map_err(|TripleFault| Exit::TripleFault)
     }
 }

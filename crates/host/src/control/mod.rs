@@ -290,7 +290,7 @@ impl Session {
                 Exit::PortOut { .. } | Exit::MmioWrite { .. } => {}
                 Exit::Shutdown => return self.died(format!("unhandled trap 8 at {:#x}", vcpu.rip())),
                 Exit::Dead(reason) => return self.died(reason),
-                Exit::Stopped | Exit::Summoned => return Err(ControlError::Again),
+                Exit::Stopped | Exit::Summoned | Exit::Debug(_) => return Err(ControlError::Again),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lguest_devices::bus::{Bus, BusError, Device};
@@ -22,6 +22,7 @@ use lguest_translator::HiddenFeatures;
 use super::acpi;
 use super::boot::{Boot, BootError};
 use super::console::{self, ConsolePort, OutputPump};
+use super::desk::Desk;
 use super::device_tree;
 use super::elf::{self, ElfError};
 use super::errands::{Errands, Summoner};
@@ -166,12 +167,17 @@ impl ConsoleInput {
 pub struct Stopper {
     platform: Platform,
     outputs: [OutputPump; 2],
+    desk: Arc<OnceLock<Arc<Desk>>>,
 }
 
 impl Stopper {
     /// The machine's [`Machine::run`] returns [`Outcome::Stopped`] soon. Once is enough, more is harmless.
     pub fn stop(&self) {
         self.platform.stop();
+        // One may stand at a debugger's desk.
+        if let Some(desk) = self.desk.get() {
+            desk.close();
+        }
         // A vCPU may be waiting for a terminal that does not read.
         self.outputs.iter().for_each(OutputPump::abandon);
     }
@@ -279,7 +285,8 @@ impl Machine {
 
     /// The handle that ends the run.
     pub fn stopper(&self) -> Stopper {
-        Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone() }
+        let desk = self.board.desk.clone();
+        Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone(), desk }
     }
 
     /// Sends errands to the vCPUs.
@@ -290,6 +297,11 @@ impl Machine {
     /// The vCPUs, before they run.
     pub fn vcpus(&mut self) -> impl Iterator<Item = &mut dyn Vcpu> {
         self.vcpus.iter_mut().map(|vcpu| &mut **vcpu as &mut dyn Vcpu)
+    }
+
+    /// From now on vCPUs stop at this desk, the first time before their first instruction. The first desk counts.
+    pub fn stop_at(&self, desk: Arc<Desk>) {
+        let _ = self.board.desk.set(desk);
     }
 
     /// Runs vCPU 0 on the calling thread and each other on one of its own until the machine ends, and writes out what the

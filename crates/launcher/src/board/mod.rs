@@ -14,6 +14,7 @@ mod lguest_bus;
 mod virtio_bus;
 pub mod tap;
 pub mod errands;
+pub mod desk;
 mod processors;
 mod machine;
 

@@ -3,12 +3,13 @@
 //! Devices are behind locks of their own, so two vCPUs meet only at the same device. The first outcome counts; whoever
 //! has it stops the others, and the machine is over when all threads are back.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lguest_devices::bus::Bus;
 use lguest_host::engine::{Exit, NO_SUCH_HYPERCALL, Vcpu};
 use lguest_host::platform::Platform;
 
+use super::desk::{Cause, Desk};
 use super::errands::Errands;
 use super::lguest_bus::{LguestBus, Next};
 use super::machine::{Outcome, Power};
@@ -27,6 +28,8 @@ pub(super) struct Board {
     pub platform: Platform,
     /// What other threads want done on the vCPUs' own.
     pub errands: Errands,
+    /// Where vCPUs stop for a debugger, if there is one.
+    pub desk: Arc<OnceLock<Arc<Desk>>>,
     outcome: OnceLock<Outcome>,
 }
 
@@ -47,6 +50,7 @@ impl Board {
             power,
             platform,
             errands,
+            desk: Arc::default(),
             outcome: OnceLock::new(),
         }
     }
@@ -83,6 +87,7 @@ impl Board {
     fn serve(&self, number: usize, vcpu: &mut dyn Vcpu) {
         // However the thread ends, the machine does not go on without it.
         let _last = LastWord(self);
+        self.stand(number, Cause::Start, vcpu);
         let outcome = loop {
             if let Some(outcome) = self.answer(number, vcpu).or_else(|| self.power.outcome()) {
                 break outcome;
@@ -110,8 +115,15 @@ impl Board {
             Exit::Dead(reason) => return Some(Outcome::Dead(reason)),
             Exit::Stopped => return Some(self.stopped()),
             Exit::Summoned => self.errands.run(number, vcpu),
+            Exit::Debug(stop) => self.stand(number, Cause::Stop(stop), vcpu),
         }
         None
+    }
+
+    fn stand(&self, number: usize, cause: Cause, vcpu: &mut dyn Vcpu) {
+        if let Some(desk) = self.desk.get() {
+            desk.stand(number, cause, vcpu);
+        }
     }
 
     /// Answers a hypercall; the outcome when the machine ends by it.

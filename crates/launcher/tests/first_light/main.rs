@@ -8,6 +8,7 @@ mod command;
 mod terminal;
 mod bare;
 mod watching;
+mod debugging;
 mod bad_input;
 mod session;
 mod disks;

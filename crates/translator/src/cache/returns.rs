@@ -138,6 +138,8 @@ pub fn write(code: &mut Code, thunks: &mut Thunks, base: u64, system: usize) {
     thunks.iret = base + code.here() as u64;
     code.pop_memory(Mem::frame(offset_of!(Frame, site)));
     code.store(Mem::frame(offset_of!(Frame, kept)), RAX);
+    // Before anything is checked, as in Rust: even a return that faults lets non-maskable interrupts in again.
+    code.store8_immediate(Mem::frame(cpu(offset_of!(Cpu, nmi_blocked))), 0);
     let mut refused = Vec::new();
     find_frame(code, &mut refused);
     code.load32(S0, Mem::at(RAX, 8));

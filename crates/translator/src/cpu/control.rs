@@ -298,7 +298,7 @@ pub fn read_debug(cpu: &mut Cpu, number: u8) -> Result<u64, Exception> {
     debug_register(cpu, number).map(|place| cpu.dr[place])
 }
 
-/// `mov drN, r64`. The value is kept; no breakpoint will ever hit.
+/// `mov drN, r64`. The value is kept; what it asks for is `debug`'s.
 ///
 /// # Errors
 /// #UD for DR4 and DR5 under CR4.DE and for numbers above 7; #GP(0) above CPL 0 or for the upper half of DR6 and DR7;

@@ -29,7 +29,7 @@ pub struct Cpu {
     /// Address of the next instruction; in the functions of this crate's system rooms, of the current one.
     pub rip: u64,
     /// The flags register, whole. While generated code runs, its arithmetic flags live in the host's own flags.
-    /// RF is never set: it only matters to instruction breakpoints, which are not acted on.
+    /// RF is only ever set between an `iret` and the next instruction.
     pub rflags: u64,
     /// Current privilege level, 0 to 3.
     pub cpl: u8,
@@ -79,7 +79,7 @@ pub struct Cpu {
     pub tsc_offset: u64,
     /// What the Guest itself added to its time-stamp counter, by writing it or this register.
     pub tsc_adjust: u64,
-    /// Debug registers; DR4 and DR5 are unused. Kept for the Guest to read back; breakpoints are not acted on.
+    /// Debug registers; DR4 and DR5 are unused. What they ask for is `debug`'s.
     pub dr: [u64; 8],
     /// What XCR0 may hold: the vector state that `cpuid` offers. Zero when there is no `xsave`.
     pub xcr0_offered: u64,

@@ -175,6 +175,12 @@ pub mod debug {
     pub const DR7_WRITABLE: u64 = 0xffff_23ff;
     /// General detect: any access to a debug register is a #DB.
     pub const GENERAL_DETECT: u64 = 1 << 13;
+    /// DR6: which breakpoint it was.
+    pub const DR6_POINTS: u64 = 15;
+    /// DR6: TF was set.
+    pub const SINGLE_STEP: u64 = 1 << 14;
+    /// DR7: the bits of which one enables a breakpoint.
+    pub const DR7_ENABLED: u64 = 0xff;
     /// DR6: the access that general detect caught.
     pub const DETECTED: u64 = 1 << 13;
 }

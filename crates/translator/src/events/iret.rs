@@ -93,11 +93,11 @@ fn real_iret(cpu: &mut Cpu, memory: &mut GuestMemory, size: usize, stack: Stack)
     Ok(())
 }
 
-/// The flags that the current privilege level may set this way. RF is left out: see [`Cpu::rflags`].
+/// The flags that the current privilege level may set this way.
 fn writable_flags(cpu: &Cpu, size: usize) -> u64 {
     let mut writable = flags::ARITHMETIC | flags::TF | flags::DF | flags::NT;
     if size > 2 {
-        writable |= flags::AC | flags::ID;
+        writable |= flags::AC | flags::ID | flags::RF;
     }
     if cpu.cpl as u64 <= (cpu.rflags & flags::IOPL) >> flags::IOPL_SHIFT {
         writable |= flags::IF;

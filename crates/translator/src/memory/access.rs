@@ -5,9 +5,11 @@
 //! was (SDM vol. 3, 4.7: a page fault is taken before the access).
 
 use crate::cpu::Cpu;
+use crate::debug::points::Watch;
 use crate::events::exception::Exception;
 use crate::memory::ram::{PAGE_SIZE, Ram};
 use crate::memory::walk::{Access, Intent, Paging, Translation, canonical, walk};
+use std::cell::Cell;
 use std::sync::atomic::{Ordering, fence};
 
 /// Why an access did not happen.
@@ -65,6 +67,9 @@ impl CodeWrites {
 pub struct GuestMemory<'a> {
     ram: &'a Ram,
     code_writes: CodeWrites,
+    /// Data that somebody watches, and which of it was touched.
+    watches: Vec<Watch>,
+    hits: Cell<u32>,
 }
 
 /// The one or two stretches of physical memory behind an access.
@@ -77,7 +82,25 @@ struct Spans {
 impl<'a> GuestMemory<'a> {
     /// A view of `ram` with nothing written yet.
     pub fn new(ram: &'a Ram) -> GuestMemory<'a> {
-        GuestMemory { ram, code_writes: CodeWrites::default() }
+        GuestMemory::watched(ram, Vec::new())
+    }
+
+    /// The same, with data to watch. Accesses of the processor's own, to its tables, are not seen.
+    pub(crate) fn watched(ram: &'a Ram, watches: Vec<Watch>) -> GuestMemory<'a> {
+        GuestMemory { ram, code_writes: CodeWrites::default(), watches, hits: Cell::new(0) }
+    }
+
+    /// The watches back, and which of them were touched, a bit each.
+    pub(crate) fn into_watches(self) -> (Vec<Watch>, u32) {
+        (self.watches, self.hits.get())
+    }
+
+    fn watch(&self, address: u64, length: usize, access: Access) {
+        for (n, watch) in self.watches.iter().enumerate() {
+            if watch.sees(address, length as u64, access.intent == Intent::Write) {
+                self.hits.set(self.hits.get() | 1 << n);
+            }
+        }
     }
 
     /// The RAM behind it.
@@ -103,6 +126,11 @@ impl<'a> GuestMemory<'a> {
         bytes: &mut [u8],
         access: Access,
     ) -> Result<(), Fault> {
+        self.watch(address, bytes.len(), access);
+        self.read_unwatched(cpu, address, bytes, access)
+    }
+
+    fn read_unwatched(&self, cpu: &Cpu, address: u64, bytes: &mut [u8], access: Access) -> Result<(), Fault> {
         let spans = self.spans(cpu, address, bytes.len(), access)?;
         let (first, second) = bytes.split_at_mut(spans.first_length);
         self.ram.read(spans.first, first);
@@ -119,6 +147,7 @@ impl<'a> GuestMemory<'a> {
         access: Access,
     ) -> Result<(), Fault> {
         debug_assert_eq!(access.intent, Intent::Write);
+        self.watch(address, bytes.len(), access);
         let spans = self.spans(cpu, address, bytes.len(), access)?;
         let (first, second) = bytes.split_at(spans.first_length);
         self.write_span(spans.first, first);
@@ -154,7 +183,7 @@ impl<'a> GuestMemory<'a> {
     /// that nobody answers: a descriptor table placed on a device is nobody's intention.
     pub fn read_system<const N: usize>(&self, cpu: &Cpu, address: u64) -> Result<[u8; N], Exception> {
         let mut bytes = [0; N];
-        match self.read_virtual(cpu, address, &mut bytes, Access::by_processor(Intent::Read)) {
+        match self.read_unwatched(cpu, address, &mut bytes, Access::by_processor(Intent::Read)) {
             Ok(()) => Ok(bytes),
             Err(Fault::NotRam { .. }) => Ok([0xff; N]),
             Err(Fault::Exception(exception)) => Err(exception),

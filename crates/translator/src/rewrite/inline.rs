@@ -10,7 +10,7 @@ use crate::assemble::host::{RAX, S0, S1};
 use crate::assemble::{Mem, Reg, cond};
 use crate::cache::calls::{Calls, flags_image};
 use crate::cpu::segments::{GS, Segment};
-use crate::cpu::{Cpu, flags};
+use crate::cpu::{Cpu, R11, flags};
 use crate::frame::Frame;
 use crate::rewrite::memory::segment_base;
 use crate::rewrite::operands::home;
@@ -121,6 +121,9 @@ impl Rewriter<'_> {
             // Only a return to the lower half is ordinary.
             self.code.mov(S0, RCX);
             self.code.shr(S0, 47);
+            slow.push(self.code.jump_if(cond::NZ));
+            // One that goes on step by step is Rust's.
+            self.code.test_memory32(Mem::frame(Frame::gpr(R11)), flags::TF as u32);
             slow.push(self.code.jump_if(cond::NZ));
             self.jump_to(self.thunks.sysret);
         }

@@ -118,6 +118,7 @@ impl Vcpu {
         } else if to.is_dr() {
             let value = self.register(from);
             control::write_debug(self.cpu_mut(), to.number() as u8, value)?;
+            self.rearm();
         } else {
             let value = control::read_debug(self.cpu_mut(), from.number() as u8)?;
             self.set_register(to, value);

@@ -99,6 +99,7 @@ impl Vcpu {
 
     /// Carries the current instruction out, or delivers the exception it raises.
     pub(crate) fn carry_out(&mut self, instruction: &Instruction) -> Result<(), Exit> {
+        self.debug.note(instruction.mnemonic());
         match self.execute(instruction) {
             Ok(Then::Next) => self.cpu_mut().rip = instruction.next_ip(),
             Ok(Then::Moved) => {}

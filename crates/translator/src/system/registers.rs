@@ -200,6 +200,7 @@ impl Vcpu {
         let size = instruction.op_register(data).size() as u8;
         let port = self.operand(instruction, number, 2)? as u16;
         self.check_port(port, size)?;
+        self.touch_port(port, size);
         if input {
             self.pending = Some(Pending::Accumulator { size, next });
             return Err(Exit::PortIn { port, size }.into());

@@ -25,6 +25,7 @@ impl Vcpu {
             M::Sysret | M::Sysretq => {
                 let wide = instruction.mnemonic() == M::Sysretq;
                 syscall::sysret(self.cpu_mut(), wide)?;
+                self.sysret_traps();
                 return Ok(Then::Moved);
             }
             M::Sysenter => {

@@ -59,6 +59,9 @@ impl Vcpu {
                 return Ok(Then::Next);
             }
             left = left.saturating_sub(done);
+            if self.debug.one_element() {
+                return Ok(if self.count(shape) == 0 { Then::Next } else { Then::Moved });
+            }
             if left == 0 || self.kicker.0.pending() {
                 if self.count(shape) == 0 {
                     return Ok(Then::Next);
@@ -142,7 +145,7 @@ impl Vcpu {
         let access = Access::by_operand(self.cpu(), intent);
         let found = walk(&self.ram, &Paging::of(self.cpu()), address, access)?;
         let Some((offset, _)) = self.ram.offset(found.physical) else { return Ok(None) };
-        if write && self.ram.has_code(offset) {
+        if write && self.ram.has_code(offset) || self.debug.points.hides(address) {
             return Ok(None);
         }
         self.show(address, &found, offset);
@@ -156,7 +159,8 @@ impl Vcpu {
         // Where limits must be looked at, they are looked at for each element.
         let unlimited =
             self.cpu().in_64_bit_mode() || self.cpu().flat() && !matches!(shape.source_segment, FS | GS);
-        if !(moves || stores) || !shape.repeat || self.downward() || !unlimited || shape.mask == 0xffff {
+        let plain = unlimited && shape.mask != 0xffff && !self.debug.one_element();
+        if !(moves || stores) || !shape.repeat || !plain || self.downward() {
             return Ok(0);
         }
         let mut source = (std::ptr::null_mut(), u64::MAX, 0);
@@ -256,6 +260,7 @@ impl Vcpu {
         if shape.repeat && self.count(shape) == 0 {
             return Ok(Then::Next);
         }
+        self.touch_port(port, size);
         if matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd) {
             let destination = self.destination(shape, Intent::Write)?;
             self.with_memory(|cpu, memory| {

@@ -8,6 +8,7 @@ mod self_modifying;
 mod mappings;
 mod rights;
 mod interrupts;
+mod debug;
 mod returns;
 mod runs;
 mod devices;

@@ -352,6 +352,7 @@ impl Hostile {
             }
             Exit::Halt => self.aim(),
             Exit::PortOut { .. } | Exit::MmioWrite { .. } | Exit::Hypercall => {}
+            Exit::Debug(_) => unreachable!("no debugger asked"),
             Exit::TripleFault | Exit::Dead(_) => return false,
         }
         true

@@ -89,17 +89,17 @@ fn user_mode_cannot_return_to_the_kernel_nor_change_its_own_privileges() {
     let greedy = flags::STORED & !flags::NT;
     run(&mut bench, [0x40_0000, USER_CODE as u64, greedy, 0, USER_DATA as u64]).unwrap();
     let kept = flags::IF;
-    let given = flags::ARITHMETIC | flags::TF | flags::DF | flags::AC | flags::ID;
+    let given = flags::ARITHMETIC | flags::TF | flags::DF | flags::AC | flags::ID | flags::RF;
     assert_eq!(bench.cpu.rflags, flags::ALWAYS_ONE | kept | given);
 }
 
 #[test]
-fn the_kernel_may_set_every_flag_but_vm_and_the_forgotten_rf() {
+fn the_kernel_may_set_every_flag_but_vm() {
     let mut bench = on_stack();
     let mut frame = TO_KERNEL;
     frame[2] = u64::MAX;
     run(&mut bench, frame).unwrap();
-    assert_eq!(bench.cpu.rflags, (flags::STORED | flags::ALWAYS_ONE) & !(flags::VM | flags::RF));
+    assert_eq!(bench.cpu.rflags, (flags::STORED | flags::ALWAYS_ONE) & !flags::VM);
 }
 
 #[test]
