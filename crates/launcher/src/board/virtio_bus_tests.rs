@@ -4,6 +4,7 @@ use lguest_host::clock::Calibration;
 use lguest_host::engine::Exit;
 use lguest_host::memory::GuestAddress;
 use lguest_host::platform::Engine;
+use lguest_translator::HiddenFeatures;
 use vm_memory::Bytes;
 
 use super::super::boot::Boot;
@@ -28,7 +29,8 @@ fn guest() -> (Arc<Memory>, Platform, Box<dyn lguest_host::Vcpu>) {
     let kernel = LoadedKernel { entry: GuestAddress(ENTRY), occupied: ENTRY..ENTRY + 0x2000 };
     let entry = boot.place(&kernel, &memory).unwrap();
     let rate = Calibration::start().finish();
-    let (platform, mut vcpus) = Platform::start(Engine::Translator, &memory, rate, 1, entry).unwrap();
+    let (platform, mut vcpus) =
+        Platform::start(Engine::Translator, &memory, rate, 1, entry, &HiddenFeatures::default()).unwrap();
     (memory, platform, vcpus.remove(0))
 }
 
