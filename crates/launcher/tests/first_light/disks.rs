@@ -1,11 +1,12 @@
 //! Disks of a Debian Guest: what one side writes the other reads, and what may not be written is not.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Stdio;
 
 use sha2::{Digest, Sha256};
 
-use crate::command::{cached_kernel, debian_is_here, folder, run};
+use crate::command::{cached_kernel, debian_is_here, folder, lguest, run};
 
 const SECTOR: usize = 512;
 const SECTORS: usize = 16 << 11;
@@ -98,6 +99,33 @@ fn a_readonly_disk_of_a_debian_guest_stays_as_it_was() {
     );
     assert_eq!(lines, ["1".to_owned(), "refused".to_owned(), sha256(&pattern())]);
     assert!(std::fs::read(Path::new(&path)).expect("the disk is there") == pattern());
+}
+
+#[test]
+fn what_a_guest_flushed_is_in_the_file_when_its_machine_is_killed() {
+    if !drivers_are_here("what_a_guest_flushed_is_in_the_file_when_its_machine_is_killed") {
+        return;
+    }
+    let path = disk("what_a_guest_flushed_is_in_the_file_when_its_machine_is_killed");
+    let script = "tr '\\0' k </dev/zero | dd of=/dev/vda bs=64k count=64 iflag=fullblock conv=fsync 2>/dev/null; \
+                  echo flushed; sleep 1000";
+    let mut child = lguest()
+        .args(["run", "debian", "--timeout", "100", "--disk", &path, "--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command starts");
+    let mut line = String::new();
+    let output = child.stdout.take().expect("piped");
+    BufReader::new(output).read_line(&mut line).expect("its output is text");
+    // SIGKILL: nothing is tidied up.
+    child.kill().expect("a child can be ended");
+    child.wait().expect("as above");
+    assert_eq!(line.trim_end(), "flushed");
+    let file = std::fs::read(Path::new(&path)).expect("the disk is there");
+    assert!(file[..4 << 20].iter().all(|byte| *byte == b'k'));
+    assert!(file[4 << 20..] == pattern()[4 << 20..]);
 }
 
 #[test]
