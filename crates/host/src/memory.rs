@@ -280,6 +280,12 @@ impl Memory {
         Ok(())
     }
 
+    /// Somebody who maps [`Self::file`] too has written there: `length` bytes from the file's byte `offset` on. Comes back
+    /// when no vCPU runs code made from the old bytes.
+    pub fn device_wrote(&self, offset: u64, length: u64) {
+        self.sharing.wrote(offset, length);
+    }
+
     /// Copies a part of a file into the Guest, without a way through this process. For loaders.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! `--disk`, `--net` and `--bus`: what is attached to a machine, checked before anything starts.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use lguest_devices::lguest::block::{Disk, DiskError};
+use lguest_devices::virtio::block::Storage;
+use rustix::fs::FallocateFlags;
 use rustix::fs::FlockOperation;
 
 use crate::board::tap::{self, Tap};
@@ -19,8 +22,10 @@ pub const BROKER: &str = "link-broker";
 /// The bus of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusChoice {
-    /// PCI, the default for Linux.
+    /// PCI, the default for Linux without disks.
     Pci,
+    /// Virtio in memory, the default for Linux with disks.
+    Mmio,
     /// lguest's first generation, the default for the default Guest.
     LguestDma,
 }
@@ -33,13 +38,14 @@ pub fn bus(word: Option<&str>, usual: BusChoice) -> Result<BusChoice, Mistake> {
     match word {
         None => Ok(usual),
         Some("pci") => Ok(BusChoice::Pci),
+        Some("mmio") => Ok(BusChoice::Mmio),
         Some("lguest-dma") => Ok(BusChoice::LguestDma),
-        Some(word @ ("mmio" | "lguest")) => Err(Mistake(format!(
-            "--bus {word}: a later version will have it; give lguest-dma for the default Guest, or pci"
+        Some(word @ "lguest") => Err(Mistake(format!(
+            "--bus {word}: a later version will have it; give lguest-dma for the default Guest, or mmio or pci for Linux"
         ))),
-        Some(word) => {
-            Err(Mistake(format!("--bus {word}: is no bus; give lguest-dma for the default Guest, or pci")))
-        }
+        Some(word) => Err(Mistake(format!(
+            "--bus {word}: is no bus; give lguest-dma for the default Guest, or mmio or pci for Linux"
+        ))),
     }
 }
 
@@ -135,7 +141,7 @@ impl FileDisk {
         let mut writable = true;
         for option in parts {
             match option {
-                "readonly" => writable = false,
+                "readonly" | "ro" => writable = false,
                 "format=raw" => {}
                 "format=qcow2" => {
                     return Err(fault(
@@ -232,6 +238,55 @@ impl Disk for FileDisk {
         }
         Ok(self.file.write_all_at(bytes, offset)?)
     }
+}
+
+impl Storage for FileDisk {
+    fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        Ok(self.file.sync_data()?)
+    }
+
+    fn discard(&mut self, range: Range<u64>) -> Result<(), DiskError> {
+        match self.change_room(FallocateFlags::PUNCH_HOLE, &range) {
+            // A file system that frees no room loses nothing by it: the bytes are of no use.
+            Err(cause) if is_unsupported(cause) => Ok(()),
+            done => Ok(done.map_err(std::io::Error::from)?),
+        }
+    }
+
+    fn zero(&mut self, range: Range<u64>, unmap: bool) -> Result<(), DiskError> {
+        let way = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        match self.change_room(way, &range) {
+            Err(cause) if is_unsupported(cause) => self.write_zeroes(range),
+            done => Ok(done.map_err(std::io::Error::from)?),
+        }
+    }
+}
+
+impl FileDisk {
+    fn change_room(&self, way: FallocateFlags, range: &Range<u64>) -> rustix::io::Result<()> {
+        let length = range.end - range.start;
+        rustix::fs::fallocate(&self.file, way | FallocateFlags::KEEP_SIZE, range.start, length)
+    }
+
+    fn write_zeroes(&mut self, range: Range<u64>) -> Result<(), DiskError> {
+        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(ZEROES.len() as u64) as usize;
+            self.write(at, &ZEROES[..length])?;
+            at += length as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The file system, or the host's kernel, has no such thing.
+fn is_unsupported(cause: rustix::io::Errno) -> bool {
+    matches!(cause, rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)
 }
 
 impl Drop for FileDisk {
@@ -364,10 +419,32 @@ mod tests {
     }
 
     #[test]
-    fn a_bus_is_one_of_two() {
+    fn a_disk_zeroes_and_discards_and_keeps_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::write(&path, [7; 64 << 10]).unwrap();
+        let mut disk = FileDisk::open(path.to_str().unwrap()).unwrap();
+        disk.zero(512..1024, false).unwrap();
+        disk.zero(4096..12288, true).unwrap();
+        disk.write_zeroes(32768..(64 << 10)).unwrap();
+        disk.discard(60 << 10..64 << 10).unwrap();
+        disk.flush().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 64 << 10);
+        for (range, value) in
+            [(0..512, 7), (512..1024, 0), (1024..4096, 7), (4096..12288, 0), (12288..32768, 7)]
+        {
+            assert!(bytes[range.clone()].iter().all(|byte| *byte == value), "{range:?}");
+        }
+        assert!(bytes[32768..60 << 10].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_bus_is_one_of_three() {
         assert_eq!(bus(None, BusChoice::Pci), Ok(BusChoice::Pci));
+        assert_eq!(bus(Some("mmio"), BusChoice::Pci), Ok(BusChoice::Mmio));
         assert_eq!(bus(Some("lguest-dma"), BusChoice::Pci), Ok(BusChoice::LguestDma));
-        for word in ["mmio", "lguest", "isa", ""] {
+        for word in ["lguest", "isa", ""] {
             assert!(bus(Some(word), BusChoice::Pci).unwrap_err().0.starts_with(&format!("--bus {word}: ")));
         }
     }

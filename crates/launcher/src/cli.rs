@@ -83,7 +83,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
 
-    /// A disk: PATH[,readonly][,format=raw]. May be repeated
+    /// A disk: PATH[,readonly][,format=raw]; Linux finds the first as /dev/vda. May be repeated
     #[arg(long, value_name = "PATH")]
     pub disk: Vec<String>,
 
@@ -91,7 +91,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
 
-    /// How the Guest finds its devices: pci, or lguest-dma for the default Guest
+    /// How the Guest finds its devices: pci or mmio (virtio) for Linux, lguest-dma for the default Guest
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
 

@@ -24,6 +24,16 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge of an empty bus"),
 ];
 
+/// On `--bus mmio`: `--disk` in the order given, then this one.
+const VIRTIO: [Row; 2] = [
+    (
+        "block",
+        "--disk PATH[,ro][,format=raw]",
+        "virtio 1.2: a disk in a file of whole 512-byte sectors: vda, vdb, ...; repeatable",
+    ),
+    ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
+];
+
 /// On `--bus lguest-dma`, in the order in which the Guest finds them: `--disk`, `--net`, then these two.
 const LGUEST_BUS: [Row; 4] = [
     (
@@ -40,8 +50,9 @@ const LGUEST_BUS: [Row; 4] = [
     ("console", "always there, the last", "the terminal, or standard input and output"),
 ];
 
-const BUSES: [Row; 2] = [
-    ("pci", "--bus pci", "usual for Linux; one root, without devices in this version"),
+const BUSES: [Row; 3] = [
+    ("pci", "--bus pci", "usual for Linux without disks; one root, without devices in this version"),
+    ("mmio", "--bus mmio", "usual for Linux with disks; virtio in memory from 0xd0000000, announced by ACPI"),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 
@@ -49,6 +60,7 @@ const BUSES: [Row; 2] = [
 pub fn list() -> String {
     let mut text = section("Buses", &BUSES);
     text += &section("On every machine", &BOARD);
+    text += &section("On the bus mmio, for Linux", &VIRTIO);
     text += &section("On the bus lguest-dma, for the default Guest or one that has its drivers", &LGUEST_BUS);
     text
 }
@@ -78,7 +90,7 @@ mod tests {
         for (name, ..) in BUSES {
             assert!(attachments::bus(Some(name), BusChoice::Pci).is_ok(), "{name}");
         }
-        for choice in [BusChoice::Pci, BusChoice::LguestDma] {
+        for choice in [BusChoice::Pci, BusChoice::Mmio, BusChoice::LguestDma] {
             let listed = |row: &Row| attachments::bus(Some(row.0), BusChoice::Pci) == Ok(choice);
             assert!(BUSES.iter().any(listed), "{choice:?}");
         }
@@ -86,7 +98,7 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        for (name, place, _) in BOARD.iter().chain(&LGUEST_BUS).chain(&BUSES) {
+        for (name, place, _) in BOARD.iter().chain(&VIRTIO).chain(&LGUEST_BUS).chain(&BUSES) {
             assert!(name.len() <= 11 && place.len() <= 37, "{name}: {place}");
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
@@ -90,11 +90,18 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
-    let bus = bus_spec(
-        attachments::bus(arguments.bus.as_deref(), usual)?,
-        attachments::read(&arguments.disk, &arguments.net)?,
-    )?;
+    let usual = match (own, arguments.disk.is_empty()) {
+        (true, _) => BusChoice::LguestDma,
+        (false, true) => BusChoice::Pci,
+        (false, false) => BusChoice::Mmio,
+    };
+    let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
+    if own && choice == BusChoice::Mmio {
+        return Err(Mistake(
+            "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
+        ));
+    }
+    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -111,7 +118,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
-        (GuestChoice::Debian(name), own_kernel) => debian_files(name, own_kernel, own_initrd, &progress)?,
+        (GuestChoice::Debian(name), own_kernel) => {
+            debian_files(name, own_kernel, own_initrd, drivers(&bus), &progress)?
+        }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, None) => (default_guest::image().into(), own_initrd.unwrap_or_default()),
@@ -148,11 +157,32 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
             Ok(BusSpec::LguestDma { attachments, links })
         }
+        BusChoice::Mmio => {
+            let mut disks = Vec::new();
+            for attachment in attachments {
+                match attachment {
+                    Attachment::Disk(disk) => disks.push(disk),
+                    Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
+                }
+            }
+            Ok(BusSpec::Mmio(VirtioSpec::new(disks)?))
+        }
         BusChoice::Pci => match attachments.first() {
             None => Ok(BusSpec::Pci),
-            Some(Attachment::Disk(_)) => Err(no_pci_devices("--disk")),
-            Some(_) => Err(no_pci_devices("--net")),
+            Some(Attachment::Disk(_)) => Err(Mistake(
+                "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
+                    .to_owned(),
+            )),
+            Some(_) => Err(no_linux_net()),
         },
+    }
+}
+
+/// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
+fn drivers(bus: &BusSpec) -> &'static [&'static str] {
+    match bus {
+        BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
+        BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
     }
 }
 
@@ -178,22 +208,24 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 
 /// What this machine's vCPUs will ask of the host.
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
-    let attachments: &[Attachment] = match bus {
-        BusSpec::Pci => &[],
-        BusSpec::LguestDma { attachments, .. } => attachments,
+    let (attachments, virtio): (&[Attachment], bool) = match bus {
+        BusSpec::Pci => (&[], false),
+        BusSpec::Mmio(_) => (&[], true),
+        BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
         kvm: engine == Engine::Kvm,
-        disks: attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
+        disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
 }
 
-fn no_pci_devices(option: &str) -> Mistake {
-    Mistake(format!(
-        "{option}: a later version will have it on --bus pci; the default Guest has it now, on --bus lguest-dma"
-    ))
+fn no_linux_net() -> Mistake {
+    Mistake(
+        "--net: a later version will have it for Linux; the default Guest has it now, on --bus lguest-dma"
+            .to_owned(),
+    )
 }
 
 fn check_guest(guest: &GuestChoice, arguments: &RunArguments) -> Result<(), Mistake> {
@@ -271,6 +303,7 @@ fn debian_files(
     name: &PackageName,
     own_kernel: Option<Kernel>,
     own_initrd: Option<Vec<u8>>,
+    drivers: &[&str],
     progress: &Progress,
 ) -> Result<(Kernel, Vec<u8>), Mistake> {
     let (own_kernel, own_initrd) = match (own_kernel, own_initrd) {
@@ -278,14 +311,18 @@ fn debian_files(
         other => other,
     };
     let cache = user_cache()?;
-    let kernel = match own_kernel {
-        Some(kernel) => kernel,
-        None => debian::kernel(&cache, name, progress)?,
+    let (kernel, modules) = match own_kernel {
+        Some(kernel) => (kernel, Vec::new()),
+        None => debian::kernel(&cache, name, drivers, progress)?,
     };
-    let initrd = match own_initrd {
+    let mut initrd = match own_initrd {
         Some(initrd) => initrd,
         None => Initramfs::new(&debian::busybox(&cache, progress)?).finish(),
     };
+    if initramfs::is_ours(&initrd) && !modules.is_empty() {
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(initramfs::modules::archive(&modules));
+    }
     Ok((kernel, initrd))
 }
 

@@ -246,3 +246,41 @@ fn the_configuration_tells_capacity_and_limits() {
     );
     assert_eq!(fields[34..36], [1, 0]);
 }
+
+#[test]
+fn random_requests_end_and_a_readonly_disk_stays_as_it_was() {
+    for readonly in [false, true] {
+        let (mut bench, memory) = disk(readonly);
+        let before = memory.0.lock().unwrap().bytes.clone();
+        let mut random = crate::hostile::Random(0x9e37_79b9_7f4a_7c15);
+        let (mut served, mut broken) = (0, 0);
+        for _ in 0..20_000 {
+            let mut next = |below: u64| random.next() % below;
+            let kinds = [0, 0, 1, 1, 4, 8, 11, 13, 2, u32::MAX];
+            let kind = kinds[next(kinds.len() as u64) as usize];
+            let sector = [0, 1, 63, 64, u64::MAX, next(70)][next(6) as usize];
+            let header = [kind.to_le_bytes().to_vec(), vec![0; 4], sector.to_le_bytes().to_vec()].concat();
+            bench.write(HEADER, &header);
+            bench.write(DATA, &range(next(70), next(70) as u32, next(4) as u32));
+            let mut buffers = vec![(HEADER, [16, 16, 16, next(20) as u32][next(4) as usize], false)];
+            let writable = next(4);
+            for at in 0..next(6) {
+                let length = [0, 1, 16, 511, 512, 1024, 4096, 0x8000][next(8) as usize];
+                buffers.push((DATA, length, at >= writable));
+            }
+            buffers.push((STATUS, next(3) as u32, true));
+            bench.offer(next(120) as u16, &buffers);
+            if let Ok(used) = bench.notify() {
+                served += used.len();
+            } else {
+                broken += 1;
+                let features = bench.life.offered();
+                bench.start_with(features);
+            }
+        }
+        let after = memory.0.lock().unwrap().bytes.clone();
+        assert_eq!(after.len(), before.len());
+        assert!(!readonly || after == before);
+        assert!(served > 1000 && broken > 1000, "{served} served, {broken} broken");
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! The `virtio-queue` crate walks rings and tables. It ends a chain that it does not like as if it were complete; a device
 //! must not take half a request for a whole one, so [`Ring::take`] looks at how each walk ended. A chain is walked once:
-//! what the Guest writes into its descriptors afterwards changes nothing.
+//! what the Guest writes into its descriptors afterwards changes nothing. An indirect table is followed whether or not the
+//! driver accepted that feature: it then harms only itself.
 
 use std::sync::atomic::Ordering;
 

@@ -11,8 +11,8 @@ const QUEUE_SIZES: [u16; 1] = [8];
 
 /// Where random bytes come from.
 pub trait Entropy: Send {
-    /// Fills `bytes`.
-    fn fill(&mut self, bytes: &mut [u8]);
+    /// Fills `bytes` from the beginning; how many it had.
+    fn fill(&mut self, bytes: &mut [u8]) -> usize;
 }
 
 /// The device.
@@ -48,12 +48,12 @@ impl<E: Entropy> VirtioDevice for VirtioRng<E> {
 
     fn notify(&mut self, _queue: QueueIndex, ring: &mut Ring<'_>) -> Result<(), Broken> {
         while let Some(mut chain) = ring.take()? {
-            let length = chain.writable().min(MOST as u64) as usize;
-            if length == 0 {
+            let room = chain.writable().min(MOST as u64) as usize;
+            if room == 0 {
                 return Err(Broken::NoRoom);
             }
             let mut bytes = [0; MOST];
-            self.entropy.fill(&mut bytes[..length]);
+            let length = self.entropy.fill(&mut bytes[..room]).min(room);
             ring.write(&mut chain, &bytes[..length]);
             ring.finish(&chain, length as u32)?;
         }
@@ -69,8 +69,9 @@ mod tests {
     struct Sevens;
 
     impl Entropy for Sevens {
-        fn fill(&mut self, bytes: &mut [u8]) {
+        fn fill(&mut self, bytes: &mut [u8]) -> usize {
             bytes.fill(7);
+            bytes.len()
         }
     }
 

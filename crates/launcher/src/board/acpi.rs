@@ -10,7 +10,7 @@
 //! ACPI 6.5, chapters 5 (tables), 4.8 (registers), 6.4 (resources) and 19 (AML).
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
     ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -20,7 +20,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, facs::FACS};
 
-use lguest_devices::{cmos, pci, pm};
+use lguest_devices::{cmos, pci, pm, virtio};
 use lguest_host::irq::{TIMER_PIN, ioapic::IOAPIC_BASE, lapic::APIC_BASE};
 use lguest_host::memory::{GuestAddress, Memory, MemoryError};
 
@@ -50,16 +50,16 @@ const MADT_LOCAL_NMI: u8 = 4;
 const AS_THE_BUS: u16 = 0;
 const HIGH_LEVEL: u16 = 0b1101;
 
-/// Puts the tables into memory for a machine of `cpus` vCPUs. Returns the root pointer's address.
+/// Puts the tables into memory for a machine of `cpus` vCPUs with virtio devices in the first `virtio` slots. Returns the root pointer's address.
 ///
 /// # Errors
 /// [`MemoryError`] when the machine has less than a mebibyte of RAM.
-pub fn place(memory: &Memory, cpus: u32) -> Result<GuestAddress, MemoryError> {
+pub fn place(memory: &Memory, cpus: u32, virtio: u8) -> Result<GuestAddress, MemoryError> {
     // The root pointer comes first, so that a search of the BIOS area finds it; it is written last.
     let root = GuestAddress(layout::ACPI_TABLES.start);
     let mut place = Place { memory, next: root.0 + ALIGNMENT };
     let facs = place.table(&FACS::new())?;
-    let dsdt = place.table(&dsdt())?;
+    let dsdt = place.table(&dsdt(virtio))?;
     let fadt = place.table(&fadt(facs, dsdt).finalize())?;
     let madt = place.table(&madt(cpus))?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
@@ -153,7 +153,7 @@ fn madt(cpus: u32) -> Sdt {
 }
 
 /// What cannot be found by asking the hardware.
-fn dsdt() -> Sdt {
+fn dsdt(virtio: u8) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_SIZE, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&soft_off());
     dsdt.append_slice(&pci_root());
@@ -161,6 +161,9 @@ fn dsdt() -> Sdt {
         dsdt.append_slice(&serial_port(number));
     }
     dsdt.append_slice(&clock());
+    for slot in 0..virtio {
+        dsdt.append_slice(&virtio_device(slot));
+    }
     dsdt
 }
 
@@ -185,24 +188,32 @@ fn pci_root() -> Vec<u8> {
             None,
         ),
     ];
-    device("PCI0", "PNP0A03", 0, &windows)
+    device("PCI0", &EISAName::new("PNP0A03"), 0, &windows)
 }
 
 fn serial_port(number: usize) -> Vec<u8> {
     let port = layout::SERIAL[number] as u16;
     let ports = IO::new(port, port, 1, lguest_devices::serial::REGISTERS as u8);
     let interrupt = Interrupt::new(true, true, false, false, layout::SERIAL_GSI[number].into());
-    device(&format!("COM{}", number + 1), "PNP0501", number as u8 + 1, &[&ports, &interrupt])
+    device(&format!("COM{}", number + 1), &EISAName::new("PNP0501"), number as u8 + 1, &[&ports, &interrupt])
 }
 
 fn clock() -> Vec<u8> {
     let (port, length) = (layout::CMOS.start as u16, (layout::CMOS.end - layout::CMOS.start) as u8);
-    device("RTC0", "PNP0B00", 0, &[&IO::new(port, port, 1, length)])
+    device("RTC0", &EISAName::new("PNP0B00"), 0, &[&IO::new(port, port, 1, length)])
+}
+
+/// A virtio device in memory. No specification gives it a name; Linux's virtio_mmio.c and QEMU agree on this one.
+fn virtio_device(slot: u8) -> Vec<u8> {
+    let window = layout::virtio_window(slot) as u32;
+    let registers = Memory32Fixed::new(true, window, virtio::mmio::REGISTERS as u32);
+    let interrupt = Interrupt::new(true, false, false, false, layout::virtio_gsi(slot).into());
+    device(&format!("VIO{slot}"), &"LNRO0005", slot, &[&registers, &interrupt])
 }
 
 /// `Scope (\_SB) { Device (NAME) { _HID, _UID, _CRS } }`
-fn device(name: &str, hardware: &str, number: u8, resources: &[&dyn Aml]) -> Vec<u8> {
-    let identity = Name::new("_HID".into(), &EISAName::new(hardware));
+fn device(name: &str, hardware: &dyn Aml, number: u8, resources: &[&dyn Aml]) -> Vec<u8> {
+    let identity = Name::new("_HID".into(), hardware);
     let unique = Name::new("_UID".into(), &number);
     let current = Name::new("_CRS".into(), &ResourceTemplate::new(resources.to_vec()));
     let device = Device::new(Path::new(name), vec![&identity, &unique, &current]);

@@ -11,6 +11,7 @@
 //!   0x000e_0000 .. 0x0010_0000   the ACPI tables in it
 //!   0x0010_0000 ..             RAM: the kernel where its ELF file says, the initrd at the top of low RAM
 //!   0xc000_0000 .. 4 GiB       hole
+//!     0xd000_0000 .. 0xd000_8000   virtio, a page a device on --bus mmio: interrupts 16 to 23, level
 //!     0xe000_0000 .. 0xf000_0000   PCI memory window
 //!     0xfec0_0000                  I/O APIC
 //!     0xfee0_0000                  local APICs
@@ -54,6 +55,19 @@ pub const KERNEL_MINIMUM: GuestAddress = GuestAddress(0x10_0000);
 
 /// The PCI host bridge's memory window.
 pub const PCI_MEMORY: Range<u64> = 0xe000_0000..0xf000_0000;
+
+/// Virtio devices in memory at most: the pins of the I/O APIC that nothing else on a PC has.
+pub const VIRTIO_SLOTS: u8 = 8;
+
+/// Where the registers of the virtio device in this slot are.
+pub fn virtio_window(slot: u8) -> u64 {
+    0xd000_0000 + u64::from(slot) * 0x1000
+}
+
+/// Its interrupt, level and high.
+pub fn virtio_gsi(slot: u8) -> u8 {
+    16 + slot
+}
 
 /// First serial port: the console.
 pub const SERIAL: [u64; 2] = [0x3f8, 0x2f8];

@@ -30,6 +30,7 @@ use super::layout;
 use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace};
 use super::platform::BoardLine;
 use super::processors::Board;
+use super::virtio_bus::{self, VirtioBusError, VirtioSpec};
 use crate::attachments::Attachment;
 use crate::engine::Engine;
 use crate::kernel_image::program::Kernel;
@@ -38,6 +39,8 @@ use crate::kernel_image::program::Kernel;
 pub enum BusSpec {
     /// PCI, with no devices yet but the bridge.
     Pci,
+    /// Virtio in memory.
+    Mmio(VirtioSpec),
     /// lguest's first generation.
     LguestDma {
         /// Its devices, in this order; the console comes by itself.
@@ -91,6 +94,9 @@ pub enum BoardError {
     /// The lguest bus.
     #[error(transparent)]
     LguestBus(#[from] LguestBusError),
+    /// Virtio.
+    #[error(transparent)]
+    VirtioBus(#[from] VirtioBusError),
     /// A thread.
     #[error("the host refuses a thread: {0}")]
     Thread(std::io::Error),
@@ -229,7 +235,7 @@ impl Machine {
             setup_header: spec.kernel.setup_header.as_deref(),
             command_line: &spec.cmdline,
             initrd: &spec.initrd,
-            acpi_root: acpi::place(&memory, spec.cpus)?,
+            acpi_root: acpi::place(&memory, spec.cpus, virtio_slots(&spec.bus))?,
         };
         let entry = boot.place(&kernel, &memory)?;
         let rate = calibration.finish();
@@ -243,8 +249,13 @@ impl Machine {
         ];
         let power = Power::default();
         attach_chipset(&mut ports, &platform, &power)?;
+        let mut mapped = Bus::new();
         let lguest = match spec.bus {
             BusSpec::Pci => None,
+            BusSpec::Mmio(virtio) => {
+                virtio_bus::attach(&mut mapped, virtio, &memory, &platform)?;
+                None
+            }
             BusSpec::LguestDma { attachments, .. } => {
                 lguest_bus::say_so(&memory, spec.engine == Engine::Kvm)?;
                 device_tree::place(&memory)?;
@@ -253,7 +264,7 @@ impl Machine {
             }
         };
         Ok(Machine {
-            board: Board::new(ports, lguest, power, platform, Errands::new(vcpus.len())),
+            board: Board::new(ports, mapped, lguest, power, platform, Errands::new(vcpus.len())),
             vcpus,
             consoles,
             outputs,
@@ -308,6 +319,14 @@ impl Machine {
         self.outputs.iter().for_each(OutputPump::finish);
         at_end(self.vcpus.iter().map(|vcpu| vcpu.report()).collect());
         outcome
+    }
+}
+
+/// How many virtio devices the tables name.
+fn virtio_slots(bus: &BusSpec) -> u8 {
+    match bus {
+        BusSpec::Mmio(virtio) => virtio.slots(),
+        BusSpec::Pci | BusSpec::LguestDma { .. } => 0,
     }
 }
 

@@ -34,9 +34,10 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// With nothing at memory addresses yet.
+    /// Before anything runs.
     pub fn new(
         ports: Bus,
+        mapped: Bus,
         lguest: Option<LguestBus>,
         power: Power,
         platform: Platform,
@@ -44,7 +45,7 @@ impl Board {
     ) -> Board {
         Board {
             ports,
-            mapped: Bus::new(),
+            mapped,
             lguest: lguest.map(Mutex::new),
             power,
             platform,

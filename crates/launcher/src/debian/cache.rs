@@ -94,12 +94,20 @@ impl Cache {
         tempfile::Builder::new().prefix(DRAFT).tempdir_in(parent)
     }
 
-    /// Turns a finished draft into a kept folder, in one step.
+    /// Turns a finished draft into a kept folder, in one step. An older folder of that name goes; who has opened its files
+    /// keeps them.
     ///
     /// # Errors
     /// When the Host refuses; the draft is gone then.
     pub fn keep(&self, draft: TempDir, folder: &Path) -> io::Result<()> {
+        let old = self.root.join("debian").join(format!("{DRAFT}old"));
+        if folder.exists() {
+            fs::rename(folder, &old)?;
+        }
         fs::rename(draft.path(), folder)?;
+        if old.exists() {
+            fs::remove_dir_all(old)?;
+        }
         // Nothing is left under the draft's name; forget it without looking.
         let _ = draft.keep();
         File::open(self.root.join("debian"))?.sync_all()
@@ -154,6 +162,20 @@ mod tests {
         write_through(&draft.path().join("vmlinux"), b"kernel").unwrap();
         cache.keep(draft, &cache.package(&name())).unwrap();
         assert_eq!(fs::read(cache.package(&name()).join("vmlinux")).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn a_kept_draft_takes_the_place_of_an_older_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().to_owned());
+        for content in [b"old", b"new"] {
+            let draft = cache.draft().unwrap();
+            write_through(&draft.path().join("vmlinux"), content).unwrap();
+            cache.keep(draft, &cache.package(&name())).unwrap();
+        }
+        assert_eq!(fs::read(cache.package(&name()).join("vmlinux")).unwrap(), b"new");
+        assert_eq!(cache.kept(), ["linux-image-test"]);
+        assert_eq!(fs::read_dir(folder.path().join("debian")).unwrap().count(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Reading one file out of a Debian package.
+//! Reading files out of a Debian package.
 //!
 //! A .deb is an ar archive (deb(5)): `debian-binary` with the format's version, `control.tar.*`, `data.tar.*`. The
-//! last holds the files. We stream it, stop at the file that is wanted, and never unpack the rest.
+//! last holds the files. We stream it; where one file is wanted we stop there, and never unpack the rest.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -40,31 +40,64 @@ pub fn extract(deb: &Path, limit: u64, wanted: impl Fn(&str) -> bool) -> Result<
     extract_from(BufReader::new(File::open(deb)?), limit, wanted)
 }
 
+/// Shows every regular file of a package that is not larger than `limit` to `visit`: its path, without leading `./`, and
+/// its contents.
+///
+/// # Errors
+/// When the package is damaged, or what `visit` says.
+pub fn each(
+    deb: &Path,
+    limit: u64,
+    mut visit: impl FnMut(&str, &mut dyn Read) -> Result<(), DebError>,
+) -> Result<(), DebError> {
+    with_data(BufReader::new(File::open(deb)?), |data| {
+        for file in tar::Archive::new(data.take(LARGEST_DATA)).entries()? {
+            let mut file = file?;
+            let path = path_of(&file);
+            if file.header().entry_type().is_file() && file.size() <= limit {
+                visit(&path, &mut file)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 fn extract_from(deb: impl Read, limit: u64, wanted: impl Fn(&str) -> bool) -> Result<Vec<u8>, DebError> {
+    with_data(deb, |data| find(data, limit, wanted))
+}
+
+/// Opens a package's files, however they are packed.
+fn with_data<T>(
+    deb: impl Read,
+    act: impl FnOnce(&mut dyn Read) -> Result<T, DebError>,
+) -> Result<T, DebError> {
     let mut archive = ar::Archive::new(deb);
     while let Some(member) = archive.next_entry() {
-        let member = member?;
+        let mut member = member?;
         let name = String::from_utf8_lossy(member.header().identifier()).trim_end_matches('/').to_owned();
         let Some(format) = name.strip_prefix("data.tar") else { continue };
         return match format {
-            ".xz" => find(liblzma::read::XzDecoder::new(member), limit, wanted),
-            ".zst" => find(zstd::stream::read::Decoder::new(member)?, limit, wanted),
-            ".gz" => find(flate2::read::GzDecoder::new(member), limit, wanted),
-            ".bz2" => find(bzip2::read::BzDecoder::new(member), limit, wanted),
-            "" => find(member, limit, wanted),
+            ".xz" => act(&mut liblzma::read::XzDecoder::new(member)),
+            ".zst" => act(&mut zstd::stream::read::Decoder::new(member)?),
+            ".gz" => act(&mut flate2::read::GzDecoder::new(member)),
+            ".bz2" => act(&mut bzip2::read::BzDecoder::new(member)),
+            "" => act(&mut member),
             _ => Err(DebError::UnknownFormat(name)),
         };
     }
     Err(DebError::NoData)
 }
 
-fn find(data: impl Read, limit: u64, wanted: impl Fn(&str) -> bool) -> Result<Vec<u8>, DebError> {
+fn path_of(file: &tar::Entry<'_, impl Read>) -> String {
+    let path = String::from_utf8_lossy(&file.path_bytes()).into_owned();
+    path.trim_start_matches("./").trim_start_matches('/').to_owned()
+}
+
+fn find(data: &mut dyn Read, limit: u64, wanted: impl Fn(&str) -> bool) -> Result<Vec<u8>, DebError> {
     let mut files = tar::Archive::new(data.take(LARGEST_DATA));
     for file in files.entries()? {
         let file = file?;
-        let path = String::from_utf8_lossy(&file.path_bytes()).into_owned();
-        let path = path.trim_start_matches("./").trim_start_matches('/');
-        if !file.header().entry_type().is_file() || !wanted(path) {
+        if !file.header().entry_type().is_file() || !wanted(&path_of(&file)) {
             continue;
         }
         let said = file.size();

@@ -5,6 +5,7 @@
 //!    package                      which package it came from: name, version, SHA-256
 //!    vmlinuz                      the file as Debian ships it, for other machines to boot
 //!    vmlinux setup-header         the two parts of a KernelImage, unpacked once
+//!    modules/                     drivers that machines of ours may need (modules.rs)
 //! CACHE/debian/busybox-static/     package, busybox
 //! CACHE/apt/                       apt's private state: package lists, configuration
 //! CACHE/lock                       held while something is being fetched
@@ -22,6 +23,7 @@ pub mod cache;
 pub mod apt;
 pub mod package;
 pub mod deb;
+pub mod modules;
 
 use crate::kernel_image::program::{Kernel, Program};
 use crate::kernel_image::{KernelError, KernelImage};
@@ -29,6 +31,7 @@ use crate::progress::Progress;
 use apt::{Apt, AptError};
 use cache::Cache;
 use deb::DebError;
+use modules::Module;
 use package::{PackageName, Stanza};
 
 /// The kernel that plain `debian` means: made for virtual machines, a fifth of the size of the general one.
@@ -80,18 +83,31 @@ pub enum DebianError {
     },
 }
 
-/// The kernel of a package, from the cache or from Debian.
+/// The kernel of a package, from the cache or from Debian, and those of these drivers that it has as modules, with all
+/// that they need, in an order that works.
 ///
 /// # Errors
 /// When it is not in the cache and cannot be fetched.
-pub fn kernel(cache: &Cache, name: &PackageName, progress: &Progress) -> Result<Kernel, DebianError> {
-    let folder = obtain(cache, name, progress, unpack_kernel)?;
+pub fn kernel(
+    cache: &Cache,
+    name: &PackageName,
+    drivers: &[&str],
+    progress: &Progress,
+) -> Result<(Kernel, Vec<Module>), DebianError> {
+    // A kernel that was fetched by a version without modules stays good for machines that need none.
+    let complete = |folder: &Path| drivers.is_empty() || folder.join(modules::FOLDER).is_dir();
+    let folder = obtain(cache, name, complete, progress, unpack_kernel)?;
+    let modules = match drivers {
+        [] => Vec::new(),
+        _ => modules::read(&folder, drivers)
+            .map_err(|cause| DebianError::Cache { path: folder.join(modules::FOLDER), cause })?,
+    };
     let path = folder.join("setup-header");
     let header = fs::read(&path).map_err(|cause| DebianError::Cache { path, cause })?;
     let setup_header = (!header.is_empty()).then_some(header);
     let path = folder.join("vmlinux");
     let vmlinux = fs::File::open(&path).map_err(|cause| DebianError::Cache { path, cause })?;
-    Ok(Kernel { program: Program::File(vmlinux), setup_header })
+    Ok((Kernel { program: Program::File(vmlinux), setup_header }, modules))
 }
 
 /// Debian's static busybox, from the cache or from Debian.
@@ -100,21 +116,22 @@ pub fn kernel(cache: &Cache, name: &PackageName, progress: &Progress) -> Result<
 /// When it is not in the cache and cannot be fetched.
 pub fn busybox(cache: &Cache, progress: &Progress) -> Result<Vec<u8>, DebianError> {
     let name = PackageName::new(BUSYBOX).expect("a well-formed name");
-    let path = obtain(cache, &name, progress, unpack_busybox)?.join("busybox");
+    let path = obtain(cache, &name, |_| true, progress, unpack_busybox)?.join("busybox");
     fs::read(&path).map_err(|cause| DebianError::Cache { path, cause })
 }
 
 type Unpack = fn(deb: &Path, into: &Path, package: &Stanza, progress: &Progress) -> Result<(), DebianError>;
 
-/// The cache's folder for a package; fetched and unpacked first when it is not there.
+/// The cache's folder for a package; fetched and unpacked first when it is not there, or is not complete.
 fn obtain(
     cache: &Cache,
     name: &PackageName,
+    complete: impl Fn(&Path) -> bool,
     progress: &Progress,
     unpack: Unpack,
 ) -> Result<PathBuf, DebianError> {
     let folder = cache.package(name);
-    if folder.is_dir() {
+    if folder.is_dir() && complete(&folder) {
         return Ok(folder);
     }
     // Say that apt-get is missing before anything is written.
@@ -122,7 +139,7 @@ fn obtain(
     let unusable = |cause| DebianError::Cache { path: cache.root().to_owned(), cause };
     let _lock = cache.lock(progress).map_err(unusable)?;
     // Another run may have been faster.
-    if folder.is_dir() {
+    if folder.is_dir() && complete(&folder) {
         return Ok(folder);
     }
     let draft = cache.draft().map_err(unusable)?;
@@ -156,6 +173,10 @@ fn unpack_kernel(deb: &Path, into: &Path, package: &Stanza, progress: &Progress)
         .map_err(|cause| DebianError::Kernel { package: package.name.clone(), cause })?;
     write(into, "vmlinux", &image.vmlinux)?;
     write(into, "setup-header", &image.setup_header.unwrap_or_default())?;
+    step.finish();
+    let step = progress.step("unpacking its modules".to_owned());
+    modules::unpack(deb, &into.join(modules::FOLDER))
+        .map_err(|cause| DebianError::Deb { package: package.name.clone(), cause })?;
     step.finish();
     Ok(())
 }

@@ -20,6 +20,12 @@ ln -sf /proc/self/fd /dev/fd
 hostname lguest
 cd /root
 
+# Drivers that this kernel has as modules, numbered in an order that works (modules.rs).
+for module in /lguest/modules/*.ko; do
+    [ ! -r "$module" ] || insmod "$module"
+done
+rm -rf /lguest/modules
+
 MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD=
 [ -r /lguest/session ] && . /lguest/session
 export TERM

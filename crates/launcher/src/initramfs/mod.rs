@@ -19,6 +19,7 @@ use thiserror::Error;
 pub mod newc;
 pub mod applets;
 pub mod session;
+pub mod modules;
 
 use newc::{Archive, FileKind};
 
