@@ -277,9 +277,6 @@ impl Vcpu {
         self.resume = None;
         let delivered = self.deliver(Event::Interrupt(NMI));
         self.cpu_mut().nmi_blocked = true;
-        // The return that ends it is Rust's, which lets the next one in.
-        let table = self.cpu().gdtr;
-        self.frame().returns = Returns::none(table);
         if let Err(exit) = delivered {
             self.pending = Some(Pending::Over(exit));
         }
@@ -439,6 +436,12 @@ impl Vcpu {
     pub(crate) fn refresh_returns(&mut self) {
         let table = self.cpu().gdtr;
         self.frame().returns.heed_table(table);
+    }
+
+    /// From now on, every return is Rust's, which heeds what somebody wants to stop at.
+    pub(crate) fn forget_returns(&mut self) {
+        let table = self.cpu().gdtr;
+        self.frame().returns = Returns::none(table);
     }
 
     /// Lets a function of the system rooms work on state and memory, and drops code it wrote over.

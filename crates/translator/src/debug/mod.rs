@@ -243,6 +243,7 @@ impl Vcpu {
         for unit in found {
             self.cache.kill(unit, &self.frames);
         }
+        self.forget_returns();
         self.resume = None;
     }
 

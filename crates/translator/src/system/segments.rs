@@ -88,11 +88,12 @@ impl Vcpu {
         Ok(Then::Next)
     }
 
-    /// `iret`. What the supervisor's loads is kept, for the next one like it to be done in place.
+    /// `iret`. What the supervisor's loads is kept, for the next one like it to be done in place; not while somebody
+    /// stops at an instruction, for then RF in the flags means something.
     fn return_from_handler(&mut self, size: usize) -> Result<(), super::Stop> {
         let supervisor = self.cpu().cpl == 0;
         self.with_memory(|cpu, memory| iret::iret(cpu, memory, size))?;
-        if supervisor && size == 8 {
+        if supervisor && size == 8 && self.debug.points.none() {
             let mut returns = self.frame().returns;
             let places = self.with_memory(|cpu, memory| returns.keep(cpu, memory));
             self.frame().returns = returns;
