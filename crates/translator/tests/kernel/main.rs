@@ -6,6 +6,7 @@
 mod machine;
 mod self_modifying;
 mod mappings;
+mod targets;
 mod rights;
 mod interrupts;
 mod debug;
