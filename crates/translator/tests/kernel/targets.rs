@@ -100,11 +100,11 @@ fn an_instruction_in_two_pages_is_linked_and_moves_with_its_second_page() {
     machine.start_user(USER_CODE);
     machine.vcpu.set_gpr(reg::R8, SECOND - 3);
     assert_eq!(machine.run_to_trap().vector, 3);
-    assert_eq!(machine.vcpu.gpr(reg::RAX), 0x12345 * TURNS & 0xffff_ffff);
+    assert_eq!(machine.vcpu.gpr(reg::RAX), (0x12345 * TURNS) & 0xffff_ffff);
     let entries = machine.vcpu.statistics().entries;
     assert!(entries < FEW, "{entries} entries");
     machine.map(SECOND, ELSEWHERE, P | U | W);
     forget_and_begin_anew(&mut machine, SECOND);
     assert_eq!(machine.run_to_trap().vector, 3);
-    assert_eq!(machine.vcpu.gpr(reg::RAX), 0x2345 * TURNS & 0xffff_ffff);
+    assert_eq!(machine.vcpu.gpr(reg::RAX), (0x2345 * TURNS) & 0xffff_ffff);
 }
