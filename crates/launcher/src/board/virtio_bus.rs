@@ -17,7 +17,7 @@ use lguest_host::platform::Platform;
 
 use super::layout;
 use super::platform::BoardLine;
-use crate::attachments::FileDisk;
+use crate::disks::AttachedDisk;
 
 /// More disks than there are places for.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ const MOST_DISKS: usize = layout::VIRTIO_SLOTS as usize - 1;
 /// What is on the bus.
 #[derive(Debug)]
 pub struct VirtioSpec {
-    disks: Vec<FileDisk>,
+    disks: Vec<AttachedDisk>,
 }
 
 impl VirtioSpec {
@@ -49,7 +49,7 @@ impl VirtioSpec {
     ///
     /// # Errors
     /// [`TooManyDisks`].
-    pub fn new(disks: Vec<FileDisk>) -> Result<VirtioSpec, TooManyDisks> {
+    pub fn new(disks: Vec<AttachedDisk>) -> Result<VirtioSpec, TooManyDisks> {
         if disks.len() > MOST_DISKS { Err(TooManyDisks(disks.len())) } else { Ok(VirtioSpec { disks }) }
     }
 
@@ -105,7 +105,8 @@ pub fn attach(
     let view = Arc::new(view(memory)?);
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (number, disk) in spec.disks.into_iter().enumerate() {
-        devices.push(Box::new(VirtioBlock::new(disk, &format!("lguest-disk-{number}"))));
+        let usual = format!("lguest-disk-{number}");
+        devices.push(Box::new(VirtioBlock::new(disk.image(), disk.serial().unwrap_or(&usual))));
     }
     devices.push(Box::new(VirtioRng::new(HostEntropy)));
     for (slot, device) in (0..).zip(devices) {

@@ -69,12 +69,12 @@ fn the_view_has_both_parts_of_a_large_memory_and_nothing_between() {
 #[test]
 fn every_device_has_a_place_and_no_more_disks_than_places_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let disks = |count: usize| -> Vec<FileDisk> {
+    let disks = |count: usize| -> Vec<AttachedDisk> {
         (0..count)
             .map(|number| {
                 let path = folder.path().join(format!("{count}-{number}"));
                 std::fs::write(&path, [0; 512]).unwrap();
-                FileDisk::open(path.to_str().unwrap()).unwrap()
+                AttachedDisk::open(path.to_str().unwrap()).unwrap()
             })
             .collect()
     };
