@@ -9,7 +9,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ring::{Broken, Chain, Ring};
+use super::chain::Chain;
+use super::ring::{Broken, Ring};
+use super::rings::Rings;
 use super::{DeviceKind, QueueIndex, VirtioDevice};
 use crate::lguest::block::DiskError;
 
@@ -270,9 +272,10 @@ impl VirtioDevice for VirtioBlock {
         self.driver_flushes = features & feature::FLUSH != 0;
     }
 
-    fn notify(&mut self, _queue: QueueIndex, ring: &mut Ring<'_>) -> Result<(), Broken> {
+    fn notify(&mut self, queue: QueueIndex, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        let mut ring = rings.ring(queue)?;
         while let Some(chain) = ring.take()? {
-            self.answer(ring, chain)?;
+            self.answer(&mut ring, chain)?;
         }
         Ok(())
     }
