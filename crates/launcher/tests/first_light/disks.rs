@@ -32,7 +32,7 @@ fn script(disk: &str, script: &str) -> Vec<String> {
 }
 
 /// True when the cache holds the kernel's modules too, or they can be fetched: older versions kept none.
-fn drivers_are_here(test: &str) -> bool {
+pub fn drivers_are_here(test: &str) -> bool {
     let modules = || cached_kernel().with_file_name("modules").is_dir();
     if !debian_is_here(test) {
         return false;
@@ -129,7 +129,7 @@ fn what_a_guest_flushed_is_in_the_file_when_its_machine_is_killed() {
 }
 
 /// An image of 16 MiB by imago, whose own tests compare it with QEMU's.
-fn qcow2(path: &Path) -> String {
+pub fn qcow2(path: &Path) -> String {
     use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, file::File, qcow2::Qcow2};
     let file = File::create_open(StorageCreateOptions::new().filename(path)).expect("a file can be made");
     Qcow2::<File>::create_builder(file).size(16 << 20).create().expect("an image can be made");

@@ -12,6 +12,7 @@ mod debugging;
 mod bad_input;
 mod session;
 mod disks;
+mod kills;
 mod legacy;
 mod prompt;
 mod processors;
