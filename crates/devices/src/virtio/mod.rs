@@ -25,6 +25,7 @@ pub mod waker;
 pub mod mmio;
 pub mod rng;
 pub mod block;
+pub mod balloon;
 
 #[cfg(test)]
 mod bench;
@@ -44,6 +45,8 @@ pub enum DeviceKind {
     Block = 2,
     /// A source of entropy (5.4).
     Entropy = 4,
+    /// A balloon (5.5).
+    Balloon = 5,
 }
 
 /// Feature bits that belong to no single kind of device (section 6).
