@@ -70,4 +70,6 @@ pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;
 pub use trap::Kicker;
-pub use vcpu::{CpuidLeaf, LongModeEntry, Options, SetupError, Statistics, Vcpu};
+pub use vcpu::{
+    CpuidLeaf, LongModeEntry, Options, ProtectedModeEntry, SetupError, StartState, Statistics, Vcpu,
+};

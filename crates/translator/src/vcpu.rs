@@ -65,6 +65,42 @@ pub struct LongModeEntry {
     pub gdt_limit: u16,
 }
 
+/// State a 32-bit boot loader hands over: protected mode without paging, flat segments, interrupts off, as Multiboot
+/// (0.6.96, 3.2), Multiboot 2 (3.3), PVH (Xen, docs/misc/pvh.pandoc) and Linux' 32-bit boot protocol all have it. They differ
+/// in the registers that point at what the loader left.
+#[derive(Debug, Clone, Copy)]
+pub struct ProtectedModeEntry {
+    /// First instruction.
+    pub eip: u32,
+    /// Multiboot's magic number.
+    pub eax: u32,
+    /// Where Multiboot's or PVH's information is.
+    pub ebx: u32,
+    /// Where Linux' boot parameters are.
+    pub esi: u32,
+    /// Stack pointer: no protocol promises one, and a kernel that forgot to make its own then spoils nothing else.
+    pub esp: u32,
+    /// Descriptor table with 32-bit code at 0x10 and data at 0x18.
+    pub gdt: u32,
+    /// Its size in bytes minus one.
+    pub gdt_limit: u16,
+}
+
+/// How a loader enters a kernel.
+#[derive(Debug, Clone, Copy)]
+pub enum StartState {
+    /// In 64-bit mode.
+    Long(LongModeEntry),
+    /// In 32-bit protected mode.
+    Protected(ProtectedModeEntry),
+}
+
+impl From<LongModeEntry> for StartState {
+    fn from(entry: LongModeEntry) -> StartState {
+        StartState::Long(entry)
+    }
+}
+
 /// Why a vCPU could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -219,7 +255,15 @@ impl Vcpu {
 
     /// Puts the processor where a 64-bit boot loader leaves it.
     pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
-        self.cpu_mut().enter_long_mode(&entry);
+        self.begin(StartState::Long(entry));
+    }
+
+    /// Puts the processor where a boot loader leaves it.
+    pub fn begin(&mut self, start: StartState) {
+        match start {
+            StartState::Long(entry) => self.cpu_mut().enter_long_mode(&entry),
+            StartState::Protected(entry) => self.cpu_mut().enter_protected_mode(&entry),
+        }
         let effect = crate::cpu::control::Effect {
             flush_all: true,
             address_space_changed: true,

@@ -1,11 +1,11 @@
 //! How a processor begins: after power-on, and as a 64-bit boot loader leaves it.
 
-use crate::LongModeEntry;
 use crate::cpu::inert::InertMsrs;
 use crate::cpu::segments::{CS, DS, ES, FS, GS, SS, Segment, TableRegister, attributes};
-use crate::cpu::{Cpu, RDX, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
+use crate::cpu::{Cpu, RAX, RBX, RDX, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
+use crate::{LongModeEntry, ProtectedModeEntry};
 
-/// Selectors of the 64-bit boot protocol.
+/// Selectors of the boot protocols.
 const BOOT_CS: u16 = 0x10;
 const BOOT_DS: u16 = 0x18;
 
@@ -108,6 +108,30 @@ impl Cpu {
         self.gpr[RSP] = entry.rsp;
         self.gpr[RSI] = entry.rsi;
         self.rip = entry.rip;
+    }
+
+    /// Puts the processor where 32-bit boot protocols want it: protected mode, no paging, flat segments, interrupts off. PVH
+    /// asks in addition for a busy 32-bit task state at zero (Xen, docs/misc/pvh.pandoc).
+    pub fn enter_protected_mode(&mut self, entry: &ProtectedModeEntry) {
+        (self.cr0, self.cr3, self.cr4, self.efer) = (cr0::PE | cr0::ET, 0, 0, 0);
+        self.cpl = 0;
+        self.interrupt_shadow = false;
+        self.rflags = flags::ALWAYS_ONE;
+        self.segments[CS] = Segment::flat_code(BOOT_CS, 0);
+        for index in [ES, SS, DS, FS, GS] {
+            self.segments[index] = Segment::flat_data(BOOT_DS, 0);
+        }
+        self.tr = Segment {
+            attributes: attributes::PRESENT | u16::from(descriptors::system::TSS_BUSY),
+            limit: 0x67,
+            ..Segment::default()
+        };
+        self.gdtr = TableRegister { base: entry.gdt.into(), limit: entry.gdt_limit };
+        self.idtr = TableRegister { base: 0, limit: 0 };
+        self.gpr = [0; 16];
+        let registers = [(RAX, entry.eax), (RBX, entry.ebx), (RSI, entry.esi), (RSP, entry.esp)];
+        registers.into_iter().for_each(|(register, value)| self.gpr[register] = value.into());
+        self.rip = entry.eip.into();
     }
 }
 
