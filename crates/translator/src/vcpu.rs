@@ -8,6 +8,7 @@ use crate::cache::calls::Calls;
 use crate::cache::returns::Returns;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::cpuid::hidden::HiddenFeatures;
+use crate::cpu::start::{LongModeEntry, StartState};
 use crate::cpu::{Cpu, cr4, flags, xcr0};
 use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
@@ -46,59 +47,6 @@ pub struct Options {
     pub cpuid: Vec<CpuidLeaf>,
     /// Features that the user takes away.
     pub hidden: HiddenFeatures,
-}
-
-/// State a 64-bit boot loader hands over (Linux x86 boot protocol, "64-bit boot protocol").
-#[derive(Debug, Clone, Copy)]
-pub struct LongModeEntry {
-    /// First instruction.
-    pub rip: u64,
-    /// Stack pointer.
-    pub rsp: u64,
-    /// Second argument register: the address of the boot parameters.
-    pub rsi: u64,
-    /// Page-table root; the tables identity-map at least the kernel, the boot parameters and the command line.
-    pub cr3: u64,
-    /// Descriptor table with __BOOT_CS (0x10) and __BOOT_DS (0x18).
-    pub gdt: u64,
-    /// Its size in bytes minus one.
-    pub gdt_limit: u16,
-}
-
-/// State a 32-bit boot loader hands over: protected mode without paging, flat segments, interrupts off, as Multiboot
-/// (0.6.96, 3.2), Multiboot 2 (3.3), PVH (Xen, docs/misc/pvh.pandoc) and Linux' 32-bit boot protocol all have it. They differ
-/// in the registers that point at what the loader left.
-#[derive(Debug, Clone, Copy)]
-pub struct ProtectedModeEntry {
-    /// First instruction.
-    pub eip: u32,
-    /// Multiboot's magic number.
-    pub eax: u32,
-    /// Where Multiboot's or PVH's information is.
-    pub ebx: u32,
-    /// Where Linux' boot parameters are.
-    pub esi: u32,
-    /// Stack pointer: no protocol promises one, and a kernel that forgot to make its own then spoils nothing else.
-    pub esp: u32,
-    /// Descriptor table with 32-bit code at 0x10 and data at 0x18.
-    pub gdt: u32,
-    /// Its size in bytes minus one.
-    pub gdt_limit: u16,
-}
-
-/// How a loader enters a kernel.
-#[derive(Debug, Clone, Copy)]
-pub enum StartState {
-    /// In 64-bit mode.
-    Long(LongModeEntry),
-    /// In 32-bit protected mode.
-    Protected(ProtectedModeEntry),
-}
-
-impl From<LongModeEntry> for StartState {
-    fn from(entry: LongModeEntry) -> StartState {
-        StartState::Long(entry)
-    }
 }
 
 /// Why a vCPU could not be made.
