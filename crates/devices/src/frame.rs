@@ -72,15 +72,16 @@ impl Frame {
         }
         put(10, buffers);
         header[0] = self.unfinished.map_or(0, |_| flag::NEEDS_CHECKSUM);
-        header[1] = self.large.map_or(kind::NONE, |large| kind::TCP4 | if large.marks { kind::MARKS } else { 0 });
+        header[1] =
+            self.large.map_or(kind::NONE, |large| kind::TCP4 | if large.marks { kind::MARKS } else { 0 });
         header
     }
 
     /// The frame behind this header. None for one that asks for work that was not offered, or points outside the frame.
     pub fn read(header: &[u8; HEADER], bytes: Vec<u8>) -> Option<Frame> {
         let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let unfinished = (header[0] & flag::NEEDS_CHECKSUM != 0)
-            .then(|| Unfinished { start: word(6), offset: word(8) });
+        let unfinished =
+            (header[0] & flag::NEEDS_CHECKSUM != 0).then(|| Unfinished { start: word(6), offset: word(8) });
         let large = match header[1] & !kind::MARKS {
             kind::NONE => None,
             kind::TCP4 => {

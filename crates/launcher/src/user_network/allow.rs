@@ -87,9 +87,15 @@ mod tests {
     fn without_a_list_everything_may_be_reached_but_the_host_itself() {
         let all = Allowed::default();
         assert_eq!(all.route(to("192.0.2.1:80")), Some(to("192.0.2.1:80")));
-        for nowhere in
-            ["10.0.2.2:80", "127.0.0.1:80", "127.1.2.3:80", "0.0.0.0:80", "10.0.2.77:80", "224.0.0.1:80", "192.0.2.1:0"]
-        {
+        for nowhere in [
+            "10.0.2.2:80",
+            "127.0.0.1:80",
+            "127.1.2.3:80",
+            "0.0.0.0:80",
+            "10.0.2.77:80",
+            "224.0.0.1:80",
+            "192.0.2.1:0",
+        ] {
             assert_eq!(all.route(to(nowhere)), None, "{nowhere}");
         }
     }

@@ -95,8 +95,9 @@ impl World {
         let mut cable = Cable { ignores_sums: abilities.unfinished, ..Cable::default() };
         let config = Config::new(HardwareAddress::Ethernet(MAC));
         let mut interface = Interface::new(config, &mut cable, smoltcp::time::Instant::ZERO);
-        interface
-            .update_ip_addrs(|addresses| addresses.push(IpCidr::new(IpAddress::Ipv4(GUEST), PREFIX)).unwrap());
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(IpAddress::Ipv4(GUEST), PREFIX)).unwrap()
+        });
         interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
         World { stack, cable, interface, sockets: SocketSet::new(Vec::new()), start: Instant::now() }
     }
@@ -109,7 +110,8 @@ impl World {
         while let Some(bytes) = self.cable.sent.pop_front() {
             self.stack.input(Frame::whole(bytes), now);
         }
-        let limit = self.stack.patience(now).unwrap_or(Duration::from_millis(1)).min(Duration::from_millis(1));
+        let limit =
+            self.stack.patience(now).unwrap_or(Duration::from_millis(1)).min(Duration::from_millis(1));
         for event in self.stack.sockets.wait(Some(limit)).unwrap() {
             self.stack.event(event, Instant::now());
         }

@@ -105,12 +105,20 @@ impl Questions {
     }
 
     /// A resolver has answered, or is known not to.
-    pub fn event(&mut self, id: u32, now: Instant, buffer: &mut [u8], sockets: &Sockets, outbox: &mut Outbox) {
+    pub fn event(
+        &mut self,
+        id: u32,
+        now: Instant,
+        buffer: &mut [u8],
+        sockets: &Sockets,
+        outbox: &mut Outbox,
+    ) {
         let Some(question) = self.all.get(&id) else { return };
         match question.socket.recv(buffer) {
             Ok(length) => {
                 let answer = &buffer[..length.min(packets::LONGEST_DATAGRAM)];
-                let fits = answer.len() >= HEADER && answer[..2] == question.message[..2] && answer[2] & 0x80 != 0;
+                let fits =
+                    answer.len() >= HEADER && answer[..2] == question.message[..2] && answer[2] & 0x80 != 0;
                 if fits {
                     outbox.put(packets::udp(question.hardware, ours(), question.from, answer));
                     self.all.remove(&id);
@@ -204,6 +212,9 @@ mod tests {
         for length in HEADER..question.len() {
             assert_eq!(without_records(&question[..length], SERVFAIL), None);
         }
-        assert_eq!(without_records(b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\xc0\x0c\0\0\x01\0\x01", SERVFAIL), None);
+        assert_eq!(
+            without_records(b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\0\xc0\x0c\0\0\x01\0\x01", SERVFAIL),
+            None
+        );
     }
 }

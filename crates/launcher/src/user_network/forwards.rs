@@ -102,9 +102,13 @@ impl Forwards {
 
     /// A datagram of the Guest's to the gateway: an answer to somebody at a forwarded port? False when it is not.
     pub fn answer(&mut self, from: SocketAddrV4, to: SocketAddrV4, data: &[u8], now: Instant) -> bool {
-        let Some(number) = to.port().checked_sub(FIRST_PORT).filter(|_| *to.ip() == GATEWAY) else { return false };
+        let Some(number) = to.port().checked_sub(FIRST_PORT).filter(|_| *to.ip() == GATEWAY) else {
+            return false;
+        };
         let (index, slot) = (usize::from(number) / MOST_PEERS, usize::from(number) % MOST_PEERS);
-        let Some(Port { way: Way::Udp { socket, peers }, guest }) = self.ports.get_mut(index) else { return false };
+        let Some(Port { way: Way::Udp { socket, peers }, guest }) = self.ports.get_mut(index) else {
+            return false;
+        };
         match peers.get_mut(slot) {
             Some(peer) if from.port() == *guest => {
                 peer.last = now;

@@ -36,7 +36,6 @@ pub mod dns;
 pub mod forwards;
 pub mod stack;
 
-
 #[cfg(test)]
 mod bench;
 #[cfg(test)]

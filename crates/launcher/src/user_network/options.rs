@@ -51,18 +51,29 @@ impl Options {
         for word in words {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("forward", value) => options.forwards.push(forward(value).map_err(fault)?),
-                ("allow", value) => options.allowed.destinations.push(Destination::read(value).ok_or_else(
-                    || fault(format!("{value} is no destination; give ADDRESS[/BITS][:PORT], as in allow=192.0.2.0/24:443")),
-                )?),
+                ("allow", value) => options
+                    .allowed
+                    .destinations
+                    .push(Destination::read(value).ok_or_else(|| {
+                    fault(format!(
+                        "{value} is no destination; give ADDRESS[/BITS][:PORT], as in allow=192.0.2.0/24:443"
+                    ))
+                })?),
                 ("host", "yes") => options.allowed.host = true,
                 ("host", "no") => options.allowed.host = false,
                 ("dns", "none") => resolver = Some(Vec::new()),
-                ("dns", value) => resolver = Some(vec![read_resolver(value).ok_or_else(|| {
-                    fault(format!("{value} is no resolver; give ADDRESS[:PORT] or none, as in dns=192.0.2.53"))
-                })?]),
-                _ => return Err(fault(format!(
-                    "{word} is no option of the user network; give forward=tcp:8080:80, allow=192.0.2.0/24:443, host=yes or dns=192.0.2.53"
-                ))),
+                ("dns", value) => {
+                    resolver = Some(vec![read_resolver(value).ok_or_else(|| {
+                        fault(format!(
+                            "{value} is no resolver; give ADDRESS[:PORT] or none, as in dns=192.0.2.53"
+                        ))
+                    })?])
+                }
+                _ => {
+                    return Err(fault(format!(
+                        "{word} is no option of the user network; give forward=tcp:8080:80, allow=192.0.2.0/24:443, host=yes or dns=192.0.2.53"
+                    )));
+                }
             }
         }
         if options.forwards.len() > MOST_FORWARDS {
@@ -107,7 +118,9 @@ fn parts(text: &str) -> Option<(&str, SocketAddrV4, u16)> {
 
 fn forward(text: &str) -> Result<Forward, String> {
     let wrong = || {
-        format!("forward={text} is no forward; give PROTOCOL:[ADDRESS:]PORT:GUESTPORT, as in forward=tcp:8080:80")
+        format!(
+            "forward={text} is no forward; give PROTOCOL:[ADDRESS:]PORT:GUESTPORT, as in forward=tcp:8080:80"
+        )
     };
     let (protocol, here, guest) = parts(text).ok_or_else(wrong)?;
     let refused = |cause: std::io::Error| explain(text, here, &cause);
@@ -164,7 +177,10 @@ mod tests {
             ("user,host=maybe", "is no option"),
         ] {
             let sentence = refusal(text);
-            assert!(sentence.starts_with(&format!("--net {text}: ")) && sentence.contains(hint), "{sentence}");
+            assert!(
+                sentence.starts_with(&format!("--net {text}: ")) && sentence.contains(hint),
+                "{sentence}"
+            );
             assert!(!sentence.contains('\n'));
         }
     }
@@ -183,7 +199,10 @@ mod tests {
         let expected: Vec<SocketAddrV4> =
             ["192.0.2.1:53", "192.0.2.2:53"].iter().map(|text| text.parse().unwrap()).collect();
         assert_eq!(resolvers(text), expected);
-        assert_eq!(Options::read("user", &["dns=127.0.0.1:5353"]).unwrap().resolvers, ["127.0.0.1:5353".parse().unwrap()]);
+        assert_eq!(
+            Options::read("user", &["dns=127.0.0.1:5353"]).unwrap().resolvers,
+            ["127.0.0.1:5353".parse().unwrap()]
+        );
         assert!(Options::read("user", &["dns=none"]).unwrap().resolvers.is_empty());
     }
 }

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use lguest_devices::frame::Frame;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr, IpAddress, IpProtocol,
-    Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable, Icmpv4Packet, Icmpv4Repr,
+    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
 use super::addresses::OURS;
@@ -39,7 +39,8 @@ impl<'a> Packet<'a> {
         let fragment = packet.more_frags() || packet.frag_offset() != 0;
         let (start, end) = (usize::from(packet.header_len()), usize::from(packet.total_len()));
         let hardware = frame.src_addr();
-        let sender = hardware.is_unicast() && !header.src_addr.is_multicast() && !header.src_addr.is_broadcast();
+        let sender =
+            hardware.is_unicast() && !header.src_addr.is_multicast() && !header.src_addr.is_broadcast();
         if fragment || !sender {
             return None;
         }
@@ -82,11 +83,7 @@ pub fn ethernet(
 }
 
 /// A frame with an IPv4 packet.
-pub fn ipv4(
-    hardware: EthernetAddress,
-    header: &Ipv4Repr,
-    fill: impl FnOnce(&mut [u8]),
-) -> Vec<u8> {
+pub fn ipv4(hardware: EthernetAddress, header: &Ipv4Repr, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let length = header.buffer_len() + header.payload_len;
     ethernet(hardware, EthernetProtocol::Ipv4, length, |bytes| {
         let mut packet = Ipv4Packet::new_unchecked(bytes);

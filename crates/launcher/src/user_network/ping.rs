@@ -68,7 +68,14 @@ pub fn answer(packet: &Packet<'_>) -> Option<Frame> {
 
 impl Pings {
     /// A packet for another machine, which is `to` on the host.
-    pub fn send(&mut self, packet: &Packet<'_>, to: Ipv4Addr, now: Instant, sockets: &Sockets, outbox: &mut Outbox) {
+    pub fn send(
+        &mut self,
+        packet: &Packet<'_>,
+        to: Ipv4Addr,
+        now: Instant,
+        sockets: &Sockets,
+        outbox: &mut Outbox,
+    ) {
         let Some((ident, seq_no, data)) = request(packet) else { return };
         let pinger = Pinger { guest: packet.header.src_addr, ident, target: packet.header.dst_addr };
         let id = match self.by_pinger.get(&pinger) {

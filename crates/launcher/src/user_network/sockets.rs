@@ -90,7 +90,8 @@ impl Sockets {
     /// # Errors
     /// What the host says.
     pub fn watch(&self, socket: impl AsFd, owner: Owner) -> io::Result<()> {
-        let what = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let what =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(owner.number()), what)?)
     }
 

@@ -38,7 +38,14 @@ pub struct Exchanges {
 
 impl Exchanges {
     /// A datagram from the Guest, in its packet, that goes to `to` on the host.
-    pub fn send(&mut self, packet: &Packet<'_>, to: SocketAddrV4, now: Instant, sockets: &Sockets, outbox: &mut Outbox) {
+    pub fn send(
+        &mut self,
+        packet: &Packet<'_>,
+        to: SocketAddrV4,
+        now: Instant,
+        sockets: &Sockets,
+        outbox: &mut Outbox,
+    ) {
         let Some((guest, peer, data)) = packet.datagram() else { return };
         let flow = Flow { guest, peer };
         let id = match self.by_flow.get(&flow) {

@@ -161,7 +161,8 @@ impl Connection {
             return true;
         }
         loop {
-            let mut wire = Wire { hardware: self.hardware, abilities: self.abilities, input: &mut self.input, outbox };
+            let mut wire =
+                Wire { hardware: self.hardware, abilities: self.abilities, input: &mut self.input, outbox };
             self.interface.poll(now, &mut wire, &mut self.sockets);
             let moved = self.carry_out() | self.carry_in();
             if !moved {
@@ -208,7 +209,8 @@ impl Connection {
                 }
             }
         }
-        let ended = matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        let ended =
+            matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
         if ended && !socket.can_recv() && !self.guest_done {
             self.guest_done = true;
             let _ = self.stream.shutdown(Shutdown::Write);

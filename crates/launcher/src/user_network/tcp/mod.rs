@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::time::Instant;
 use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, Icmpv4DstUnreachable, IpAddress, IpProtocol, Ipv4Repr, TcpControl, TcpPacket,
-    TcpRepr,
+    EthernetAddress, EthernetFrame, Icmpv4DstUnreachable, IpAddress, IpProtocol, Ipv4Repr, TcpControl,
+    TcpPacket, TcpRepr,
 };
 
 use super::outbox::Outbox;
@@ -94,7 +94,9 @@ impl Connections {
         hardware: EthernetAddress,
         sockets: &Sockets,
     ) {
-        if self.all.len() >= MOST || stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).is_err() {
+        if self.all.len() >= MOST
+            || stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).is_err()
+        {
             return;
         }
         // Fewer connections than ports, so one is free.

@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 
 use lguest_devices::frame::{Frame, Large, Unfinished};
 use smoltcp::phy::{
-    ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, SegmentationCapabilities, TxToken,
+    ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, SegmentationCapabilities,
+    TxToken,
 };
 use smoltcp::time::Instant;
 use smoltcp::wire::{
@@ -131,9 +132,9 @@ fn leave_the_rest(frame: &mut Frame, pieces: Option<u16>) {
     if ip.next_header() != IpProtocol::Tcp {
         return;
     }
-    let (start, payload) = (ETHERNET + usize::from(ip.header_len()), ip.total_len() - u16::from(ip.header_len()));
-    let sum =
-        checksum::pseudo_header_v4(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, u32::from(payload));
+    let (start, payload) =
+        (ETHERNET + usize::from(ip.header_len()), ip.total_len() - u16::from(ip.header_len()));
+    let sum = checksum::pseudo_header_v4(&ip.src_addr(), &ip.dst_addr(), IpProtocol::Tcp, u32::from(payload));
     let mut tcp = TcpPacket::new_unchecked(&mut frame.bytes[start..]);
     tcp.set_checksum(sum);
     let headers = start + usize::from(tcp.header_len());

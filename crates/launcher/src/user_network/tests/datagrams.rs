@@ -5,7 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetFrame, EthernetProtocol, Ipv4Packet,
+    ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetFrame, EthernetProtocol,
+    Ipv4Packet,
 };
 
 use crate::user_network::addresses::{GATEWAY, GUEST, MASK, OURS, RESOLVER};
@@ -206,11 +207,13 @@ fn a_forwarded_datagram_and_its_answer_find_their_ways() {
     let packet = world.ask(ping(GATEWAY, 1), is_udp);
     let packet = Ipv4Packet::new_checked(&packet[..]).unwrap();
     let datagram_in = smoltcp::wire::UdpPacket::new_checked(packet.payload()).unwrap();
-    assert_eq!((packet.src_addr(), datagram_in.dst_port(), datagram_in.payload()), (GATEWAY, 7000, &b"question"[..]));
+    assert_eq!(
+        (packet.src_addr(), datagram_in.dst_port(), datagram_in.payload()),
+        (GATEWAY, 7000, &b"question"[..])
+    );
     let back = SocketAddrV4::new(GATEWAY, datagram_in.src_port());
     world.stack.input(datagram(7000, back, b"answer"), Instant::now());
     let mut bytes = [0; 16];
     assert_eq!(client.recv_from(&mut bytes).map(|(length, _)| length).unwrap(), 6);
     assert_eq!(&bytes[..6], b"answer");
 }
-

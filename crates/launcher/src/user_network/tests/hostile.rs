@@ -63,7 +63,8 @@ fn frames_with_bytes_changed_at_random_neither_panic_nor_grow_anything() {
             bytes.truncate(random.below(bytes.len() + 1));
         }
         // Nothing of the host's loopback but port 9, which nobody has, and no other machine.
-        let elsewhere = bytes.len() >= 38 && (bytes[30..34] != GATEWAY.octets() || bytes[36..38] != 9u16.to_be_bytes());
+        let elsewhere =
+            bytes.len() >= 38 && (bytes[30..34] != GATEWAY.octets() || bytes[36..38] != 9u16.to_be_bytes());
         let known = bytes.get(30..34) == Some(&resolver.ip().octets());
         if elsewhere && !known && bytes.get(12..14) == Some(&[8, 0]) && bytes.get(23) != Some(&1) {
             continue;
