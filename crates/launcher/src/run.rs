@@ -101,7 +101,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
             "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
         ));
     }
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?)?;
+    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -149,7 +149,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 }
 
 /// The bus with what is attached to it.
-fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
     match bus {
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
@@ -161,7 +161,7 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             let mut plugs = Vec::new();
             for (number, attachment) in attachments.into_iter().enumerate() {
                 match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk)),
+                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
                     Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
                 }
             }
