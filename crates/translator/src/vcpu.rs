@@ -18,7 +18,7 @@ use crate::memory::ram::Ram;
 use crate::play::Pending;
 use crate::requirements::requirements;
 use crate::rewrite::Tools;
-use crate::run::Draft;
+use crate::run::{Draft, Resume};
 use crate::spaces::{Reach, Spaces};
 use crate::trap::{self, Kicker, Running};
 use crate::vector_state::VectorState;
@@ -129,8 +129,10 @@ pub struct Vcpu {
     pub(crate) running: Box<Running>,
     /// An exit's unfinished business.
     pub(crate) pending: Option<Pending>,
-    /// Host address to go on at, when that is not the entry of a unit.
-    pub(crate) resume: Option<u64>,
+    /// Where to go on, when that is not the unit at `rip`.
+    pub(crate) resume: Option<Resume>,
+    /// [`crate::memory::tables::Tables::losses`] when generated code was left.
+    pub(crate) losses_known: u64,
     pub(crate) window: bool,
     pub(crate) nmi_window: bool,
     pub(crate) bounce: Bounce,
@@ -182,6 +184,7 @@ impl Vcpu {
             running,
             pending: None,
             resume: None,
+            losses_known: 0,
             window: false,
             nmi_window: false,
             bounce: Bounce::new()?,
