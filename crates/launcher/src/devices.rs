@@ -24,14 +24,19 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge of an empty bus"),
 ];
 
-/// On `--bus mmio`: `--disk` in the order given, then this one.
-const VIRTIO: [Row; 2] = [
+/// On `--bus mmio`: `--disk` in the order given, then these two.
+const VIRTIO: [Row; 3] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
         "virtio 1.2: a disk in a file: vda, vdb, ...; also ,serial=TEXT and ,backing=PATH; repeatable",
     ),
-    ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
+    ("entropy", "always there", "virtio 1.2: the host's random numbers"),
+    (
+        "balloon",
+        "always there, the last",
+        "virtio 1.2: what the Guest frees goes back to the host (free page reporting)",
+    ),
 ];
 
 /// On `--bus lguest-dma`, in the order in which the Guest finds them: `--disk`, `--net`, then these two.

@@ -181,7 +181,7 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
 fn drivers(bus: &BusSpec) -> &'static [&'static str] {
     match bus {
-        BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
+        BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng", "virtio_balloon"],
         BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
     }
 }

@@ -1,19 +1,20 @@
 //! Virtio on this board: a window of registers and an interrupt for each device, at the places that `layout` draws.
 //!
 //! The ACPI tables name the windows ([`super::acpi`]), so a kernel finds them without a word on its command line. The user's
-//! devices come first, in their order, then a source of entropy, which costs nothing and every kernel wants.
+//! devices come first, in their order, then a source of entropy and a balloon, which cost nothing and every kernel wants.
 
 use std::sync::{Arc, Mutex};
 
 use lguest_devices::bus::{Bus, BusError};
 use lguest_devices::virtio::VirtioDevice;
+use lguest_devices::virtio::balloon::{Pages, VirtioBalloon};
 use lguest_devices::virtio::block::VirtioBlock;
 use lguest_devices::virtio::life::Life;
 use lguest_devices::virtio::memory::{self, DmaMemory, NoView, Part, Written};
 use lguest_devices::virtio::mmio::{MmioTransport, REGISTERS};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
 use lguest_devices::virtio::waker::Waker;
-use lguest_host::memory::Memory;
+use lguest_host::memory::{GuestAddress, Memory};
 use lguest_host::platform::Platform;
 
 use super::layout;
@@ -39,27 +40,38 @@ pub enum VirtioBusError {
     Layout(#[from] BusError),
 }
 
-/// All places but the one of the source of entropy.
-const MOST_DEVICES: usize = layout::VIRTIO_SLOTS as usize - 1;
+/// All places but those of the source of entropy and the balloon.
+const MOST_DEVICES: usize = layout::VIRTIO_SLOTS as usize - 2;
 
 /// Who is given a device's waker.
 type Listener = Box<dyn FnOnce(Waker) + Send>;
 
+/// Makes a device, once there is the memory that it will see.
+type Make = Box<dyn FnOnce(&Arc<Memory>) -> Box<dyn VirtioDevice> + Send>;
+
 /// A device on its way to the bus, and what wants to know how to wake it: its threads, which live outside.
 pub struct Plug {
-    device: Box<dyn VirtioDevice>,
+    make: Make,
     listener: Option<Listener>,
 }
 
 impl Plug {
     /// A device that nobody wakes.
     pub fn new(device: impl VirtioDevice + 'static) -> Plug {
-        Plug { device: Box::new(device), listener: None }
+        Plug { make: Box::new(|_| Box::new(device)), listener: None }
     }
 
     /// A device that the outside wakes. `listener` gets its waker once it is on the bus, before the Guest runs.
     pub fn woken(device: impl VirtioDevice + 'static, listener: impl FnOnce(Waker) + Send + 'static) -> Plug {
-        Plug { device: Box::new(device), listener: Some(Box::new(listener)) }
+        Plug { listener: Some(Box::new(listener)), ..Plug::new(device) }
+    }
+
+    /// The way back to the host for memory that the Guest does not use.
+    fn balloon() -> Plug {
+        let make = |memory: &Arc<Memory>| -> Box<dyn VirtioDevice> {
+            Box::new(VirtioBalloon::new(HostPages(memory.clone())))
+        };
+        Plug { make: Box::new(make), listener: None }
     }
 
     /// The `number`th disk, with a queue for each of so many vCPUs.
@@ -79,7 +91,7 @@ pub struct VirtioSpec {
 }
 
 impl VirtioSpec {
-    /// These devices in this order, and a source of entropy.
+    /// These devices in this order, a source of entropy, and a balloon.
     ///
     /// # Errors
     /// [`TooManyDevices`].
@@ -88,6 +100,7 @@ impl VirtioSpec {
             return Err(TooManyDevices(plugs.len()));
         }
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
+        plugs.push(Plug::balloon());
         Ok(VirtioSpec { plugs })
     }
 
@@ -130,6 +143,18 @@ impl Entropy for HostEntropy {
     }
 }
 
+/// The memory file, into which holes are punched.
+struct HostPages(Arc<Memory>);
+
+impl Pages for HostPages {
+    fn give_back(&mut self, address: u64, length: u64) {
+        // Refused for what is no RAM, which the Guest need not know; a host that frees nothing keeps it.
+        if let Err(cause) = self.0.give_back(GuestAddress(address), length) {
+            tracing::debug!("memory that is not given back: {cause}");
+        }
+    }
+}
+
 /// Puts the devices at their places.
 ///
 /// # Errors
@@ -141,9 +166,9 @@ pub fn attach(
     platform: &Platform,
 ) -> Result<(), VirtioBusError> {
     let view = Arc::new(view(memory)?);
-    for (slot, Plug { device, listener }) in (0..).zip(spec.plugs) {
+    for (slot, Plug { make, listener }) in (0..).zip(spec.plugs) {
         let line = BoardLine::new(platform, layout::virtio_gsi(slot));
-        let transport = Arc::new(Mutex::new(MmioTransport::new(Life::new(device, view.clone()), line)));
+        let transport = Arc::new(Mutex::new(MmioTransport::new(Life::new(make(memory), view.clone()), line)));
         listener.into_iter().for_each(|listener| listener(Waker::new(&transport)));
         let window = layout::virtio_window(slot);
         mapped.attach(window..window + REGISTERS, transport)?;

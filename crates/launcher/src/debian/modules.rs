@@ -24,8 +24,17 @@ pub const FOLDER: &str = "modules";
 const ORDER: &str = "order";
 
 /// What machines may need: virtio's transports and devices, and the file system that most disk images have.
-const KEPT: [&str; 7] =
-    ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "virtio_net", "virtio_console", "ext4"];
+const KEPT: [&str; 9] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_rng",
+    "virtio_net",
+    "virtio_console",
+    "virtio_balloon",
+    "vmw_vsock_virtio_transport",
+    "ext4",
+];
 
 /// The largest module taken; the largest of Debian's, a graphics driver, has 20 MB.
 const LARGEST: u64 = 64 << 20;

@@ -13,6 +13,7 @@ mod bad_input;
 mod session;
 mod disks;
 mod kills;
+mod memory;
 mod legacy;
 mod protocols;
 mod prompt;
