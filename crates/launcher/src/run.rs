@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
@@ -158,14 +158,14 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             Ok(BusSpec::LguestDma { attachments, links })
         }
         BusChoice::Mmio => {
-            let mut disks = Vec::new();
-            for attachment in attachments {
+            let mut plugs = Vec::new();
+            for (number, attachment) in attachments.into_iter().enumerate() {
                 match attachment {
-                    Attachment::Disk(disk) => disks.push(disk),
+                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk)),
                     Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
                 }
             }
-            Ok(BusSpec::Mmio(VirtioSpec::new(disks)?))
+            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
         }
         BusChoice::Pci => match attachments.first() {
             None => Ok(BusSpec::Pci),

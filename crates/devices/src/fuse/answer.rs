@@ -157,13 +157,7 @@ impl<'a> Answer<'a> {
 
     /// The answer to STATFS (`fuse_statfs_out`).
     pub fn figures(&mut self, figures: &FileSystemFigures) {
-        self.u64s(&[
-            figures.blocks,
-            figures.free,
-            figures.available,
-            figures.files,
-            figures.free_files,
-        ]);
+        self.u64s(&[figures.blocks, figures.free, figures.available, figures.files, figures.free_files]);
         self.u32s(&[figures.block_size, 255, figures.fragment_size, 0, 0, 0, 0, 0, 0, 0]);
     }
 
@@ -238,8 +232,8 @@ mod tests {
         assert_eq!(length(&|answer| answer.opened(HandleId(1), 0)), 16);
         assert_eq!(length(&|answer| answer.figures(&FileSystemFigures::default())), 80);
         assert_eq!(length(&|answer| answer.agreed(0, 0)), 64);
-        assert_eq!(length(&|answer| drop(answer.listed(b"abc", 1, 2, 8, None))), 32);
-        assert_eq!(length(&|answer| drop(answer.listed(b"abc", 1, 2, 8, Some(None)))), 160);
+        assert_eq!(length(&|answer| assert!(answer.listed(b"abc", 1, 2, 8, None))), 32);
+        assert_eq!(length(&|answer| assert!(answer.listed(b"abc", 1, 2, 8, Some(None)))), 160);
     }
 
     #[test]

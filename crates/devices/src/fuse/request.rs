@@ -90,40 +90,120 @@ pub struct Span {
 
 /// A request. Names are those of fuse.h without the shouting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields are those of fuse.h, and a sentence each would repeat their names")]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of fuse.h, and a sentence each would repeat their names"
+)]
 pub enum Request<'a> {
-    Init { major: u32, minor: u32, readahead: u32, abilities: u64 },
-    Lookup { name: FileName<'a> },
-    Forget { lookups: u64 },
+    Init {
+        major: u32,
+        minor: u32,
+        readahead: u32,
+        abilities: u64,
+    },
+    Lookup {
+        name: FileName<'a>,
+    },
+    Forget {
+        lookups: u64,
+    },
     /// Pairs of a node and a count, read by [`forgets`].
-    BatchForget { list: &'a [u8] },
-    GetAttributes { handle: Option<HandleId> },
+    BatchForget {
+        list: &'a [u8],
+    },
+    GetAttributes {
+        handle: Option<HandleId>,
+    },
     SetAttributes(Changes),
     ReadLink,
-    Symlink { name: FileName<'a>, target: &'a [u8] },
-    MakeNode { name: FileName<'a>, mode: u32 },
-    MakeDirectory { name: FileName<'a>, mode: u32 },
-    Unlink { name: FileName<'a> },
-    RemoveDirectory { name: FileName<'a> },
-    Rename { name: FileName<'a>, to: NodeId, new_name: FileName<'a>, flags: u32 },
-    Link { of: NodeId, name: FileName<'a> },
-    Open { flags: u32, drop_privileges: bool },
-    Create { name: FileName<'a>, flags: u32, mode: u32 },
+    Symlink {
+        name: FileName<'a>,
+        target: &'a [u8],
+    },
+    MakeNode {
+        name: FileName<'a>,
+        mode: u32,
+    },
+    MakeDirectory {
+        name: FileName<'a>,
+        mode: u32,
+    },
+    Unlink {
+        name: FileName<'a>,
+    },
+    RemoveDirectory {
+        name: FileName<'a>,
+    },
+    Rename {
+        name: FileName<'a>,
+        to: NodeId,
+        new_name: FileName<'a>,
+        flags: u32,
+    },
+    Link {
+        of: NodeId,
+        name: FileName<'a>,
+    },
+    Open {
+        flags: u32,
+        drop_privileges: bool,
+    },
+    Create {
+        name: FileName<'a>,
+        flags: u32,
+        mode: u32,
+    },
     Read(Span),
-    Write { at: Span, data: &'a [u8], drop_privileges: bool },
-    Release { handle: HandleId },
+    Write {
+        at: Span,
+        data: &'a [u8],
+        drop_privileges: bool,
+    },
+    Release {
+        handle: HandleId,
+    },
     StatFs,
-    Sync { handle: HandleId, data_only: bool },
+    Sync {
+        handle: HandleId,
+        data_only: bool,
+    },
     SyncAll,
-    SetExtended { name: &'a [u8], value: &'a [u8], flags: u32 },
-    GetExtended { name: &'a [u8], size: u32 },
-    ListExtended { size: u32 },
-    RemoveExtended { name: &'a [u8] },
+    SetExtended {
+        name: &'a [u8],
+        value: &'a [u8],
+        flags: u32,
+    },
+    GetExtended {
+        name: &'a [u8],
+        size: u32,
+    },
+    ListExtended {
+        size: u32,
+    },
+    RemoveExtended {
+        name: &'a [u8],
+    },
     OpenDirectory,
-    ReadDirectory { at: Span, with_attributes: bool },
-    Allocate { handle: HandleId, offset: u64, length: u64, mode: u32 },
-    Seek { handle: HandleId, offset: u64, whence: u32 },
-    CopyRange { from: (HandleId, u64), to: (HandleId, u64), length: u64 },
+    ReadDirectory {
+        at: Span,
+        with_attributes: bool,
+    },
+    Allocate {
+        handle: HandleId,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    },
+    Seek {
+        handle: HandleId,
+        offset: u64,
+        whence: u32,
+    },
+    CopyRange {
+        from: (HandleId, u64),
+        to: (HandleId, u64),
+        length: u64,
+    },
     Destroy,
     /// Never answered, and nothing here takes long enough to be interrupted.
     Interrupt,

@@ -65,12 +65,8 @@ fn only_the_changes_that_are_marked_count() {
     content.extend([11u64, 22, 33, 44, 55, 66].iter().flat_map(|value| value.to_le_bytes()));
     content.extend(words(&[1, 2, 3, 0o100_644, 0, 8, 9, 0]));
     let Ok(Request::SetAttributes(changes)) = body(4, &message(4, &[&content])) else { panic!("no change") };
-    let wanted = Changes {
-        mode: Some(0o644),
-        size: Some(22),
-        modified: Some(NewTime::Now),
-        ..Changes::default()
-    };
+    let wanted =
+        Changes { mode: Some(0o644), size: Some(22), modified: Some(NewTime::Now), ..Changes::default() };
     assert_eq!(changes, wanted);
 }
 

@@ -48,7 +48,8 @@ impl Share {
     /// The facts of an open file.
     pub(super) fn facts_of_file(&self, file: &OwnedFd, stat: &Stat) -> Attributes {
         let mut value = [0; LONGEST_OVERRIDE];
-        let kept = fgetxattr(file, OVERRIDE, &mut value).ok().and_then(|length| Owned::read(&value[..length]));
+        let kept =
+            fgetxattr(file, OVERRIDE, &mut value).ok().and_then(|length| Owned::read(&value[..length]));
         self.facts(stat, kept)
     }
 
@@ -215,9 +216,8 @@ impl Share {
         let mut list = vec![0; MOST_EXTENDED];
         let length = listxattr(path_of(&file), &mut list)?;
         let names = list[..length].split_inclusive(|byte| *byte == 0);
-        let passed = names.filter(|name| {
-            name.starts_with(PASSED) && name.strip_suffix(&[0]) != Some(OVERRIDE.as_bytes())
-        });
+        let passed = names
+            .filter(|name| name.starts_with(PASSED) && name.strip_suffix(&[0]) != Some(OVERRIDE.as_bytes()));
         told(&passed.flatten().copied().collect::<Vec<u8>>(), size, answer)
     }
 

@@ -170,7 +170,9 @@ impl Share {
             Request::MakeDirectory { name, mode } => self.make_directory(header, name, mode, answer)?,
             Request::Unlink { name } => self.remove(node, name, false)?,
             Request::RemoveDirectory { name } => self.remove(node, name, true)?,
-            Request::Rename { name, to, new_name, flags } => self.rename((node, name), (to, new_name), flags)?,
+            Request::Rename { name, to, new_name, flags } => {
+                self.rename((node, name), (to, new_name), flags)?
+            }
             Request::Link { of, name } => self.link(of, node, name, answer)?,
             Request::Open { flags, drop_privileges } => self.open(node, flags, drop_privileges, answer)?,
             Request::Create { name, flags, mode } => self.create(header, name, flags, mode, answer)?,

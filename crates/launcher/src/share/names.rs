@@ -20,7 +20,12 @@ use super::{PROC, Share};
 const RENAMES: u32 = 1 | 2;
 
 impl Share {
-    pub(super) fn lookup(&mut self, parent: NodeId, name: FileName<'_>, answer: &mut Answer<'_>) -> Result<()> {
+    pub(super) fn lookup(
+        &mut self,
+        parent: NodeId,
+        name: FileName<'_>,
+        answer: &mut Answer<'_>,
+    ) -> Result<()> {
         let directory = self.nodes.descriptor(parent)?;
         match statat(&directory, name.bytes(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => self.enter(parent, &directory, name, &stat, answer),

@@ -102,6 +102,12 @@ impl Nodes {
         })
     }
 
+    /// From now on at most so many descriptors are kept, for tests that want none to help.
+    #[cfg(test)]
+    pub fn keep_at_most(&mut self, most: usize) {
+        self.most_held = most;
+    }
+
     fn node(&self, id: NodeId) -> Result<&Node> {
         self.table.get(&id).ok_or(Errno::STALE)
     }

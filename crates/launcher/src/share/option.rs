@@ -38,7 +38,9 @@ impl ShareSpec {
         let (place, readonly) = match text.rsplit_once(',') {
             Some((place, "readonly" | "ro")) => (place, true),
             Some((_, option)) if !option.contains('/') => {
-                return Err(fault(format!("{option} is no option of a share; give readonly or leave it out")));
+                return Err(fault(format!(
+                    "{option} is no option of a share; give readonly or leave it out"
+                )));
             }
             _ => (text, false),
         };
@@ -119,7 +121,10 @@ mod tests {
             (format!("{path},fast"), "fast is no option"),
         ] {
             let Mistake(sentence) = ShareSpec::read(&text).unwrap_err();
-            assert!(sentence.starts_with(&format!("--share {text}: ")) && sentence.contains(hint), "{sentence}");
+            assert!(
+                sentence.starts_with(&format!("--share {text}: ")) && sentence.contains(hint),
+                "{sentence}"
+            );
         }
     }
 

@@ -77,10 +77,7 @@ pub struct Identity {
 impl Identity {
     /// The caller.
     pub fn of_the_caller() -> Identity {
-        Identity {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-        }
+        Identity { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 
     #[cfg(test)]
@@ -149,7 +146,9 @@ mod tests {
         assert_eq!(Owned::read(b"1000:50:04755"), Some(owned));
         assert_eq!(Owned::read(b"1000:50:4755:file"), Some(owned));
         assert_eq!(Owned::read(owned.text().as_bytes()), Some(owned));
-        for text in [&b""[..], b"0:0", b"a:b:c", b"0:0:0999", b"-1:0:0755", b"99999999999:0:0755", b"\xff:0:0"] {
+        for text in
+            [&b""[..], b"0:0", b"a:b:c", b"0:0:0999", b"-1:0:0755", b"99999999999:0:0755", b"\xff:0:0"]
+        {
             assert_eq!(Owned::read(text), None, "{text:?}");
         }
     }
