@@ -56,7 +56,7 @@ impl Share {
 
     /// The file behind a handle.
     pub(super) fn file(&self, handle: HandleId) -> Result<&OwnedFd> {
-        self.handle(handle).map(|open| &open.file)
+        self.handle(handle).map(|open| &*open.file)
     }
 
     pub(super) fn read(&mut self, at: Span, answer: &mut Answer<'_>) -> Result<()> {

@@ -25,7 +25,7 @@ impl Share {
     pub(super) fn list(&mut self, at: Span, with_attributes: bool, answer: &mut Answer<'_>) -> Result<()> {
         let open = self.handle(at.handle)?;
         let parent = open.node;
-        let directory = open.file.try_clone().map_err(|_| Errno::MFILE)?;
+        let directory = open.file.clone();
         seek(&directory, SeekFrom::Start(at.offset))?;
         answer.limit(at.size.min(MOST_DATA) as usize);
         let mut buffer = std::mem::take(&mut self.listing);

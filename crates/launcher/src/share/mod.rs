@@ -24,6 +24,7 @@ use std::sync::Arc;
 use lguest_devices::fuse::answer::FileSystemFigures;
 use lguest_devices::fuse::request::{self, Request};
 use lguest_devices::fuse::{self, Answer, HandleId, Header, NodeId, Validity, ability};
+use lguest_devices::virtio::fs::FuseServer;
 use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
 use rustix::io::{Errno, Result};
 
@@ -64,7 +65,7 @@ const ABILITIES: u64 = ability::ASYNC_READ
 /// An open file or directory.
 struct Open {
     node: NodeId,
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
 }
 
 /// A server of one directory.
@@ -77,6 +78,7 @@ pub struct Share {
     validity: Validity,
     identity: Identity,
     nodes: Nodes,
+    most_held: usize,
     open: HashMap<HandleId, Open>,
     next_handle: u64,
     most_open: usize,
@@ -90,7 +92,7 @@ impl Share {
     ///
     /// # Errors
     /// When it cannot be read, is in /proc, or there is no /proc.
-    pub fn new(root: OwnedFd, readonly: bool, validity: Validity) -> Result<Share> {
+    pub fn new(root: Arc<OwnedFd>, readonly: bool, validity: Validity) -> Result<Share> {
         let descriptors = rustix::fs::open(
             "/proc/self/fd",
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -99,11 +101,12 @@ impl Share {
         if rustix::fs::fstatfs(&root)?.f_type as u64 == PROC {
             return Err(Errno::ACCESS);
         }
-        let root = Arc::new(root);
         let room = descriptors_left();
+        let most_held = MOST_HELD.min(room / 4);
         Ok(Share {
             devices: vec![rustix::fs::fstat(&root)?.st_dev],
-            nodes: Nodes::new(root.clone(), MOST_HELD.min(room / 4))?,
+            nodes: Nodes::new(root.clone(), most_held)?,
+            most_held,
             root,
             descriptors,
             readonly,
@@ -116,8 +119,8 @@ impl Share {
         })
     }
 
-    /// Answers a request into `bytes`; they stay empty where no answer is expected. `room` is what the driver takes.
-    pub fn serve(&mut self, message: &[u8], room: usize, bytes: &mut Vec<u8>) {
+    /// [`FuseServer::serve`].
+    fn serve_one(&mut self, message: &[u8], room: usize, bytes: &mut Vec<u8>) {
         bytes.clear();
         let Some((header, opcode)) = request::header(message) else { return };
         let mut answer = Answer::new(bytes, room);
@@ -140,10 +143,10 @@ impl Share {
         answer.finish(header.unique, result);
     }
 
-    /// Forgets the driver: all that is open is closed.
-    pub fn reset(&mut self) {
+    /// [`FuseServer::reset`].
+    fn forget_all(&mut self) {
         self.open.clear();
-        if let Ok(nodes) = Nodes::new(self.root.clone(), MOST_HELD.min(descriptors_left() / 4)) {
+        if let Ok(nodes) = Nodes::new(self.root.clone(), self.most_held) {
             self.nodes = nodes;
         }
     }
@@ -158,7 +161,7 @@ impl Share {
                 if major != fuse::MAJOR || minor < fuse::LEAST_MINOR {
                     return Err(Errno::PROTO);
                 }
-                self.reset();
+                self.forget_all();
                 answer.agreed(readahead.min(fuse::MOST_DATA), abilities & ABILITIES);
             }
             Request::Lookup { name } => self.lookup(node, name, answer)?,
@@ -193,7 +196,7 @@ impl Share {
             }
             Request::Seek { handle, offset, whence } => self.seek(handle, offset, whence, answer)?,
             Request::CopyRange { from, to, length } => self.copy(from, to, length, answer)?,
-            Request::Destroy => self.reset(),
+            Request::Destroy => self.forget_all(),
             Request::Forget { .. } | Request::BatchForget { .. } | Request::Interrupt => {}
         }
         Ok(())
@@ -231,7 +234,7 @@ impl Share {
         }
         let handle = HandleId(self.next_handle);
         self.next_handle += 1;
-        self.open.insert(handle, Open { node, file });
+        self.open.insert(handle, Open { node, file: Arc::new(file) });
         self.nodes.opened(node);
         Ok(handle)
     }
@@ -244,6 +247,16 @@ impl Share {
         if let Some(open) = self.open.remove(&handle) {
             self.nodes.closed(open.node);
         }
+    }
+}
+
+impl FuseServer for Share {
+    fn serve(&mut self, request: &[u8], room: usize, answer: &mut Vec<u8>) {
+        self.serve_one(request, room, answer);
+    }
+
+    fn reset(&mut self) {
+        self.forget_all();
     }
 }
 

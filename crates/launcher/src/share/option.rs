@@ -2,11 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lguest_devices::fuse::Validity;
 use rustix::fs::{Mode, OFlags};
 
 use super::Share;
+use crate::initramfs::session::Mount;
 use crate::request::Mistake;
 
 /// The longest tag (virtio 1.2, 5.11.4).
@@ -19,7 +21,7 @@ const SHARE_VALIDITY: Validity = Validity(1);
 #[derive(Debug)]
 pub struct ShareSpec {
     /// The directory.
-    pub directory: OwnedFd,
+    pub directory: Arc<OwnedFd>,
     /// How the Guest calls it.
     pub tag: String,
     /// Whether the Guest may only read.
@@ -64,7 +66,7 @@ impl ShareSpec {
             rustix::io::Errno::NOENT => fault("there is no such directory; mkdir makes one".to_owned()),
             errno => fault(format!("cannot be opened: {}", std::io::Error::from(errno))),
         })?;
-        Ok(ShareSpec { directory, tag, readonly, validity: SHARE_VALIDITY })
+        Ok(ShareSpec { directory: Arc::new(directory), tag, readonly, validity: SHARE_VALIDITY })
     }
 
     /// The server of it.
@@ -83,6 +85,24 @@ impl ShareSpec {
             Mistake(format!("--share {tag}: {cause}"))
         })
     }
+}
+
+/// Where the Guest mounts these shares.
+///
+/// # Errors
+/// One sentence when two have the same tag.
+pub fn mounts(shares: &[ShareSpec]) -> Result<Vec<Mount>, Mistake> {
+    let mut mounts: Vec<Mount> = Vec::new();
+    for share in shares {
+        if mounts.iter().any(|mount| mount.tag == share.tag) {
+            return Err(Mistake(format!(
+                "--share: two are called {}; give one another tag as in DIR:TAG",
+                share.tag
+            )));
+        }
+        mounts.push(Mount { tag: share.tag.clone(), readonly: share.readonly });
+    }
+    Ok(mounts)
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -126,6 +146,15 @@ mod tests {
                 "{sentence}"
             );
         }
+    }
+
+    #[test]
+    fn two_shares_of_one_name_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("{}:one", folder.path().display());
+        let shares = [ShareSpec::read(&text).unwrap(), ShareSpec::read(&format!("{text},ro")).unwrap()];
+        assert_eq!(mounts(&shares[..1]).unwrap()[0].tag, "one");
+        assert!(mounts(&shares).unwrap_err().0.contains("two are called one"));
     }
 
     #[test]

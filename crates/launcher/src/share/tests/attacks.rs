@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lguest_devices::virtio::fs::FuseServer;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::driver::*;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lguest_devices::fuse::Validity;
+use lguest_devices::virtio::fs::FuseServer;
 use rustix::fs::{Mode, OFlags};
 
 use super::super::Share;
@@ -73,7 +74,7 @@ pub struct Driver {
 impl Driver {
     pub fn new(directory: &Path, readonly: bool) -> Driver {
         let root = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let mut driver = Driver { share: Share::new(root, readonly, Validity(1)).unwrap(), uid: 0 };
+        let mut driver = Driver { share: Share::new(root.into(), readonly, Validity(1)).unwrap(), uid: 0 };
         driver.call(INIT, 1, &words(&[7, 40, 1 << 20, u32::MAX, 0])).unwrap();
         driver
     }
