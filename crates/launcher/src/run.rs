@@ -110,7 +110,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     }
     let mounts = share::mounts(&shares)?;
     let shared = shares.iter().map(|share| share.directory.clone()).collect();
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares)?;
+    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -163,6 +163,7 @@ fn bus_spec(
     bus: BusChoice,
     mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     match bus {
         BusChoice::LguestDma if !shares.is_empty() => {
@@ -178,7 +179,7 @@ fn bus_spec(
             let mut plugs = Vec::new();
             for (number, attachment) in attachments.into_iter().enumerate() {
                 match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk)),
+                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
                     Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
                 }
             }

@@ -90,6 +90,8 @@ pub const DISKS: &[Call] = &[
     (libc::SYS_pread64, Only::Any),
     (libc::SYS_pwrite64, Only::Any),
     (libc::SYS_preadv, Only::Any),
+    // What is in the page cache is read without waiting.
+    (libc::SYS_preadv2, Only::Any),
     (libc::SYS_pwritev, Only::Any),
     (libc::SYS_fdatasync, Only::Any),
     (libc::SYS_fsync, Only::Any),
@@ -164,10 +166,25 @@ pub const REFUSED_QUIETLY: &[Call] = &[
     (libc::SYS_access, Only::Any),
 ];
 
+/// In place of a directory that is held, the working directory.
+const NO_DIRECTORY: &[u64] = &[libc::AT_FDCWD as u32 as u64];
+
 /// The same where directories are shared: a name that belongs to no directory held is refused.
 pub const REFUSED_BESIDE_SHARES: &[Call] = &[
     (libc::SYS_open, Only::Any),
-    (libc::SYS_openat, Only::OneOf(0, &[libc::AT_FDCWD as u32 as u64])),
+    (libc::SYS_openat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_readlinkat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_mkdirat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_mknodat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_symlinkat, Only::OneOf(1, NO_DIRECTORY)),
+    (libc::SYS_linkat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_linkat, Only::OneOf(2, NO_DIRECTORY)),
+    (libc::SYS_unlinkat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_renameat2, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_renameat2, Only::OneOf(2, NO_DIRECTORY)),
+    (libc::SYS_fchmodat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_fchownat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_utimensat, Only::OneOf(0, NO_DIRECTORY)),
     (libc::SYS_openat2, Only::Any),
     (libc::SYS_readlink, Only::Any),
     (libc::SYS_access, Only::Any),

@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use lguest_devices::fuse::{Answer, FileName, Header, NodeId};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, mkdirat, mknodat, openat,
-    readlinkat, renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, mkdirat, mknodat, openat, readlinkat,
+    renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, Result};
 
@@ -213,8 +213,8 @@ impl Share {
     ) -> Result<()> {
         let (file, directory) = (self.nodes.descriptor(of)?, self.nodes.descriptor(parent)?);
         // The only way to name a file by its descriptor without a right of root's: this link leads to it and no further.
-        let source = format!("/proc/self/fd/{}", file.as_raw_fd());
-        linkat(CWD, source, &directory, name.bytes(), AtFlags::SYMLINK_FOLLOW)?;
+        let number = file.as_raw_fd().to_string();
+        linkat(&self.descriptors, number, &directory, name.bytes(), AtFlags::SYMLINK_FOLLOW)?;
         let stat = fstat(&file)?;
         self.enter(parent, &directory, name, &stat, answer)
     }

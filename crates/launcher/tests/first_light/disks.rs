@@ -192,5 +192,5 @@ fn eight_disks_are_one_too_many() {
     words.extend(["--disk", &path].repeat(8));
     let finished = run(&words, "");
     assert_eq!(finished.status, Some(125), "{finished:?}");
-    assert!(finished.messages.contains("room for 7 disks, and 8"), "{finished:?}");
+    assert!(finished.messages.contains("room for 7 devices, and 8"), "{finished:?}");
 }

@@ -14,5 +14,6 @@ mod session;
 mod disks;
 mod shares;
 mod legacy;
+mod protocols;
 mod prompt;
 mod processors;
