@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
 use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
@@ -101,7 +101,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
             "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
         ));
     }
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?)?;
+    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -149,7 +149,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 }
 
 /// The bus with what is attached to it.
-fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
     match bus {
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
@@ -158,14 +158,14 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             Ok(BusSpec::LguestDma { attachments, links })
         }
         BusChoice::Mmio => {
-            let mut disks = Vec::new();
-            for attachment in attachments {
+            let mut plugs = Vec::new();
+            for (number, attachment) in attachments.into_iter().enumerate() {
                 match attachment {
-                    Attachment::Disk(disk) => disks.push(disk),
+                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
                     Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
                 }
             }
-            Ok(BusSpec::Mmio(VirtioSpec::new(disks)?))
+            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
         }
         BusChoice::Pci => match attachments.first() {
             None => Ok(BusSpec::Pci),

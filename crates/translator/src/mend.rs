@@ -135,7 +135,8 @@ impl Vcpu {
         offset: u64,
         writable: bool,
     ) {
-        if found.page_bits > 12 && self.fill_run(half, address, found) {
+        // Watched data is reached by hand only.
+        if self.debug.points.hides(address) || found.page_bits > 12 && self.fill_run(half, address, found) {
             return;
         }
         let host = if writable { self.ram.writable(offset) as u64 } else { self.ram.readable(offset) as u64 };
@@ -162,6 +163,9 @@ impl Vcpu {
         let (address, physical) = (address - into, found.physical - into);
         let Some((offset, room)) = self.ram.offset(physical) else { return false };
         let aligned = offset.is_multiple_of(RUN * PAGE_SIZE);
+        if self.debug.points.hides_among(address, RUN) {
+            return false;
+        }
         if !aligned || room < RUN * PAGE_SIZE || self.spaces.tables.has_run(half, address, writable) {
             return false;
         }

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::life::{Half, Life, QueuePart, Signals, status};
+use super::life::{Half, Life, QueuePart, status};
 use super::memory::{DmaMemory, Part, Written, view};
 use super::ring::Broken;
+use super::rings::{Rings, Signals};
 use super::{QueueIndex, VirtioDevice, feature};
 
 pub const DESCRIPTORS: u64 = 0x1000;
@@ -145,7 +146,8 @@ impl Bench {
             return Err(broken);
         }
         let used = self.used();
-        assert_eq!(signals, Signals { used: (!used.is_empty()).then_some(QUEUE), changed: false });
+        let signalled = (!used.is_empty()).then_some(QUEUE).into_iter().collect();
+        assert_eq!(signals, Signals { used: signalled, changed: false });
         Ok(used)
     }
 
@@ -182,10 +184,58 @@ impl VirtioDevice for Echo {
         &[1, 2, 3, 4, 5]
     }
     fn activate(&mut self, _features: u64) {}
-    fn notify(&mut self, _queue: QueueIndex, ring: &mut super::ring::Ring<'_>) -> Result<(), Broken> {
+    fn notify(&mut self, queue: QueueIndex, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        let mut ring = rings.ring(queue)?;
         while let Some(chain) = ring.take()? {
             self.0.lock().unwrap().push((chain.readable(), chain.writable()));
             ring.finish(&chain, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// A device that keeps all chains until it is woken, and counts its life in its configuration: one byte that may be written.
+#[derive(Default)]
+pub struct Keeper {
+    kept: Vec<super::chain::Chain>,
+    configuration: [u8; 1],
+}
+
+impl VirtioDevice for Keeper {
+    fn kind(&self) -> super::DeviceKind {
+        super::DeviceKind::Entropy
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[8, 8]
+    }
+    fn configuration(&self) -> &[u8] {
+        &self.configuration
+    }
+    fn write_configuration(&mut self, offset: u64, data: &[u8]) {
+        if let (0, [value, ..]) = (offset, data) {
+            self.configuration = [*value];
+        }
+    }
+    fn activate(&mut self, _features: u64) {}
+    fn reset(&mut self) {
+        self.kept.clear();
+    }
+    fn notify(&mut self, queue: QueueIndex, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        let mut ring = rings.ring(queue)?;
+        while let Some(chain) = ring.take()? {
+            self.kept.push(chain);
+        }
+        Ok(())
+    }
+    fn wake(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        self.configuration[0] = self.configuration[0].wrapping_add(1);
+        rings.configuration_changed();
+        for mut chain in self.kept.drain(..) {
+            let written = chain.write(rings.memory(), b"late");
+            rings.ring(QUEUE)?.finish(&chain, if written { 4 } else { 0 })?;
         }
         Ok(())
     }

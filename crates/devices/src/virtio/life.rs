@@ -12,7 +12,8 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
 
 use super::memory::DmaMemory;
-use super::ring::{Broken, Ring};
+use super::ring::Broken;
+use super::rings::{QueueSet, Rings, Served, Signals};
 use super::{DeviceKind, QueueIndex, VirtioDevice, feature};
 
 /// Bits of the device status (2.1).
@@ -29,15 +30,6 @@ pub mod status {
     pub const NEEDS_RESET: u8 = 64;
     /// The driver has given up.
     pub const FAILED: u8 = 128;
-}
-
-/// What a transport has to tell the driver.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// Buffers of this queue were used.
-    pub used: Option<QueueIndex>,
-    /// The configuration, of which the status is a part, changed.
-    pub changed: bool,
 }
 
 /// A part of a queue, as the driver names it.
@@ -64,21 +56,23 @@ pub enum Half {
 pub struct Life {
     device: Box<dyn VirtioDevice>,
     memory: Arc<DmaMemory>,
-    queues: Vec<Queue>,
+    queues: Vec<Served>,
     status: u8,
     accepted: u64,
     broken: Option<Broken>,
+    generation: u32,
 }
 
 impl Life {
     /// A device after reset.
     ///
     /// # Panics
-    /// When the device has a queue whose size is no power of two: the device is wrong, not the Guest.
+    /// When the device has a queue whose size is no power of two, or more queues than there may be: the device is wrong,
+    /// not the Guest.
     pub fn new(device: Box<dyn VirtioDevice>, memory: Arc<DmaMemory>) -> Life {
-        let queue = |size: &u16| Queue::new(*size).expect("a queue's size is a power of two");
-        let queues = device.queue_sizes().iter().map(queue).collect();
-        Life { device, memory, queues, status: 0, accepted: 0, broken: None }
+        let queues: Vec<Served> = device.queue_sizes().iter().map(|size| Served::new(*size)).collect();
+        assert!(queues.len() <= QueueSet::MOST, "a device has at most {} queues", QueueSet::MOST);
+        Life { device, memory, queues, status: 0, accepted: 0, broken: None, generation: 0 }
     }
 
     /// What the device is.
@@ -89,6 +83,21 @@ impl Life {
     /// Its configuration.
     pub fn configuration(&self) -> &[u8] {
         self.device.configuration()
+    }
+
+    /// Another number each time the configuration changed by itself (2.5.1).
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The driver writes into the configuration.
+    pub fn write_configuration(&mut self, offset: u64, data: &[u8]) {
+        self.device.write_configuration(offset, data);
+    }
+
+    /// How many queues it has.
+    pub fn queue_count(&self) -> u16 {
+        self.queues.len() as u16
     }
 
     /// The status byte.
@@ -130,7 +139,9 @@ impl Life {
         self.status = 0;
         self.accepted = 0;
         self.broken = None;
-        self.queues.iter_mut().for_each(Queue::reset);
+        // First the device, which may have work under way in chains of these queues.
+        self.device.reset();
+        self.queues.iter_mut().for_each(|served| served.queue.reset());
     }
 
     /// All features on offer.
@@ -149,17 +160,39 @@ impl Life {
 
     /// The queue's largest size; 0 where there is none.
     pub fn queue_limit(&self, index: QueueIndex) -> u16 {
-        self.queues.get(usize::from(index.0)).map_or(0, QueueT::max_size)
+        self.queue(index).map_or(0, QueueT::max_size)
     }
 
     /// Whether the queue is in use.
     pub fn queue_ready(&self, index: QueueIndex) -> bool {
-        self.queues.get(usize::from(index.0)).is_some_and(QueueT::ready)
+        self.queue(index).is_some_and(QueueT::ready)
+    }
+
+    /// A queue's size, as the driver chose it; 0 where there is none.
+    pub fn queue_size(&self, index: QueueIndex) -> u16 {
+        self.queue(index).map_or(0, QueueT::size)
+    }
+
+    /// Where a part of a queue is; 0 where there is none.
+    pub fn queue_address(&self, index: QueueIndex, part: QueuePart) -> u64 {
+        self.queue(index).map_or(0, |queue| match part {
+            QueuePart::Descriptors => queue.desc_table(),
+            QueuePart::Driver => queue.avail_ring(),
+            QueuePart::Device => queue.used_ring(),
+        })
+    }
+
+    fn queue(&self, index: QueueIndex) -> Option<&Queue> {
+        self.queues.get(usize::from(index.0)).map(|served| &served.queue)
+    }
+
+    fn queue_mut(&mut self, index: QueueIndex) -> Option<&mut Queue> {
+        self.queues.get_mut(usize::from(index.0)).map(|served| &mut served.queue)
     }
 
     /// A queue that may still be changed: not in use.
     fn idle_queue(&mut self, index: QueueIndex) -> Option<&mut Queue> {
-        self.queues.get_mut(usize::from(index.0)).filter(|queue| !queue.ready())
+        self.queue_mut(index).filter(|queue| !queue.ready())
     }
 
     /// The driver chooses a queue's size. One that is no size is ignored, as is the size of a queue in use.
@@ -187,7 +220,7 @@ impl Life {
     /// The driver takes a queue into use, or out of it. Out of use it begins anew, at index 0.
     pub fn set_queue_ready(&mut self, index: QueueIndex, ready: bool) {
         let agreed = self.has(status::FEATURES_OK);
-        let Some(queue) = self.queues.get_mut(usize::from(index.0)) else { return };
+        let Some(queue) = self.queue_mut(index) else { return };
         match (ready, queue.ready()) {
             (true, false) if agreed => queue.set_ready(true),
             (false, true) => queue.reset(),
@@ -197,24 +230,40 @@ impl Life {
 
     /// The driver says that a queue has something. What to tell it in turn.
     pub fn notify(&mut self, index: QueueIndex) -> Signals {
-        let serving =
-            self.status & (status::DRIVER_OK | status::NEEDS_RESET | status::FAILED) == status::DRIVER_OK;
-        let Some(queue) = self.queues.get_mut(usize::from(index.0)).filter(|queue| serving && queue.ready())
-        else {
+        if self.queue_ready(index) {
+            self.serve(|device, rings| device.notify(index, rings))
+        } else {
+            Signals::default()
+        }
+    }
+
+    /// The outside has something for the device. What to tell the driver; nothing while there is none.
+    pub fn wake(&mut self) -> Signals {
+        self.serve(|device, rings| device.wake(rings))
+    }
+
+    /// Calls the device, if its driver is ready and has kept the rules so far.
+    fn serve(
+        &mut self,
+        call: impl FnOnce(&mut dyn VirtioDevice, &mut Rings<'_>) -> Result<(), Broken>,
+    ) -> Signals {
+        let serving = status::DRIVER_OK | status::NEEDS_RESET | status::FAILED;
+        if self.status & serving != status::DRIVER_OK {
             return Signals::default();
-        };
-        let mut used = false;
-        let served = Ring::open(queue, &self.memory).and_then(|mut ring| {
-            let served = self.device.notify(index, &mut ring);
-            // What was finished before something went wrong was finished.
-            used = ring.interrupts();
-            served
-        });
+        }
+        let mut rings = Rings::begin(&mut self.queues, &self.memory);
+        let served = call(&mut *self.device, &mut rings);
+        // What was finished before something went wrong was finished.
+        let mut signals = rings.end();
+        if signals.changed {
+            self.generation = self.generation.wrapping_add(1);
+        }
         if let Err(broken) = served {
             self.status |= status::NEEDS_RESET;
             self.broken = Some(broken);
+            signals.changed = true;
         }
-        Signals { used: used.then_some(index), changed: served.is_err() }
+        signals
     }
 }
 

@@ -1,6 +1,6 @@
 //! Drivers by the book, and drivers out of turn.
 
-use super::super::bench::{AVAILABLE, Bench, DESCRIPTORS, Echo, MEMORY, QUEUE, USED};
+use super::super::bench::{AVAILABLE, Bench, DESCRIPTORS, Echo, Keeper, MEMORY, QUEUE, USED};
 use super::*;
 
 fn echo() -> Bench {
@@ -138,4 +138,51 @@ fn a_queue_that_is_not_there_is_nobodys() {
         assert_eq!(bench.life.queue_limit(index), 0);
         assert_eq!(bench.life.notify(index), Signals::default());
     }
+}
+
+#[test]
+fn a_device_may_keep_a_chain_and_give_it_back_when_it_is_woken() {
+    let mut bench = Bench::start(Keeper::default());
+    bench.offer(0, &[(0x8000, 16, true)]);
+    bench.offer(3, &[(0x9000, 2, true)]);
+    assert_eq!(bench.notify(), Ok(vec![]));
+    let signals = bench.life.wake();
+    assert_eq!(signals, Signals { used: [QUEUE].into_iter().collect(), changed: true });
+    assert_eq!(bench.used(), [(0, 4), (3, 0)]);
+    assert_eq!(bench.bytes(0x8000, 5), b"late\0");
+    assert_eq!(
+        bench.life.wake(),
+        Signals { used: QueueSet::default(), changed: true },
+        "nothing is kept now"
+    );
+    assert_eq!((bench.life.configuration(), bench.life.generation()), (&[2][..], 2));
+}
+
+#[test]
+fn a_reset_forgets_what_the_device_kept() {
+    let mut bench = Bench::start(Keeper::default());
+    bench.offer(0, &[(0x8000, 16, true)]);
+    assert_eq!(bench.notify(), Ok(vec![]));
+    bench.start_with(0);
+    assert!(bench.life.wake().used.is_empty());
+    assert_eq!(bench.bytes(0x8000, 4), [0; 4]);
+}
+
+#[test]
+fn a_device_without_a_driver_is_not_woken() {
+    let mut bench = Bench::new(Keeper::default());
+    assert_eq!(bench.life.wake(), Signals::default());
+    assert!(negotiate(&mut bench, feature::VERSION_1));
+    assert_eq!(bench.life.wake(), Signals::default());
+    assert_eq!(bench.life.configuration(), [0]);
+}
+
+#[test]
+fn a_queue_that_its_driver_left_out_needs_a_reset_only_when_the_device_wants_it() {
+    let mut bench = Bench::start(Keeper::default());
+    bench.offer(0, &[(0x8000, 16, true)]);
+    assert_eq!(bench.notify(), Ok(vec![]));
+    bench.life.set_queue_ready(QUEUE, false);
+    assert!(bench.life.wake().changed);
+    assert_eq!(bench.life.broken(), Some(Broken::Queue));
 }

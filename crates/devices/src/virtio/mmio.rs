@@ -10,7 +10,9 @@
 //! read in any way (4.2.2.2).
 
 use super::QueueIndex;
-use super::life::{Half, Life, QueuePart, Signals};
+use super::life::{Half, Life, QueuePart};
+use super::rings::Signals;
+use super::waker::Wakes;
 use crate::bus::Device;
 use crate::outside::InterruptLine;
 
@@ -22,8 +24,6 @@ const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
 /// "LGST", as nobody assigns vendors on this bus.
 const VENDOR: u32 = u32::from_le_bytes(*b"LGST");
-/// The configuration of these devices never changes (4.2.2).
-const GENERATION: u32 = 0;
 /// Interrupt causes (4.2.2, InterruptStatus).
 const USED_BUFFER: u32 = 1;
 const CONFIGURATION_CHANGE: u32 = 2;
@@ -90,7 +90,7 @@ impl<L: InterruptLine> MmioTransport<L> {
             register::QUEUE_READY => self.life.queue_ready(self.queue).into(),
             register::INTERRUPT => self.causes,
             register::STATUS => self.life.status().into(),
-            register::GENERATION => GENERATION,
+            register::GENERATION => self.life.generation(),
             at if register::SHARED.contains(&at) => u32::MAX,
             // Registers to write, and places between registers.
             _ => 0,
@@ -116,9 +116,14 @@ impl<L: InterruptLine> MmioTransport<L> {
 
     fn notify(&mut self, value: u32) {
         let Ok(queue) = u16::try_from(value) else { return };
-        let Signals { used, changed } = self.life.notify(QueueIndex(queue));
+        let signals = self.life.notify(QueueIndex(queue));
+        self.note(signals);
+    }
+
+    /// All queues share one cause here.
+    fn note(&mut self, Signals { used, changed }: Signals) {
         let bit = |cause: bool, bit: u32| if cause { bit } else { 0 };
-        self.causes |= bit(used.is_some(), USED_BUFFER) | bit(changed, CONFIGURATION_CHANGE);
+        self.causes |= bit(!used.is_empty(), USED_BUFFER) | bit(changed, CONFIGURATION_CHANGE);
     }
 
     fn set_status(&mut self, value: u32) {
@@ -156,9 +161,19 @@ impl<L: InterruptLine> Device for MmioTransport<L> {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        if let (true, &[a, b, c, d]) = (offset.is_multiple_of(4) && offset < register::CONFIGURATION, data) {
+        if let Some(at) = offset.checked_sub(register::CONFIGURATION) {
+            self.life.write_configuration(at, data);
+        } else if let (true, &[a, b, c, d]) = (offset.is_multiple_of(4), data) {
             self.set(offset, u32::from_le_bytes([a, b, c, d]));
         }
+    }
+}
+
+impl<L: InterruptLine> Wakes for MmioTransport<L> {
+    fn wake(&mut self) {
+        let signals = self.life.wake();
+        self.note(signals);
+        self.line.set(self.causes != 0);
     }
 }
 

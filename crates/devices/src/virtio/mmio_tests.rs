@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::bench::{AVAILABLE, Bench, DESCRIPTORS, Echo, USED};
+use super::super::bench::{AVAILABLE, Bench, DESCRIPTORS, Echo, Keeper, USED};
 use super::super::life::status;
 use super::*;
 use crate::hostile::Random;
@@ -19,7 +19,11 @@ impl InterruptLine for Level {
 
 /// A bench whose device sits behind registers.
 fn transport() -> (MmioTransport<Level>, Bench, Level) {
-    let mut bench = Bench::new(Echo::default());
+    transport_of(Echo::default())
+}
+
+fn transport_of(device: impl super::super::VirtioDevice + 'static) -> (MmioTransport<Level>, Bench, Level) {
+    let mut bench = Bench::new(device);
     let memory = bench.memory.clone();
     let life = std::mem::replace(&mut bench.life, Life::new(Box::new(Echo::default()), memory));
     let line = Level::default();
@@ -153,4 +157,26 @@ fn random_accesses_leave_a_device_that_can_be_reset() {
         start(&mut transport);
         assert_eq!(transport.life().status() & status::NEEDS_RESET, 0);
     }
+}
+
+#[test]
+fn a_wake_interrupts_for_what_was_used_and_for_what_changed() {
+    let (mut transport, mut bench, line) = transport_of(Keeper::default());
+    start(&mut transport);
+    bench.offer(0, &[(0x8000, 4, true)]);
+    set(&mut transport, 0x50, 0);
+    assert!(!line.0.load(Ordering::Relaxed));
+    let generation = get(&mut transport, 0xfc);
+    transport.wake();
+    assert_eq!((get(&mut transport, 0x60), line.0.load(Ordering::Relaxed)), (3, true));
+    assert_eq!(bench.used(), [(0, 4)]);
+    assert_ne!(get(&mut transport, 0xfc), generation);
+}
+
+#[test]
+fn a_field_that_may_be_written_is_written() {
+    let (mut transport, ..) = transport_of(Keeper::default());
+    transport.write(0x100, &[9]);
+    transport.write(0x101, &[8]);
+    assert_eq!(get(&mut transport, 0x100), 9);
 }

@@ -10,17 +10,18 @@
 //! ```
 //!
 //! A device sees chains of bytes and nothing of rings, registers or interrupts; what it serves (a disk's bytes, entropy)
-//! comes in as a trait. All work is done while the driver's notification is: the vCPU that notifies waits for it. Measured
-//! on the translator with a file in the host's page cache: 512 MiB in pieces of 1 MiB take 0.05 s (a host's own dd, 0.02 s),
-//! and a request of 4 KiB by itself 14 us with its three exits; a thread more would add a wake-up to each. What it would
-//! win is a vCPU that goes on while a slow disk seeks; that is not done yet.
+//! comes in as a trait. It may keep a chain and give it back when the outside wakes it ([`waker`]). Who
+//! carries a disk's requests out, and when, is the Launcher's business (`block::storage::Crew`).
 //! A driver that breaks a rule which leaves the device nothing to answer to gets DEVICE_NEEDS_RESET (2.1.2).
 //!
-//! Reading order: memory, the ring, a device's life, the transport, the devices.
+//! Reading order: memory, a chain, the rings, a device's life, the transport, how the outside wakes a device, the devices.
 
 pub mod memory;
+pub mod chain;
 pub mod ring;
+pub mod rings;
 pub mod life;
+pub mod waker;
 pub mod mmio;
 pub mod rng;
 pub mod block;
@@ -28,7 +29,8 @@ pub mod block;
 #[cfg(test)]
 mod bench;
 
-use ring::{Broken, Ring};
+use ring::Broken;
+use rings::Rings;
 
 /// Which of its device's queues, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,16 +65,31 @@ pub trait VirtioDevice: Send {
     /// The largest size of each of its queues, a power of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Its configuration as the driver sees it. It never changes while the machine runs, and a driver's write to it is
-    /// ignored: no device here has a field that may be written.
+    /// Its configuration as the driver sees it now. A change in a call is told by [`Rings::configuration_changed`].
     fn configuration(&self) -> &[u8];
 
-    /// The driver is ready, having accepted these features. Comes again after each reset.
+    /// The driver writes into the configuration, at any offset and 1 to 8 bytes. Ignored unless a device has fields that
+    /// may be written.
+    fn write_configuration(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// The driver is ready (DRIVER_OK), having accepted these features. Comes again after each reset.
     fn activate(&mut self, features: u64);
+
+    /// Forget every chain and all else of the driver's so far. Comes back when nobody touches Guest memory for it any more;
+    /// a worker that wakes the device says so first ([`waker`]).
+    fn reset(&mut self) {}
 
     /// The driver has put chains into this queue.
     ///
     /// # Errors
     /// [`Broken`] when the device cannot go on before a reset.
-    fn notify(&mut self, queue: QueueIndex, ring: &mut Ring<'_>) -> Result<(), Broken>;
+    fn notify(&mut self, queue: QueueIndex, rings: &mut Rings<'_>) -> Result<(), Broken>;
+
+    /// The outside has something. Comes at any time while the driver is ready, and also without a reason.
+    ///
+    /// # Errors
+    /// As for [`Self::notify`].
+    fn wake(&mut self, _rings: &mut Rings<'_>) -> Result<(), Broken> {
+        Ok(())
+    }
 }

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
+use super::chain::{Chain, Side};
 use super::memory::DmaMemory;
+use super::rings::Service;
 
 /// The flag by which a driver says that it polls (VIRTQ_AVAIL_F_NO_INTERRUPT, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
@@ -41,93 +43,32 @@ pub enum Broken {
     NoRoom,
 }
 
-/// One side of a chain: where its bytes are, and how far they have been used.
-#[derive(Debug, Default)]
-struct Side {
-    spans: Vec<(GuestAddress, u32)>,
-    /// The span in turn, and how much of it is used.
-    at: (usize, u32),
-}
-
-impl Side {
-    fn left(&self) -> u64 {
-        let (index, used) = self.at;
-        self.spans.iter().skip(index).map(|(_, length)| u64::from(*length)).sum::<u64>() - u64::from(used)
-    }
-
-    /// The next run of at most `most` bytes, in one piece.
-    fn take(&mut self, most: usize) -> Option<(GuestAddress, usize)> {
-        loop {
-            let (index, used) = self.at;
-            let (address, length) = *self.spans.get(index)?;
-            if used == length {
-                self.at = (index + 1, 0);
-                continue;
-            }
-            let here = ((length - used) as usize).min(most);
-            self.at.1 += here as u32;
-            return Some((GuestAddress(address.0 + u64::from(used)), here));
-        }
-    }
-}
-
-/// One request of the driver's: bytes to read, then room to write. How they are cut into descriptors means nothing (2.7.4).
-#[derive(Debug)]
-pub struct Chain {
-    head: u16,
-    readable: Side,
-    writable: Side,
-}
-
-impl Chain {
-    /// Bytes not yet read.
-    pub fn readable(&self) -> u64 {
-        self.readable.left()
-    }
-
-    /// Room not yet written.
-    pub fn writable(&self) -> u64 {
-        self.writable.left()
-    }
-
-    /// Leaves out room, for what is behind it.
-    pub fn skip_room(&mut self, mut bytes: u64) {
-        while bytes > 0 {
-            let most = usize::try_from(bytes).unwrap_or(usize::MAX);
-            let Some((_, skipped)) = self.writable.take(most) else { return };
-            bytes -= skipped as u64;
-        }
-    }
-}
-
 /// A queue in service.
 pub struct Ring<'a> {
     queue: &'a mut Queue,
     memory: &'a DmaMemory,
-    /// Chains that may still be taken on this notification: others may add as fast as we take.
-    left: u16,
-    used: bool,
+    service: &'a mut Service,
 }
 
 impl<'a> Ring<'a> {
-    /// Opens a queue for one notification.
+    /// Opens a queue.
     ///
     /// # Errors
-    /// [`Broken::Queue`] when it is not all in memory.
-    pub fn open(queue: &'a mut Queue, memory: &'a DmaMemory) -> Result<Ring<'a>, Broken> {
-        if !queue.is_valid(memory) {
-            return Err(Broken::Queue);
-        }
-        let left = queue.size();
-        Ok(Ring { queue, memory, left, used: false })
+    /// [`Broken::Queue`] when it is not in use, or not all in memory.
+    pub(super) fn open(
+        queue: &'a mut Queue,
+        memory: &'a DmaMemory,
+        service: &'a mut Service,
+    ) -> Result<Ring<'a>, Broken> {
+        if queue.is_valid(memory) { Ok(Ring { queue, memory, service }) } else { Err(Broken::Queue) }
     }
 
-    /// The next chain; none when there is none, or when a queue full was taken.
+    /// The next chain; none when there is none, or when a queue full was taken since the device was called.
     ///
     /// # Errors
     /// [`Broken`] for a queue or a chain that is none.
     pub fn take(&mut self) -> Result<Option<Chain>, Broken> {
-        if self.left == 0 {
+        if self.service.left == 0 {
             return Ok(None);
         }
         let limit = usize::from(self.queue.size());
@@ -137,7 +78,7 @@ impl<'a> Ring<'a> {
             Err(_) => return Err(Broken::Available),
         };
         let Some(found) = found else { return Ok(None) };
-        self.left -= 1;
+        self.service.left -= 1;
         let mut chain =
             Chain { head: found.head_index(), readable: Side::default(), writable: Side::default() };
         let mut more = true;
@@ -163,29 +104,13 @@ impl<'a> Ring<'a> {
     }
 
     /// Fills `bytes` from the chain; false when it has fewer.
-    pub fn read(&self, chain: &mut Chain, mut bytes: &mut [u8]) -> bool {
-        while !bytes.is_empty() {
-            let Some((address, length)) = chain.readable.take(bytes.len()) else { return false };
-            let (here, rest) = bytes.split_at_mut(length);
-            if self.memory.read_slice(here, address).is_err() {
-                return false;
-            }
-            bytes = rest;
-        }
-        true
+    pub fn read(&self, chain: &mut Chain, bytes: &mut [u8]) -> bool {
+        chain.read(self.memory, bytes)
     }
 
     /// Puts `bytes` into the chain; false when they have no room.
-    pub fn write(&self, chain: &mut Chain, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            let Some((address, length)) = chain.writable.take(bytes.len()) else { return false };
-            let (here, rest) = bytes.split_at(length);
-            if self.memory.write_slice(here, address).is_err() {
-                return false;
-            }
-            bytes = rest;
-        }
-        true
+    pub fn write(&self, chain: &mut Chain, bytes: &[u8]) -> bool {
+        chain.write(self.memory, bytes)
     }
 
     /// Gives a chain back, with `written` bytes from the beginning of its writable part on (2.7.8.2).
@@ -193,15 +118,15 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// [`Broken::Available`] for a chain whose head lies outside the queue.
     pub fn finish(&mut self, chain: &Chain, written: u32) -> Result<(), Broken> {
-        self.used = true;
+        self.service.used = true;
         self.queue.add_used(self.memory, chain.head, written).map_err(|_| Broken::Available)
     }
+}
 
-    /// Whether the driver wants to hear of it: chains were given back, and it does not poll.
-    pub fn interrupts(&self) -> bool {
-        let flags = self.memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Acquire);
-        self.used && flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
-    }
+/// Whether the driver wants to hear of used chains: it does not poll.
+pub(super) fn wants_interrupts(queue: &Queue, memory: &DmaMemory) -> bool {
+    let flags = memory.load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Acquire);
+    flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Entropy (virtio 1.2, 5.4): a queue of empty buffers that come back with random bytes in them.
 
-use super::ring::{Broken, Ring};
+use super::ring::Broken;
+use super::rings::Rings;
 use super::{DeviceKind, QueueIndex, VirtioDevice};
 
 /// The most bytes a request gets. Drivers ask for less than a hundred; one that asks for gigabytes may be given fewer
@@ -46,7 +47,8 @@ impl<E: Entropy> VirtioDevice for VirtioRng<E> {
 
     fn activate(&mut self, _features: u64) {}
 
-    fn notify(&mut self, _queue: QueueIndex, ring: &mut Ring<'_>) -> Result<(), Broken> {
+    fn notify(&mut self, queue: QueueIndex, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        let mut ring = rings.ring(queue)?;
         while let Some(mut chain) = ring.take()? {
             let room = chain.writable().min(MOST as u64) as usize;
             if room == 0 {

@@ -1,7 +1,7 @@
 //! Virtio on this board: a window of registers and an interrupt for each device, at the places that `layout` draws.
 //!
-//! The ACPI tables name the windows ([`super::acpi`]), so a kernel finds them without a word on its command line. Disks
-//! come first, then a source of entropy, which costs nothing and every kernel wants.
+//! The ACPI tables name the windows ([`super::acpi`]), so a kernel finds them without a word on its command line. The user's
+//! devices come first, in their order, then a source of entropy, which costs nothing and every kernel wants.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,17 +12,21 @@ use lguest_devices::virtio::life::Life;
 use lguest_devices::virtio::memory::{self, DmaMemory, NoView, Part, Written};
 use lguest_devices::virtio::mmio::{MmioTransport, REGISTERS};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
+use lguest_devices::virtio::waker::Waker;
 use lguest_host::memory::Memory;
 use lguest_host::platform::Platform;
 
 use super::layout;
 use super::platform::BoardLine;
-use crate::attachments::FileDisk;
+use crate::disks::AttachedDisk;
+use crate::disks::crew::Workers;
 
-/// More disks than there are places for.
+/// More devices than there are places for.
 #[derive(Debug, thiserror::Error)]
-#[error("--disk: --bus mmio has room for {MOST_DISKS} disks, and {0} were asked for")]
-pub struct TooManyDisks(usize);
+#[error(
+    "--bus mmio has room for {MOST_DEVICES} devices, and {0} were asked for; leave out a --disk or --net"
+)]
+pub struct TooManyDevices(usize);
 
 /// Why the bus could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -36,26 +40,60 @@ pub enum VirtioBusError {
 }
 
 /// All places but the one of the source of entropy.
-const MOST_DISKS: usize = layout::VIRTIO_SLOTS as usize - 1;
+const MOST_DEVICES: usize = layout::VIRTIO_SLOTS as usize - 1;
+
+/// Who is given a device's waker.
+type Listener = Box<dyn FnOnce(Waker) + Send>;
+
+/// A device on its way to the bus, and what wants to know how to wake it: its threads, which live outside.
+pub struct Plug {
+    device: Box<dyn VirtioDevice>,
+    listener: Option<Listener>,
+}
+
+impl Plug {
+    /// A device that nobody wakes.
+    pub fn new(device: impl VirtioDevice + 'static) -> Plug {
+        Plug { device: Box::new(device), listener: None }
+    }
+
+    /// A device that the outside wakes. `listener` gets its waker once it is on the bus, before the Guest runs.
+    pub fn woken(device: impl VirtioDevice + 'static, listener: impl FnOnce(Waker) + Send + 'static) -> Plug {
+        Plug { device: Box::new(device), listener: Some(Box::new(listener)) }
+    }
+
+    /// The `number`th disk, with a queue for each of so many vCPUs.
+    pub fn disk(number: usize, disk: AttachedDisk, cpus: u32) -> Plug {
+        let usual = format!("lguest-disk-{number}");
+        let serial = disk.serial().unwrap_or(&usual);
+        let (crew, start) = Workers::new(disk.image());
+        let queues = u16::try_from(cpus).unwrap_or(u16::MAX);
+        let device = VirtioBlock::new(&disk.image(), serial, queues, crew);
+        Plug::woken(device, |waker| start.with(waker))
+    }
+}
 
 /// What is on the bus.
-#[derive(Debug)]
 pub struct VirtioSpec {
-    disks: Vec<FileDisk>,
+    plugs: Vec<Plug>,
 }
 
 impl VirtioSpec {
-    /// These disks, and a source of entropy.
+    /// These devices in this order, and a source of entropy.
     ///
     /// # Errors
-    /// [`TooManyDisks`].
-    pub fn new(disks: Vec<FileDisk>) -> Result<VirtioSpec, TooManyDisks> {
-        if disks.len() > MOST_DISKS { Err(TooManyDisks(disks.len())) } else { Ok(VirtioSpec { disks }) }
+    /// [`TooManyDevices`].
+    pub fn new(mut plugs: Vec<Plug>) -> Result<VirtioSpec, TooManyDevices> {
+        if plugs.len() > MOST_DEVICES {
+            return Err(TooManyDevices(plugs.len()));
+        }
+        plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
+        Ok(VirtioSpec { plugs })
     }
 
     /// Places taken, from the first on.
     pub(super) fn slots(&self) -> u8 {
-        self.disks.len() as u8 + 1
+        self.plugs.len() as u8
     }
 }
 
@@ -103,16 +141,12 @@ pub fn attach(
     platform: &Platform,
 ) -> Result<(), VirtioBusError> {
     let view = Arc::new(view(memory)?);
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    for (number, disk) in spec.disks.into_iter().enumerate() {
-        devices.push(Box::new(VirtioBlock::new(disk, &format!("lguest-disk-{number}"))));
-    }
-    devices.push(Box::new(VirtioRng::new(HostEntropy)));
-    for (slot, device) in (0..).zip(devices) {
+    for (slot, Plug { device, listener }) in (0..).zip(spec.plugs) {
         let line = BoardLine::new(platform, layout::virtio_gsi(slot));
-        let transport = MmioTransport::new(Life::new(device, view.clone()), line);
+        let transport = Arc::new(Mutex::new(MmioTransport::new(Life::new(device, view.clone()), line)));
+        listener.into_iter().for_each(|listener| listener(Waker::new(&transport)));
         let window = layout::virtio_window(slot);
-        mapped.attach(window..window + REGISTERS, Arc::new(Mutex::new(transport)))?;
+        mapped.attach(window..window + REGISTERS, transport)?;
     }
     Ok(())
 }

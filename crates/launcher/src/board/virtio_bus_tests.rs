@@ -67,18 +67,19 @@ fn the_view_has_both_parts_of_a_large_memory_and_nothing_between() {
 }
 
 #[test]
-fn every_device_has_a_place_and_no_more_disks_than_places_are_taken() {
+fn every_device_has_a_place_and_no_more_devices_than_places_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let disks = |count: usize| -> Vec<FileDisk> {
+    let disks = |count: usize| -> Vec<Plug> {
         (0..count)
             .map(|number| {
                 let path = folder.path().join(format!("{count}-{number}"));
                 std::fs::write(&path, [0; 512]).unwrap();
-                FileDisk::open(path.to_str().unwrap()).unwrap()
+                Plug::disk(number, AttachedDisk::open(path.to_str().unwrap()).unwrap(), 2)
             })
             .collect()
     };
-    assert!(VirtioSpec::new(disks(8)).unwrap_err().to_string().contains("room for 7 disks, and 8"));
+    let refused = VirtioSpec::new(disks(8)).err().unwrap();
+    assert!(refused.to_string().contains("room for 7 devices, and 8"));
     let (memory, platform, _vcpu) = guest();
     let mut mapped = Bus::new();
     let spec = VirtioSpec::new(disks(7)).unwrap();
@@ -86,4 +87,16 @@ fn every_device_has_a_place_and_no_more_disks_than_places_are_taken() {
     attach(&mut mapped, spec, &memory, &platform).unwrap();
     let kind = |slot| mapped.read(layout::virtio_window(slot) + 8, 4);
     assert_eq!((0..8).map(kind).collect::<Vec<_>>(), [2, 2, 2, 2, 2, 2, 2, 4]);
+}
+
+#[test]
+fn a_device_that_the_outside_wakes_is_given_its_waker_when_it_has_its_place() {
+    let (memory, platform, _vcpu) = guest();
+    let (sender, wakers) = std::sync::mpsc::channel();
+    let plug = Plug::woken(VirtioRng::new(HostEntropy), move |waker| sender.send(waker).unwrap());
+    let mut mapped = Bus::new();
+    attach(&mut mapped, VirtioSpec::new(vec![plug]).unwrap(), &memory, &platform).unwrap();
+    // Without a driver it stays asleep; the lock is free again for the vCPU.
+    wakers.recv().unwrap().wake();
+    assert_eq!(mapped.read(layout::virtio_window(0) + 8, 4), 4);
 }

@@ -141,7 +141,14 @@ impl Points {
 
     /// Whether the page of `address` must not be in a table.
     pub(crate) fn hides(&self, address: u64) -> bool {
-        self.watches.iter().any(|watch| watch.pages().contains(&(address >> 12)))
+        self.hides_among(address, 1)
+    }
+
+    /// Whether one of so many pages from `address` on must not be in a table.
+    pub(crate) fn hides_among(&self, address: u64, pages: u64) -> bool {
+        let first = address >> 12;
+        let among = |page: &u64| page.wrapping_sub(first) < pages;
+        self.watches.iter().any(|watch| watch.pages().iter().any(among))
     }
 
     /// What the hits of an access mean: bits of DR6 for the Guest, a stop for the Host.

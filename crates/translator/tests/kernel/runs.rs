@@ -144,3 +144,19 @@ fn filling_and_invalidating_runs_for_long_does_not_lose_one() {
     machine.run_to_halt();
     assert_eq!((machine.get(FIRST + 0x4_0000), machine.get(SECOND + 0x4_0000)), (1, 2));
 }
+
+#[test]
+fn a_watched_page_in_a_large_one_is_in_no_run() {
+    // The watch is set before anything was touched, so that its page would come into the tables with its neighbours.
+    let arm = assembled!("mov dr0, r9", "mov dr7, rdx");
+    let code = [&arm[..], &walk_pages(), &assembled!("hlt")[..]].concat();
+    let (mut machine, _) = machine(&code, P | W);
+    machine.vcpu.set_gpr(reg::R9, LARGE + 5 * 0x1000);
+    // R/W0 = 1, LEN0 = 3: a write to four bytes.
+    machine.vcpu.set_gpr(reg::RDX, 1 | 0xd << 16);
+    let trapped = machine.run_to_trap();
+    assert_eq!((trapped.vector, machine.vcpu.cpu().dr[6] & 1), (1, 1), "{trapped:x?}");
+    assert_eq!(machine.vcpu.gpr(reg::RSI), LARGE + 5 * 0x1000);
+    machine.run_to_halt();
+    assert_eq!(machine.vcpu.gpr(reg::RAX), PAGES);
+}
