@@ -13,10 +13,10 @@ use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
-use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
 use crate::default_guest;
 use crate::doctor;
