@@ -251,8 +251,8 @@ fn told(value: &[u8], size: u32, answer: &mut Answer<'_>) -> Result<()> {
 /// A time as the host takes it.
 fn time(new: Option<NewTime>) -> Result<Timespec> {
     Ok(match new {
-        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
-        Some(NewTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW.into() },
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(NewTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
         Some(NewTime::At(seconds, part)) if part < 1_000_000_000 => {
             Timespec { tv_sec: seconds, tv_nsec: part.into() }
         }

@@ -243,10 +243,9 @@ impl Nodes {
     pub fn parting(&mut self, directory: &OwnedFd, name: FileName<'_>) {
         let Ok(stat) = statat(directory, name.bytes(), AtFlags::SYMLINK_NOFOLLOW) else { return };
         let Some(id) = self.by_key.get(&FileKey::of(&stat)).copied() else { return };
-        if self.node(id).is_ok_and(|node| node.open > 0) && self.descriptor(id).is_ok() {
-            if let Some(node) = self.table.get_mut(&id) {
-                node.pinned = true;
-            }
+        let is_open = self.node(id).is_ok_and(|node| node.open > 0) && self.descriptor(id).is_ok();
+        if let Some(node) = self.table.get_mut(&id).filter(|_| is_open) {
+            node.pinned = true;
         }
     }
 
