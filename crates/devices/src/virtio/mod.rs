@@ -26,6 +26,7 @@ pub mod mmio;
 pub mod rng;
 pub mod block;
 pub mod balloon;
+pub mod fs;
 
 #[cfg(test)]
 mod bench;
@@ -47,6 +48,8 @@ pub enum DeviceKind {
     Entropy = 4,
     /// A balloon (5.5).
     Balloon = 5,
+    /// A shared directory (5.11).
+    FileSystem = 26,
 }
 
 /// Feature bits that belong to no single kind of device (section 6).

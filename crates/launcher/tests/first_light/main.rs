@@ -14,6 +14,7 @@ mod session;
 mod disks;
 mod kills;
 mod memory;
+mod shares;
 mod legacy;
 mod protocols;
 mod prompt;
