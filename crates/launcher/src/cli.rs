@@ -83,7 +83,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
 
-    /// A disk: PATH[,readonly][,format=raw]; Linux finds the first as /dev/vda. May be repeated
+    /// A disk: PATH[,readonly][,format=raw|qcow2][,serial=TEXT][,backing=PATH]; Linux finds the first as /dev/vda. A qcow2
+    /// file's backing files are opened only when each is named, from the top down. May be repeated
     #[arg(long, value_name = "PATH")]
     pub disk: Vec<String>,
 

@@ -28,19 +28,15 @@ const BOARD: [Row; 9] = [
 const VIRTIO: [Row; 2] = [
     (
         "block",
-        "--disk PATH[,ro][,format=raw]",
-        "virtio 1.2: a disk in a file of whole 512-byte sectors: vda, vdb, ...; repeatable",
+        "--disk PATH[,ro][,format=raw|qcow2]",
+        "virtio 1.2: a disk in a file: vda, vdb, ...; also ,serial=TEXT and ,backing=PATH; repeatable",
     ),
     ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
 ];
 
 /// On `--bus lguest-dma`, in the order in which the Guest finds them: `--disk`, `--net`, then these two.
 const LGUEST_BUS: [Row; 4] = [
-    (
-        "block",
-        "--disk PATH[,readonly][,format=raw]",
-        "a disk in a file of whole 512-byte sectors: lgba, lgbb, ...; repeatable",
-    ),
+    ("block", "--disk PATH[,ro][,format=raw|qcow2]", "a disk in a file: lgba, lgbb, ...; repeatable"),
     (
         "net",
         "--net link=NAME | none",

@@ -1,7 +1,7 @@
 //! The Launcher: the `lguest` command, from its command line to a machine that runs.
 //!
 //! Read in this order it is the life of one run. The command line (`cli`) becomes a request without mistakes
-//! (`request`, `engine`). The Guest's files are found or fetched (`debian`, `kernel_image`, `initramfs`). A machine is
+//! (`request`, `engine`), with its devices (`attachments`, `disks`). The Guest's files are found or fetched (`debian`, `kernel_image`, `initramfs`). A machine is
 //! built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
 //! `marker`, `control`), while `supervise` watches for a reason to end
 //! and `sandbox` takes away what a running machine does not need. `ending` says what the shell is told.
@@ -15,6 +15,7 @@ pub mod cli;
 pub mod request;
 pub mod engine;
 pub mod attachments;
+pub mod disks;
 pub mod run;
 pub mod default_guest;
 pub mod kernel_image;

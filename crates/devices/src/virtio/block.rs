@@ -7,12 +7,13 @@
 //! The status is the last writable byte, wherever it lies. Requests are answered in order, each before the next.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::chain::Chain;
 use super::ring::{Broken, Ring};
 use super::rings::Rings;
 use super::{DeviceKind, QueueIndex, VirtioDevice};
-use crate::lguest::block::{Disk, DiskError};
+use crate::lguest::block::DiskError;
 
 /// Bytes of a sector, the unit of everything here (5.2.4).
 const SECTOR: u64 = 512;
@@ -69,29 +70,42 @@ impl From<Result<(), DiskError>> for Status {
 }
 
 /// A disk that can do what this device offers. Ranges are bytes that lie in the disk.
-pub trait Storage: Disk {
+/// What is asked of it may be asked of several threads at a time.
+pub trait Storage: Send + Sync {
+    /// Bytes, a multiple of 512. Never changes.
+    fn length(&self) -> u64;
     /// Whether it may be written.
     fn is_writable(&self) -> bool;
+    /// Fills `bytes` from `offset`.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError>;
+    /// Stores `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// [`DiskError`], also for a disk that may only be read.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
     /// Comes back when all that was written is safe from a power cut.
     ///
     /// # Errors
     /// [`DiskError`]: then nobody knows what is safe.
-    fn flush(&mut self) -> Result<(), DiskError>;
+    fn flush(&self) -> Result<(), DiskError>;
     /// The bytes are of no use any more; whether they take room and what they read as is the disk's choice.
     ///
     /// # Errors
     /// [`DiskError`].
-    fn discard(&mut self, range: Range<u64>) -> Result<(), DiskError>;
+    fn discard(&self, range: Range<u64>) -> Result<(), DiskError>;
     /// The bytes read as zeroes from now on; with `unmap` they need not take room.
     ///
     /// # Errors
     /// [`DiskError`].
-    fn zero(&mut self, range: Range<u64>, unmap: bool) -> Result<(), DiskError>;
+    fn zero(&self, range: Range<u64>, unmap: bool) -> Result<(), DiskError>;
 }
 
 /// The device.
-pub struct VirtioBlock<S> {
-    storage: S,
+pub struct VirtioBlock {
+    storage: Arc<dyn Storage>,
     serial: [u8; SERIAL],
     configuration: Vec<u8>,
     /// The driver knows of flushing, so a write may wait for one (5.2.6.2).
@@ -99,9 +113,9 @@ pub struct VirtioBlock<S> {
     buffer: Vec<u8>,
 }
 
-impl<S: Storage> VirtioBlock<S> {
+impl VirtioBlock {
     /// A disk that shows this serial number, cut after 20 bytes.
-    pub fn new(storage: S, serial: &str) -> Self {
+    pub fn new(storage: Arc<dyn Storage>, serial: &str) -> Self {
         let mut number = [0; SERIAL];
         number.iter_mut().zip(serial.bytes()).for_each(|(place, byte)| *place = byte);
         let configuration = configuration(storage.length() / SECTOR);
@@ -234,7 +248,7 @@ impl<S: Storage> VirtioBlock<S> {
     }
 }
 
-impl<S: Storage> VirtioDevice for VirtioBlock<S> {
+impl VirtioDevice for VirtioBlock {
     fn kind(&self) -> DeviceKind {
         DeviceKind::Block
     }

@@ -30,33 +30,30 @@ impl Memory {
     }
 }
 
-impl Disk for Memory {
+impl Storage for Memory {
     fn length(&self) -> u64 {
         self.0.lock().unwrap().bytes.len() as u64
     }
-    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
         bytes.copy_from_slice(&self.0.lock().unwrap().bytes[offset as usize..][..bytes.len()]);
         self.fail()
     }
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         self.0.lock().unwrap().bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
         self.fail()
     }
-}
-
-impl Storage for Memory {
     fn is_writable(&self) -> bool {
         !self.0.lock().unwrap().readonly
     }
-    fn flush(&mut self) -> Result<(), DiskError> {
+    fn flush(&self) -> Result<(), DiskError> {
         self.0.lock().unwrap().flushes += 1;
         self.fail()
     }
-    fn discard(&mut self, range: Range<u64>) -> Result<(), DiskError> {
+    fn discard(&self, range: Range<u64>) -> Result<(), DiskError> {
         self.0.lock().unwrap().discarded.push(range);
         self.fail()
     }
-    fn zero(&mut self, range: Range<u64>, _unmap: bool) -> Result<(), DiskError> {
+    fn zero(&self, range: Range<u64>, _unmap: bool) -> Result<(), DiskError> {
         self.0.lock().unwrap().bytes[range.start as usize..range.end as usize].fill(0);
         self.fail()
     }
@@ -65,7 +62,7 @@ impl Storage for Memory {
 fn disk(readonly: bool) -> (Bench, Memory) {
     let bytes = (0..SECTORS * SECTOR).map(|at| (at / SECTOR) as u8 + 1).collect();
     let memory = Memory(Arc::new(Mutex::new(Inner { bytes, readonly, ..Inner::default() })));
-    (Bench::start(VirtioBlock::new(memory.clone(), "lguest-serial")), memory)
+    (Bench::start(VirtioBlock::new(Arc::new(memory.clone()), "lguest-serial")), memory)
 }
 
 /// One request with these buffers between header and status: what came back, and the status.

@@ -6,7 +6,7 @@ use lguest_abi::net::{SLOTS, key_offset};
 use lguest_host::irq::Controllers;
 
 use super::*;
-use crate::attachments::FileDisk;
+use crate::disks::AttachedDisk;
 
 /// A broker that ends with this test's process.
 fn thread_broker(listener: OwnedFd) -> std::io::Result<()> {
@@ -43,7 +43,7 @@ fn the_keys_of_a_whole_machine_never_collide_and_are_where_the_host_listens() {
     for number in 0..6 {
         let path = folder.path().join(format!("disk{number}"));
         std::fs::write(&path, [0; 512]).unwrap();
-        attachments.push(Attachment::Disk(FileDisk::open(path.to_str().unwrap()).unwrap()));
+        attachments.push(Attachment::Disk(AttachedDisk::open(path.to_str().unwrap()).unwrap()));
         attachments.push(Attachment::Link(format!("link{number}")));
     }
     attachments.extend([Attachment::Pipe, Attachment::Pipe, Attachment::Pipe]);

@@ -18,7 +18,7 @@ use lguest_host::platform::Platform;
 
 use super::layout;
 use super::platform::BoardLine;
-use crate::attachments::FileDisk;
+use crate::disks::AttachedDisk;
 
 /// More devices than there are places for.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +62,9 @@ impl Plug {
     }
 
     /// The `number`th disk.
-    pub fn disk(number: usize, disk: FileDisk) -> Plug {
-        Plug::new(VirtioBlock::new(disk, &format!("lguest-disk-{number}")))
+    pub fn disk(number: usize, disk: AttachedDisk) -> Plug {
+        let usual = format!("lguest-disk-{number}");
+        Plug::new(VirtioBlock::new(disk.image(), disk.serial().unwrap_or(&usual)))
     }
 }
 

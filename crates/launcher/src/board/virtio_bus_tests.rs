@@ -74,7 +74,7 @@ fn every_device_has_a_place_and_no_more_devices_than_places_are_taken() {
             .map(|number| {
                 let path = folder.path().join(format!("{count}-{number}"));
                 std::fs::write(&path, [0; 512]).unwrap();
-                Plug::disk(number, FileDisk::open(path.to_str().unwrap()).unwrap())
+                Plug::disk(number, AttachedDisk::open(path.to_str().unwrap()).unwrap())
             })
             .collect()
     };

@@ -85,7 +85,7 @@ pub const HELD_FILES: &[Call] = &[
     (libc::SYS_ioctl, Only::OneOf(1, TERMINAL_MODES)),
 ];
 
-/// Disks: read and written at a place, and flushed.
+/// Disks: read and written at a place, flushed, and qcow2 files made longer.
 pub const DISKS: &[Call] = &[
     (libc::SYS_pread64, Only::Any),
     (libc::SYS_pwrite64, Only::Any),
@@ -93,6 +93,7 @@ pub const DISKS: &[Call] = &[
     (libc::SYS_pwritev, Only::Any),
     (libc::SYS_fdatasync, Only::Any),
     (libc::SYS_fsync, Only::Any),
+    (libc::SYS_ftruncate, Only::Any),
 ];
 
 /// Messages over sockets that are connected already: the link's broker, and the thread that waits for signals.

@@ -128,6 +128,63 @@ fn what_a_guest_flushed_is_in_the_file_when_its_machine_is_killed() {
     assert!(file[4 << 20..] == pattern()[4 << 20..]);
 }
 
+/// An image of 16 MiB by imago, whose own tests compare it with QEMU's.
+fn qcow2(path: &Path) -> String {
+    use imago::{FormatCreateBuilder, Storage, StorageCreateOptions, file::File, qcow2::Qcow2};
+    let file = File::create_open(StorageCreateOptions::new().filename(path)).expect("a file can be made");
+    Qcow2::<File>::create_builder(file).size(16 << 20).create().expect("an image can be made");
+    format!("{},format=qcow2", path.display())
+}
+
+#[test]
+fn a_qcow2_disk_keeps_what_one_machine_wrote_for_the_next() {
+    if !drivers_are_here("a_qcow2_disk_keeps_what_one_machine_wrote_for_the_next") {
+        return;
+    }
+    let folder = folder("a_qcow2_disk_keeps_what_one_machine_wrote_for_the_next");
+    let disk = format!("{},serial=kept-2026", qcow2(&folder.join("disk.qcow2")));
+    let lines = script(
+        &disk,
+        "cat /sys/block/vda/size /sys/block/vda/serial; echo; \
+         tr '\\0' q </dev/zero | dd of=/dev/vda bs=64k count=32 seek=7 iflag=fullblock conv=fsync 2>/dev/null; \
+         dd if=/dev/vda bs=64k skip=6 count=5 2>/dev/null | sha256sum; \
+         blkdiscard -o 1048576 -l 65536 /dev/vda; sha256sum </dev/vda",
+    );
+    let part = [vec![0; 1 << 16], vec![b'q'; 4 << 16]].concat();
+    assert_eq!(lines[..3], [SECTORS.to_string(), "kept-2026".to_owned(), sha256(&part)]);
+    // What was discarded may be anything, and stays it.
+    assert_eq!(script(&format!("{disk},ro"), "sha256sum </dev/vda"), lines[3..]);
+}
+
+#[test]
+fn a_full_host_disk_is_an_error_in_the_guest_and_the_machine_goes_on() {
+    let name = "a_full_host_disk_is_an_error_in_the_guest_and_the_machine_goes_on";
+    if !drivers_are_here(name) {
+        return;
+    }
+    let folder = folder(name);
+    // A file system of 4 MiB, in a namespace of our own as an ordinary user may have it.
+    let script = "mount -t tmpfs -o size=4m none \"$1\" && truncate -s 64M \"$1/disk\" && exec \"$2\" run debian \
+                  --timeout 100 --disk \"$1/disk\" -- sh -c \"$3\"";
+    let guest = "dd if=/dev/zero of=/dev/vda bs=64k count=256 conv=fsync 2>/dev/null || echo refused; \
+                 dd if=/dev/vda of=/dev/null bs=64k count=8 2>/dev/null && echo alive";
+    let output = std::process::Command::new("unshare")
+        .args(["-Urm", "sh", "-c", script, "sh"])
+        .arg(&folder)
+        .args([env!("CARGO_BIN_EXE_lguest"), guest])
+        .stdin(Stdio::null())
+        .output();
+    let Some(output) =
+        output.ok().filter(|output| !String::from_utf8_lossy(&output.stderr).contains("unshare"))
+    else {
+        let skipped =
+            format!("SKIPPED {name}: this host gives ordinary users no namespaces (unshare -Urm)\n");
+        return std::io::stderr().lock().write_all(skipped.as_bytes()).expect("standard error takes a line");
+    };
+    let lines = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    assert_eq!((lines.as_str(), output.status.code()), ("refused\nalive\n", Some(0)), "{output:?}");
+}
+
 #[test]
 fn eight_disks_are_one_too_many() {
     let path = format!("{},ro", disk("eight_disks_are_one_too_many"));
