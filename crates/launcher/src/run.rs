@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
@@ -90,15 +90,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let usual = match (own, arguments.disk.is_empty()) {
-        (true, _) => BusChoice::LguestDma,
-        (false, true) => BusChoice::Pci,
-        (false, false) => BusChoice::Mmio,
-    };
+    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice == BusChoice::Mmio {
+    if own && choice != BusChoice::LguestDma {
         return Err(Mistake(
-            "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
+            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
     let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?)?;
@@ -119,7 +115,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, drivers(&bus), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers(&bus), &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -157,32 +153,28 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
             Ok(BusSpec::LguestDma { attachments, links })
         }
-        BusChoice::Mmio => {
-            let mut plugs = Vec::new();
-            for (number, attachment) in attachments.into_iter().enumerate() {
-                match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk)),
-                    Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
-                }
-            }
-            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
-        }
-        BusChoice::Pci => match attachments.first() {
-            None => Ok(BusSpec::Pci),
-            Some(Attachment::Disk(_)) => Err(Mistake(
-                "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
-                    .to_owned(),
-            )),
-            Some(_) => Err(no_linux_net()),
-        },
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments),
+        BusChoice::Pci => virtio(Transport::Pci, attachments),
     }
 }
 
+/// Virtio devices for what is attached, on either bus.
+fn virtio(transport: Transport, attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+    let mut plugs = Vec::new();
+    for (number, attachment) in attachments.into_iter().enumerate() {
+        match attachment {
+            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk)),
+            Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
+        }
+    }
+    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
+}
+
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec) -> &'static [&'static str] {
+fn drivers(bus: &BusSpec) -> Vec<&'static str> {
     match bus {
-        BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
-        BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
+        BusSpec::Virtio(virtio) => virtio.modules(),
+        BusSpec::LguestDma { .. } => Vec::new(),
     }
 }
 
@@ -209,8 +201,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 /// What this machine's vCPUs will ask of the host.
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
-        BusSpec::Pci => (&[], false),
-        BusSpec::Mmio(_) => (&[], true),
+        BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
