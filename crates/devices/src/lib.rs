@@ -6,6 +6,7 @@
 
 pub mod bus;
 pub mod outside;
+pub mod frame;
 pub mod serial;
 pub mod cmos;
 pub mod pm;

@@ -97,7 +97,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
             "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?)?;
+    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -145,7 +145,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 }
 
 /// The bus with what is attached to it.
-fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
     match bus {
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
@@ -153,17 +153,17 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>) -> Result<BusSpec,
             let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
             Ok(BusSpec::LguestDma { attachments, links })
         }
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments),
-        BusChoice::Pci => virtio(Transport::Pci, attachments),
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, cpus),
     }
 }
 
 /// Virtio devices for what is attached, on either bus.
-fn virtio(transport: Transport, attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+fn virtio(transport: Transport, attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
     let mut plugs = Vec::new();
     for (number, attachment) in attachments.into_iter().enumerate() {
         match attachment {
-            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk)),
+            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
             Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
         }
     }

@@ -10,11 +10,8 @@
 //! ```
 //!
 //! A device sees chains of bytes and nothing of rings, registers or interrupts; what it serves (a disk's bytes, entropy)
-//! comes in as a trait. It may keep a chain and give it back when the outside wakes it ([`waker`]). The disk does all its work
-//! while the driver's notification is: the vCPU that notifies waits for it. Measured on the translator with a file in the
-//! host's page cache: 512 MiB in pieces of 1 MiB take 0.05 s (a host's own dd, 0.02 s), and a request of 4 KiB by itself
-//! 14 us with its three exits; a thread more would add a wake-up to each. What it would win is a vCPU that goes on while a
-//! slow disk seeks; that is not done yet.
+//! comes in as a trait. It may keep a chain and give it back when the outside wakes it ([`waker`]). Who
+//! carries a disk's requests out, and when, is the Launcher's business (`block::storage::Crew`).
 //! A driver that breaks a rule which leaves the device nothing to answer to gets DEVICE_NEEDS_RESET (2.1.2).
 //!
 //! Reading order: memory, a chain, the rings, a device's life, the transport, how the outside wakes a device, the devices.

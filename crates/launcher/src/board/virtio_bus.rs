@@ -24,6 +24,7 @@ use lguest_host::platform::Platform;
 use super::layout;
 use super::platform::{BoardLine, BoardMessages, SharedLine};
 use crate::disks::AttachedDisk;
+use crate::disks::crew::Workers;
 
 /// More devices than there are places for.
 #[derive(Debug, thiserror::Error)]
@@ -83,10 +84,14 @@ impl Plug {
         Plug { device: Box::new(device), listener: Some(Box::new(listener)) }
     }
 
-    /// The `number`th disk.
-    pub fn disk(number: usize, disk: AttachedDisk) -> Plug {
+    /// The `number`th disk, with a queue for each of so many vCPUs.
+    pub fn disk(number: usize, disk: AttachedDisk, cpus: u32) -> Plug {
         let usual = format!("lguest-disk-{number}");
-        Plug::new(VirtioBlock::new(disk.image(), disk.serial().unwrap_or(&usual)))
+        let serial = disk.serial().unwrap_or(&usual);
+        let (crew, start) = Workers::new(disk.image());
+        let queues = u16::try_from(cpus).unwrap_or(u16::MAX);
+        let device = VirtioBlock::new(&disk.image(), serial, queues, crew);
+        Plug::woken(device, |waker| start.with(waker))
     }
 }
 

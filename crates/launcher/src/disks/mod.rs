@@ -6,6 +6,7 @@
 //!     lock       one writer or many readers of a file
 //!     raw        the file is the disk
 //!     qcow2      the file holds the disk in clusters, perhaps over a backing file (by imago)
+//!     crew       the threads that a slow disk of the host's keeps waiting, in place of a vCPU
 //! ```
 //! A format is never guessed: a Guest with a raw disk may write whatever it likes to the first sectors, and a guess would make
 //! its next run open the files that it named there.
@@ -14,6 +15,7 @@ mod option;
 mod lock;
 mod raw;
 mod qcow2;
+pub mod crew;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,14 +1,14 @@
 //! A raw disk: its bytes are the file's.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{IoSliceMut, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use lguest_devices::lguest::block::DiskError;
 use lguest_devices::virtio::block::Storage;
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::option::DiskOption;
 use super::{SECTOR, lock, only_read, write_zeroes};
@@ -65,6 +65,13 @@ impl Storage for RawDisk {
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DiskError> {
         Ok(self.file.read_exact_at(bytes, offset)?)
+    }
+
+    fn read_at_once(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        let mut room = [IoSliceMut::new(bytes)];
+        let read = rustix::io::preadv2(&self.file, &mut room, offset, ReadWriteFlags::NOWAIT);
+        // A part is in the page cache, or nothing, or this file system cannot tell.
+        read.is_ok_and(|length| length == bytes.len())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {

@@ -90,6 +90,8 @@ pub const DISKS: &[Call] = &[
     (libc::SYS_pread64, Only::Any),
     (libc::SYS_pwrite64, Only::Any),
     (libc::SYS_preadv, Only::Any),
+    // What is in the page cache is read without waiting.
+    (libc::SYS_preadv2, Only::Any),
     (libc::SYS_pwritev, Only::Any),
     (libc::SYS_fdatasync, Only::Any),
     (libc::SYS_fsync, Only::Any),
