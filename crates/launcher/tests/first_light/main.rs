@@ -13,5 +13,6 @@ mod bad_input;
 mod session;
 mod disks;
 mod legacy;
+mod protocols;
 mod prompt;
 mod processors;
