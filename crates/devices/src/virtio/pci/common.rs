@@ -96,7 +96,8 @@ impl Common {
         put(field::ACCEPTED, &word(life.accepted(), self.accepted_word).to_le_bytes());
         put(field::CONFIGURATION_VECTOR, &self.configuration_vector.to_le_bytes());
         put(field::QUEUES, &life.queue_count().to_le_bytes());
-        put(field::STATUS, &[life.status(), life.generation() as u8]);
+        put(field::STATUS, &[life.status()]);
+        put(field::GENERATION, &[life.generation() as u8]);
         put(field::QUEUE, &self.queue.0.to_le_bytes());
         put(field::QUEUE_SIZE, &life.queue_size(self.queue).to_le_bytes());
         put(field::QUEUE_VECTOR, &self.queue_vector(self.queue).to_le_bytes());
@@ -109,7 +110,6 @@ impl Common {
         ] {
             put(at, &life.queue_address(self.queue, part).to_le_bytes());
         }
-        debug_assert!(field::GENERATION == field::STATUS + 1, "two bytes put at once");
         registers
     }
 

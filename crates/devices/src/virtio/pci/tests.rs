@@ -8,9 +8,12 @@ use super::super::life::status;
 use super::*;
 use crate::hostile::Random;
 
+/// An address and what was written there.
+type Sent = (u64, u32);
+
 /// What the world outside saw: the line's level, and messages.
 #[derive(Clone, Default)]
-struct World(Arc<Mutex<(bool, Vec<(u64, u32)>)>>);
+struct World(Arc<Mutex<(bool, Vec<Sent>)>>);
 
 impl InterruptLine for World {
     fn set(&self, up: bool) {
@@ -29,7 +32,7 @@ impl World {
         self.0.lock().unwrap().0
     }
     /// Messages since this was asked last.
-    fn messages(&self) -> Vec<(u64, u32)> {
+    fn messages(&self) -> Vec<Sent> {
         std::mem::take(&mut self.0.lock().unwrap().1)
     }
 }
@@ -113,8 +116,8 @@ fn use_messages(transport: &mut Transport) {
     set(transport, 0x1a, 2, 1);
 }
 
-const ONE: (u64, u32) = (0xfee0_1000, 0x41);
-const CHANGE: (u64, u32) = (0xfee0_0000, 0x40);
+const ONE: Sent = (0xfee0_1000, 0x41);
+const CHANGE: Sent = (0xfee0_0000, 0x40);
 
 #[test]
 fn a_driver_finds_the_parts_by_their_capabilities() {
