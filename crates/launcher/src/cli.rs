@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::images::command::ImagesArguments;
+
 const EXAMPLES: &str = "\
 Examples:
   lguest run                                     the default Guest: a small kernel with a shell; try help
@@ -43,6 +45,8 @@ pub enum Command {
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
     Devices,
+    /// List the images in the cache, or remove some
+    Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
     Initramfs(InitramfsArguments),
 }

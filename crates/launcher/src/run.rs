@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
+use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
-use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
 use crate::default_guest;
 use crate::doctor;

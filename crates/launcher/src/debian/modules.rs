@@ -15,8 +15,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::cache;
 use super::deb::{self, DebError};
+use crate::cache;
 
 /// The folder in a kernel's folder of the cache.
 pub const FOLDER: &str = "modules";
