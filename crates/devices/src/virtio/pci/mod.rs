@@ -9,7 +9,7 @@
 //! that never do, by its line, whose cause stands in the interrupt status. Several queues may share a vector.
 
 mod capabilities;
-mod common;
+mod registers;
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ use crate::pci::bus::Function;
 use crate::pci::configuration::Configuration;
 use crate::pci::msix::{ENABLE, FUNCTION_MASK, Message, Msix};
 use capabilities::{Access, Places};
-use common::Common;
+use registers::Registers;
 
 /// Bytes behind the BAR.
 pub const SIZE: u32 = 0x8000;
@@ -50,7 +50,7 @@ pub struct PciTransport<L, M> {
     life: Life,
     space: Configuration,
     places: Places,
-    common: Common,
+    registers: Registers,
     msix: Msix,
     line: L,
     messages: M,
@@ -63,9 +63,9 @@ impl<L: InterruptLine, M: Messages> PciTransport<L, M> {
     pub fn new(life: Life, address: u32, line: L, messages: M) -> Self {
         // A vector a queue, and one for changes of the configuration.
         let msix = Msix::new(usize::from(life.queue_count()) + 1);
-        let common = Common::new(life.queue_count(), msix.vectors());
+        let registers = Registers::new(life.queue_count(), msix.vectors());
         let (space, places) = capabilities::space(life.kind(), address, msix.vectors());
-        PciTransport { life, space, places, common, msix, line, messages, status: 0 }
+        PciTransport { life, space, places, registers, msix, line, messages, status: 0 }
     }
 
     /// The device behind.
@@ -77,10 +77,10 @@ impl<L: InterruptLine, M: Messages> PciTransport<L, M> {
     fn signal(&mut self, Signals { used, changed }: Signals) {
         if self.msix.is_enabled() {
             for queue in used.iter() {
-                self.raise(self.common.queue_vector(queue));
+                self.raise(self.registers.queue_vector(queue));
             }
             if changed {
-                self.raise(self.common.configuration_vector());
+                self.raise(self.registers.configuration_vector());
             }
         } else {
             self.status |= if used.is_empty() { 0 } else { QUEUE_INTERRUPT };
@@ -119,7 +119,7 @@ impl<L: InterruptLine, M: Messages> PciTransport<L, M> {
         self.life.set_status(value);
         if value == 0 {
             // A device that was reset interrupts no more (2.4.1), and its queues have lost their vectors.
-            self.common.reset();
+            self.registers.reset();
             self.msix.forget();
             self.status = 0;
             self.settle_line();
@@ -167,7 +167,7 @@ impl<L: InterruptLine, M: Messages> Function for PciTransport<L, M> {
     fn read_memory(&mut self, offset: u64, data: &mut [u8]) {
         let Some((part, at)) = place(offset, data.len()) else { return };
         match part {
-            Part::Common => self.common.read(&self.life, at as usize, data),
+            Part::Common => self.registers.read(&self.life, at as usize, data),
             Part::Interrupt => {
                 data.fill(0);
                 if at == 0 {
@@ -192,7 +192,7 @@ impl<L: InterruptLine, M: Messages> Function for PciTransport<L, M> {
         let Some((part, at)) = place(offset, data.len()) else { return };
         match part {
             Part::Common => {
-                if let Some(status) = self.common.write(&mut self.life, at as usize, data) {
+                if let Some(status) = self.registers.write(&mut self.life, at as usize, data) {
                     self.set_status(status);
                 }
             }

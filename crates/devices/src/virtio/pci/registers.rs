@@ -31,7 +31,7 @@ mod field {
 }
 
 /// What the registers remember beside the device's life.
-pub struct Common {
+pub struct Registers {
     offered_word: u32,
     accepted_word: u32,
     queue: QueueIndex,
@@ -41,10 +41,10 @@ pub struct Common {
     vectors: u16,
 }
 
-impl Common {
+impl Registers {
     /// Registers after reset.
-    pub fn new(queues: u16, vectors: u16) -> Common {
-        Common {
+    pub fn new(queues: u16, vectors: u16) -> Registers {
+        Registers {
             offered_word: 0,
             accepted_word: 0,
             queue: QueueIndex(0),
@@ -56,7 +56,7 @@ impl Common {
 
     /// Back there.
     pub fn reset(&mut self) {
-        *self = Common::new(self.queue_vectors.len() as u16, self.vectors);
+        *self = Registers::new(self.queue_vectors.len() as u16, self.vectors);
     }
 
     /// The vector of changes in the configuration.
