@@ -24,12 +24,17 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge, and what --bus pci puts beside it"),
 ];
 
-/// On `--bus pci` and `--bus mmio`: `--disk` in the order given, then this one.
-const VIRTIO: [Row; 2] = [
+/// On `--bus pci` and `--bus mmio`: `--disk`, then `--share`, each in the order given, then this one.
+const VIRTIO: [Row; 3] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
         "virtio 1.2: a disk in a file: vda, vdb, ...; also ,serial=TEXT and ,backing=PATH; repeatable",
+    ),
+    (
+        "fs",
+        "--share DIR[:TAG][,readonly]",
+        "virtio 1.2: a directory of the host's, found at /mnt/TAG; repeatable",
     ),
     ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
 ];

@@ -155,6 +155,7 @@ impl VirtioSpec {
             let module = match plug.device.kind() {
                 DeviceKind::Block => "virtio_blk",
                 DeviceKind::Entropy => "virtio_rng",
+                DeviceKind::FileSystem => "virtiofs",
             };
             if !modules.contains(&module) {
                 modules.push(module);

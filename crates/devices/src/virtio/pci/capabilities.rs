@@ -95,6 +95,7 @@ fn body(kind: u8, part: &Range<u64>, more: &[u8]) -> Vec<u8> {
 fn class(kind: DeviceKind) -> u32 {
     match kind {
         DeviceKind::Block => 0x01_8000,
-        DeviceKind::Entropy => 0xff_0000,
+        // No class that there is says what these are.
+        DeviceKind::Entropy | DeviceKind::FileSystem => 0xff_0000,
     }
 }
