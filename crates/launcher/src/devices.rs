@@ -25,11 +25,16 @@ const BOARD: [Row; 9] = [
 ];
 
 /// On `--bus mmio`: `--disk` in the order given, then this one.
-const VIRTIO: [Row; 2] = [
+const VIRTIO: [Row; 3] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
         "virtio 1.2: a disk in a file: vda, vdb, ...; also ,serial=TEXT and ,backing=PATH; repeatable",
+    ),
+    (
+        "fs",
+        "--share DIR[:TAG][,readonly]",
+        "virtio 1.2: a directory of the host's, found at /mnt/TAG; repeatable",
     ),
     ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
 ];
@@ -47,8 +52,16 @@ const LGUEST_BUS: [Row; 4] = [
 ];
 
 const BUSES: [Row; 3] = [
-    ("pci", "--bus pci", "usual for Linux without disks; one root, without devices in this version"),
-    ("mmio", "--bus mmio", "usual for Linux with disks; virtio in memory from 0xd0000000, announced by ACPI"),
+    (
+        "pci",
+        "--bus pci",
+        "usual for Linux without disks and shares; one root, without devices in this version",
+    ),
+    (
+        "mmio",
+        "--bus mmio",
+        "usual for Linux with disks or shares; virtio in memory from 0xd0000000, announced by ACPI",
+    ),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 

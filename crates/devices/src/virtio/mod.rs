@@ -25,6 +25,7 @@ pub mod waker;
 pub mod mmio;
 pub mod rng;
 pub mod block;
+pub mod fs;
 
 #[cfg(test)]
 mod bench;
@@ -44,6 +45,8 @@ pub enum DeviceKind {
     Block = 2,
     /// A source of entropy (5.4).
     Entropy = 4,
+    /// A shared directory (5.11).
+    FileSystem = 26,
 }
 
 /// Feature bits that belong to no single kind of device (section 6).

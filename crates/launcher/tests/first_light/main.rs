@@ -13,6 +13,7 @@ mod gdb_inside;
 mod bad_input;
 mod session;
 mod disks;
+mod shares;
 mod legacy;
 mod protocols;
 mod prompt;
