@@ -12,7 +12,7 @@ use std::time::Duration;
 use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
 use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
@@ -97,15 +97,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
     let shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
-    let usual = match (own, arguments.disk.is_empty() && shares.is_empty()) {
-        (true, _) => BusChoice::LguestDma,
-        (false, true) => BusChoice::Pci,
-        (false, false) => BusChoice::Mmio,
-    };
+    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice == BusChoice::Mmio {
+    if own && choice != BusChoice::LguestDma {
         return Err(Mistake(
-            "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
+            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
     let mounts = share::mounts(&shares)?;
@@ -128,7 +124,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, &drivers(&bus, !mounts.is_empty()), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers(&bus), &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -175,42 +171,38 @@ fn bus_spec(
             let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
             Ok(BusSpec::LguestDma { attachments, links })
         }
-        BusChoice::Mmio => {
-            let mut plugs = Vec::new();
-            for (number, attachment) in attachments.into_iter().enumerate() {
-                match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
-                    Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
-                }
-            }
-            for share in shares {
-                let tag = share.tag.clone();
-                plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
-            }
-            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
-        }
-        BusChoice::Pci if !shares.is_empty() => Err(Mistake(
-            "--share: a later version will have it on --bus pci; --bus mmio has it now".to_owned(),
-        )),
-        BusChoice::Pci => match attachments.first() {
-            None => Ok(BusSpec::Pci),
-            Some(Attachment::Disk(_)) => Err(Mistake(
-                "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
-                    .to_owned(),
-            )),
-            Some(_) => Err(no_linux_net()),
-        },
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
     }
 }
 
+/// Virtio devices for what is attached, on either bus.
+fn virtio(
+    transport: Transport,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let mut plugs = Vec::new();
+    for (number, attachment) in attachments.into_iter().enumerate() {
+        match attachment {
+            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
+            Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
+        }
+    }
+    for share in shares {
+        let tag = share.tag.clone();
+        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+    }
+    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
+}
+
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec, shares: bool) -> Vec<&'static str> {
-    let mut drivers = match bus {
-        BusSpec::Mmio(_) => vec!["virtio_mmio", "virtio_blk", "virtio_rng", "virtio_balloon"],
-        BusSpec::Pci | BusSpec::LguestDma { .. } => Vec::new(),
-    };
-    drivers.extend(shares.then_some("virtiofs"));
-    drivers
+fn drivers(bus: &BusSpec) -> Vec<&'static str> {
+    match bus {
+        BusSpec::Virtio(virtio) => virtio.modules(),
+        BusSpec::LguestDma { .. } => Vec::new(),
+    }
 }
 
 /// Where `--gdb` waits.
@@ -236,8 +228,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 /// What this machine's vCPUs will ask of the host.
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
-        BusSpec::Pci => (&[], false),
-        BusSpec::Mmio(_) => (&[], true),
+        BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
