@@ -5,10 +5,12 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::boot_time::{Clock, Moment};
 use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
@@ -28,10 +30,12 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::running::{self, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
+use crate::wishes::Wishes;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
@@ -65,18 +69,25 @@ struct Plan {
     watching: Watching,
     gdb: Option<Place>,
     sandbox: Sandbox,
+    record: Record,
 }
 
 /// Runs one machine.
-pub fn run(arguments: &RunArguments) -> Ending {
+pub fn run(arguments: &RunArguments, clock: Clock) -> Ending {
+    let clock = Arc::new(clock);
     let plan = match prepare(arguments) {
         Ok(plan) => plan,
         Err(mistake) => return Ending::Mistake(mistake.to_string()),
     };
-    match start(plan) {
+    let ending = match start(plan, &clock) {
         Ok(ending) => ending,
-        Err(mistake) => Ending::Mistake(mistake.to_string()),
+        Err(mistake) => return Ending::Mistake(mistake.to_string()),
+    };
+    if arguments.time {
+        // A reader that is gone misses it.
+        let _ = io::stderr().write_all(clock.report().as_bytes());
     }
+    ending
 }
 
 fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
@@ -85,6 +96,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let cpus = request::cpus(&arguments.cpus)?;
     let hidden = request::cpu_features(&arguments.cpu_features)?;
     let wish = Wish::read(&arguments.sandbox)?;
+    let wishes = Wishes::read(arguments)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
@@ -109,9 +121,14 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
+        if let Some(option) = wishes.option() {
+            return Err(Mistake(format!(
+                "{option}: the default Guest's commands have none; name another GUEST, as debian"
+            )));
+        }
         Some(default_guest::cmdline(cmdline.as_deref(), &arguments.command, attached)?)
     } else {
-        check_command(&guest, own_initrd.as_deref(), arguments)?;
+        check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
         cmdline
     };
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
@@ -131,7 +148,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
+    let initrd =
+        if ours { with_session(initrd, attached, &word, &arguments.command, &wishes) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -145,7 +163,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox })
+    // The first processes that are ours do not listen to the button.
+    let record = Record::new(arguments, memory, cpus, !ours && !own);
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record })
 }
 
 /// The bus with what is attached to it.
@@ -243,17 +263,18 @@ fn check_command(
     guest: &GuestChoice,
     own_initrd: Option<&[u8]>,
     arguments: &RunArguments,
+    wishes: &Wishes,
 ) -> Result<(), Mistake> {
     let ours = match own_initrd {
         Some(initrd) => initramfs::is_ours(initrd),
         None => matches!(guest, GuestChoice::Debian(_)),
     };
-    if ours || arguments.command.is_empty() {
+    let wanted = arguments.command.first().map(|command| format!("COMMAND {command}"));
+    let Some(wanted) = wanted.or(wishes.option().map(str::to_owned)).filter(|_| !ours) else {
         return Ok(());
-    }
-    let command = &arguments.command[0];
+    };
     Err(Mistake(format!(
-        "COMMAND {command}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
+        "{wanted}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
     )))
 }
 
@@ -352,7 +373,13 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
 }
 
 /// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_session(mut initrd: Vec<u8>, attached: bool, word: &MarkWord, command: &[String]) -> Vec<u8> {
+fn with_session(
+    mut initrd: Vec<u8>,
+    attached: bool,
+    word: &MarkWord,
+    command: &[String],
+    wishes: &Wishes,
+) -> Vec<u8> {
     let mode = if attached {
         let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
         Mode::Console(terminal::size(), kind)
@@ -360,14 +387,16 @@ fn with_session(mut initrd: Vec<u8>, attached: bool, word: &MarkWord, command: &
         Mode::Pipes
     };
     initrd.resize(initrd.len().next_multiple_of(4), 0);
-    initrd.extend(Session { mode, word: word.clone(), command: command.to_vec() }.archive());
+    let session = Session { mode, word: word.clone(), command: command.to_vec(), wishes: wishes.clone() };
+    initrd.extend(session.archive());
     initrd
 }
 
-fn start(plan: Plan) -> Result<Ending, Mistake> {
+fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
     let console = Console::new(plan.ours);
+    console.tell(clock.clone());
     let screen = console.screen(plan.stream, io::stdout(), button.clone());
     let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
     let watch = plan.watching.begin(&mut machine)?;
@@ -384,8 +413,11 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
+    let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
     plan.sandbox.close(&button)?;
+    clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
+    clock.note(Moment::End);
     debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
@@ -448,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), &[]);
+        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), &[], &Wishes::default());
         assert_eq!(&initrd[8..14], b"070701");
     }
 

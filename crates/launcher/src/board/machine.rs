@@ -206,12 +206,24 @@ impl Power {
     }
 }
 
+/// The power button, for any thread.
+#[derive(Clone)]
+pub struct PowerButton(Arc<Mutex<Pm<BoardLine, HostClock, Power>>>);
+
+impl PowerButton {
+    /// Asks the Guest to go; one that listens shuts down.
+    pub fn press(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).press_power_button();
+    }
+}
+
 /// A machine, ready to run.
 pub struct Machine {
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
     consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
     outputs: [OutputPump; 2],
+    button: PowerButton,
     /// Loaders are done with it, but it owns the memory file that the engines map.
     _memory: Arc<Memory>,
 }
@@ -245,7 +257,7 @@ impl Machine {
             attach_serial(&mut ports, &platform, 1, &outputs)?,
         ];
         let power = Power::default();
-        attach_chipset(&mut ports, &platform, &power)?;
+        let button = attach_chipset(&mut ports, &platform, &power)?;
         let mut mapped = Bus::new();
         let lguest = match spec.bus {
             BusSpec::Pci => None,
@@ -265,6 +277,7 @@ impl Machine {
             vcpus,
             consoles,
             outputs,
+            button,
             _memory: memory,
         })
     }
@@ -284,6 +297,11 @@ impl Machine {
     pub fn stopper(&self) -> Stopper {
         let desk = self.board.desk.clone();
         Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone(), desk }
+    }
+
+    /// The power button.
+    pub fn power_button(&self) -> PowerButton {
+        self.button.clone()
     }
 
     /// Sends errands to the vCPUs.
@@ -361,14 +379,18 @@ fn attach_serial(
 }
 
 /// The small parts that every PC has: clock, power management, reset lines, the PCI root.
-fn attach_chipset(ports: &mut Bus, platform: &Platform, power: &Power) -> Result<(), BusError> {
+fn attach_chipset(ports: &mut Bus, platform: &Platform, power: &Power) -> Result<PowerButton, BusError> {
     let sci = BoardLine::new(platform, layout::SCI_GSI);
-    let management = Pm::new(sci, HostClock::new(), power.clone());
+    let management = Arc::new(Mutex::new(Pm::new(sci, HostClock::new(), power.clone())));
     ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
-    ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;
+    ports.attach(layout::PM..layout::PM + pm::REGISTERS, management.clone() as Arc<Mutex<dyn Device>>)?;
     let keyboard = layout::KEYBOARD..layout::KEYBOARD + reset::COMMAND_REGISTERS;
     ports.attach(keyboard, Arc::new(Mutex::new(KeyboardReset::new(power.clone()))))?;
-    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(power.clone()))))
+    ports.attach(
+        layout::PCI..layout::PCI + pci::REGISTERS,
+        Arc::new(Mutex::new(PciRoot::new(power.clone()))),
+    )?;
+    Ok(PowerButton(management))
 }
 
 #[cfg(test)]

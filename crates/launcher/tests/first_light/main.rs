@@ -11,6 +11,7 @@ mod watching;
 mod debugging;
 mod bad_input;
 mod session;
+mod wishes;
 mod disks;
 mod legacy;
 mod protocols;
