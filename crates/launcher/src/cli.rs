@@ -112,6 +112,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
 
+    /// A directory of this host's, for Linux: DIR[:TAG][,readonly]; found at /mnt/TAG, TAG being DIR's last name unless
+    /// given. May be repeated
+    #[arg(long, value_name = "DIR")]
+    pub share: Vec<String>,
+
     /// How the Guest finds its devices: pci or mmio (virtio) for Linux, lguest-dma for the default Guest
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,

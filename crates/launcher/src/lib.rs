@@ -19,6 +19,7 @@ pub mod engine;
 pub mod attachments;
 pub mod disks;
 pub mod user_network;
+pub mod share;
 pub mod run;
 pub mod default_guest;
 pub mod kernel_image;

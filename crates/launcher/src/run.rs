@@ -4,12 +4,15 @@
 //! control channel and the supervisor; `conclude` decides what the end of the machine means.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lguest_devices::virtio::fs::VirtioFs;
+
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
 use crate::boot_time::{Clock, Moment};
 use crate::cache::Cache;
 use crate::cli::RunArguments;
@@ -32,6 +35,7 @@ use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::running::{self, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
+use crate::share::option::{self as share, ShareSpec};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
@@ -102,22 +106,22 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let usual = match (own, arguments.disk.is_empty()) {
-        (true, _) => BusChoice::LguestDma,
-        (false, true) => BusChoice::Pci,
-        (false, false) => BusChoice::Mmio,
-    };
+    let shares: Vec<ShareSpec> =
+        arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
+    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice == BusChoice::Mmio {
+    if own && choice != BusChoice::LguestDma {
         return Err(Mistake(
-            "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
+            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, cpus)?;
+    let mounts = share::mounts(&shares)?;
+    let shared = shares.iter().map(|share| share.directory.clone()).collect();
+    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching));
+    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching, shared));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
@@ -136,7 +140,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, drivers(&bus), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers(&bus), &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -148,8 +152,13 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let initrd =
-        if ours { with_session(initrd, attached, &word, &arguments.command, &wishes) } else { initrd };
+    let initrd = if ours {
+        let command = arguments.command.clone();
+        let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
+        session.append_to(initrd)
+    } else {
+        initrd
+    };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -169,40 +178,53 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 }
 
 /// The bus with what is attached to it.
-fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
+fn bus_spec(
+    bus: BusChoice,
+    mut attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
     match bus {
+        BusChoice::LguestDma if !shares.is_empty() => {
+            Err(Mistake("--share: needs a Linux Guest on --bus mmio, which has virtio-fs".to_owned()))
+        }
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
             attachments.push(Attachment::Pipe);
             let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
             Ok(BusSpec::LguestDma { attachments, links })
         }
-        BusChoice::Mmio => {
-            let mut plugs = Vec::new();
-            for (number, attachment) in attachments.into_iter().enumerate() {
-                match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
-                    Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
-                }
-            }
-            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
-        }
-        BusChoice::Pci => match attachments.first() {
-            None => Ok(BusSpec::Pci),
-            Some(Attachment::Disk(_)) => Err(Mistake(
-                "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
-                    .to_owned(),
-            )),
-            Some(_) => Err(no_linux_net()),
-        },
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
     }
 }
 
+/// Virtio devices for what is attached, on either bus.
+fn virtio(
+    transport: Transport,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let mut plugs = Vec::new();
+    for (number, attachment) in attachments.into_iter().enumerate() {
+        match attachment {
+            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
+            Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
+        }
+    }
+    for share in shares {
+        let tag = share.tag.clone();
+        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+    }
+    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
+}
+
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec) -> &'static [&'static str] {
+fn drivers(bus: &BusSpec) -> Vec<&'static str> {
     match bus {
-        BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
-        BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
+        BusSpec::Virtio(virtio) => virtio.modules(),
+        BusSpec::LguestDma { .. } => Vec::new(),
     }
 }
 
@@ -227,10 +249,9 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 }
 
 /// What this machine's vCPUs will ask of the host.
-fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
+fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
-        BusSpec::Pci => (&[], false),
-        BusSpec::Mmio(_) => (&[], true),
+        BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
@@ -238,6 +259,7 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
+        shares,
     }
 }
 
@@ -372,24 +394,12 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
     )))
 }
 
-/// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_session(
-    mut initrd: Vec<u8>,
-    attached: bool,
-    word: &MarkWord,
-    command: &[String],
-    wishes: &Wishes,
-) -> Vec<u8> {
-    let mode = if attached {
-        let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
-        Mode::Console(terminal::size(), kind)
-    } else {
-        Mode::Pipes
-    };
-    initrd.resize(initrd.len().next_multiple_of(4), 0);
-    let session = Session { mode, word: word.clone(), command: command.to_vec(), wishes: wishes.clone() };
-    initrd.extend(session.archive());
-    initrd
+/// What a session of ours talks to.
+fn mode(attached: bool) -> Mode {
+    if !attached {
+        return Mode::Pipes;
+    }
+    Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
 }
 
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
@@ -476,12 +486,6 @@ mod tests {
     fn a_guest_that_dies_after_its_report_is_dead() {
         let ending = ended(Outcome::Dead("triple fault".to_owned()), b"status 0\n");
         assert_eq!(ending, Ending::Dead("triple fault".to_owned()));
-    }
-
-    #[test]
-    fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), &[], &Wishes::default());
-        assert_eq!(&initrd[8..14], b"070701");
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub fn kernel(
     progress: &Progress,
 ) -> Result<(Kernel, Vec<Module>), DebianError> {
     // A kernel that was fetched by a version without modules stays good for machines that need none.
-    let complete = |folder: &Path| drivers.is_empty() || folder.join(modules::FOLDER).is_dir();
+    let complete = |folder: &Path| drivers.is_empty() || modules::tells_of(folder, drivers);
     let folder = obtain(cache, name, complete, progress, unpack_kernel)?;
     let modules = match drivers {
         [] => Vec::new(),
