@@ -234,7 +234,7 @@ mod tests {
                     let address =
                         [0x8000, 0x8001, 0, MEMORY - 0x1000, MEMORY, u64::MAX][random.next() as usize % 6];
                     let length = [0, 1, 4, 0x1000, 0x1001, u32::MAX][random.next() as usize % 6];
-                    (address, length, random.next() % 2 == 0)
+                    (address, length, random.next().is_multiple_of(2))
                 })
                 .collect();
             bench.offer(0, &buffers);
