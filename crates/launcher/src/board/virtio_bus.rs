@@ -166,6 +166,7 @@ impl VirtioSpec {
                 DeviceKind::Block => "virtio_blk",
                 DeviceKind::Entropy => "virtio_rng",
                 DeviceKind::Balloon => "virtio_balloon",
+                DeviceKind::Socket => "vmw_vsock_virtio_transport",
                 DeviceKind::FileSystem => "virtiofs",
             };
             if !modules.contains(&module) {

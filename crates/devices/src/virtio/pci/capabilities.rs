@@ -96,6 +96,6 @@ fn class(kind: DeviceKind) -> u32 {
     match kind {
         DeviceKind::Block => 0x01_8000,
         // No class that there is says what these are.
-        DeviceKind::Entropy | DeviceKind::Balloon | DeviceKind::FileSystem => 0xff_0000,
+        DeviceKind::Entropy | DeviceKind::Balloon | DeviceKind::Socket | DeviceKind::FileSystem => 0xff_0000,
     }
 }
