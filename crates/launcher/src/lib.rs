@@ -16,6 +16,7 @@ pub mod request;
 pub mod engine;
 pub mod attachments;
 pub mod disks;
+pub mod networks;
 pub mod user_network;
 pub mod run;
 pub mod default_guest;

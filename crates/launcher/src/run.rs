@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use lguest_devices::virtio::DeviceKind;
+
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
 use crate::cli::RunArguments;
@@ -26,6 +28,7 @@ use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
 use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
+use crate::networks;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::sandbox::{Needs, Sandbox, Wish};
@@ -90,7 +93,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let usual = match (own, arguments.disk.is_empty()) {
+    let attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
+    let usual = match (own, attachments.is_empty()) {
         (true, _) => BusChoice::LguestDma,
         (false, true) => BusChoice::Pci,
         (false, false) => BusChoice::Mmio,
@@ -101,11 +105,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
             "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
         ));
     }
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, cpus)?;
+    let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
+    let bus = bus_spec(choice, attachments, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching));
+    let sandbox = Sandbox::new(wish, needs(&bus, internet, engine.engine, &watching));
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
@@ -148,6 +153,16 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox })
 }
 
+/// The networks asked for. A Debian Guest has one unless it was said otherwise: people expect apt-get to work.
+fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
+    // A bus that has no devices yet is no reason to refuse what nobody asked for.
+    let can = arguments.bus.as_deref().is_none_or(|bus| bus == "mmio");
+    match guest {
+        GuestChoice::Debian(_) if can && arguments.net.is_empty() => vec!["user".to_owned()],
+        _ => arguments.net.clone(),
+    }
+}
+
 /// The bus with what is attached to it.
 fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
     match bus {
@@ -162,6 +177,7 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
             for (number, attachment) in attachments.into_iter().enumerate() {
                 match attachment {
                     Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
+                    Attachment::User(options) => plugs.push(networks::user(number, options)?),
                     Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
                 }
             }
@@ -173,7 +189,10 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
                 "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
                     .to_owned(),
             )),
-            Some(_) => Err(no_linux_net()),
+            Some(_) => Err(Mistake(
+                "--net: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
+                    .to_owned(),
+            )),
         },
     }
 }
@@ -181,6 +200,9 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
 fn drivers(bus: &BusSpec) -> &'static [&'static str] {
     match bus {
+        BusSpec::Mmio(virtio) if virtio.has(DeviceKind::Network) => {
+            &["virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net"]
+        }
         BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
         BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
     }
@@ -207,7 +229,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 }
 
 /// What this machine's vCPUs will ask of the host.
-fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
+fn needs(bus: &BusSpec, internet: bool, engine: Engine, watching: &Watching) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
         BusSpec::Pci => (&[], false),
         BusSpec::Mmio(_) => (&[], true),
@@ -217,13 +239,14 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching) -> Needs {
         kvm: engine == Engine::Kvm,
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
+        internet,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
 }
 
 fn no_linux_net() -> Mistake {
     Mistake(
-        "--net: a later version will have it for Linux; the default Guest has it now, on --bus lguest-dma"
+        "--net: a later version will have link= and tap= for Linux; --net user it has now, and the default Guest has all"
             .to_owned(),
     )
 }

@@ -6,13 +6,13 @@
 use std::sync::{Arc, Mutex};
 
 use lguest_devices::bus::{Bus, BusError};
-use lguest_devices::virtio::VirtioDevice;
 use lguest_devices::virtio::block::VirtioBlock;
 use lguest_devices::virtio::life::Life;
 use lguest_devices::virtio::memory::{self, DmaMemory, NoView, Part, Written};
 use lguest_devices::virtio::mmio::{MmioTransport, REGISTERS};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
 use lguest_devices::virtio::waker::Waker;
+use lguest_devices::virtio::{DeviceKind, VirtioDevice};
 use lguest_host::memory::Memory;
 use lguest_host::platform::Platform;
 
@@ -89,6 +89,11 @@ impl VirtioSpec {
         }
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
         Ok(VirtioSpec { plugs })
+    }
+
+    /// Whether there is a device of this kind.
+    pub fn has(&self, kind: DeviceKind) -> bool {
+        self.plugs.iter().any(|plug| plug.device.kind() == kind)
     }
 
     /// Places taken, from the first on.

@@ -81,7 +81,7 @@ impl Offered {
     pub fn here() -> Offered {
         // Asking is trying: a container may forbid what the kernel has.
         let tried = std::thread::spawn(|| {
-            let landlock = close_files(false);
+            let landlock = close_files(false, false);
             let all = SeccompFilter::new(
                 Default::default(),
                 SeccompAction::Allow,
@@ -124,6 +124,8 @@ pub struct Needs {
     pub disks: bool,
     /// There are networks.
     pub networks: bool,
+    /// The user network makes connections for the Guest.
+    pub internet: bool,
     /// Somebody watches (`watching`).
     pub watched: bool,
 }
@@ -153,7 +155,7 @@ impl Sandbox {
         let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
         reports::start(button.clone())?;
-        let landlock = close_files(true);
+        let landlock = close_files(true, self.needs.internet);
         let lists = self.whole_process();
         let no_clone3 = filter(
             &[&[(libc::SYS_clone3, calls::Only::Any)]],
@@ -190,6 +192,9 @@ impl Sandbox {
     fn whole_process(&self) -> Vec<&'static [Call]> {
         let mut lists = self.vcpu();
         lists.extend([calls::MESSAGES, calls::THREADS]);
+        if self.needs.internet {
+            lists.push(calls::INTERNET);
+        }
         lists
     }
 
@@ -213,7 +218,7 @@ impl Sandbox {
 
 /// Closes the sandbox of the broker's process. A call that is not on its list kills it: nobody would hear a sentence.
 pub fn confine_broker() {
-    close_files(true);
+    close_files(true, false);
     let lists =
         [calls::MEMORY, calls::LIVING, calls::HELD_FILES, calls::DISKS, calls::MESSAGES, calls::BROKER];
     if let Some(program) = filter(&lists, SeccompAction::Allow, SeccompAction::KillProcess) {
@@ -245,12 +250,14 @@ fn apply_to_all(program: &BpfProgram) -> Result<(), ()> {
     Err(())
 }
 
-/// No file by name and no TCP port, from here on, for this thread or for all. False when the kernel has no landlock.
-fn close_files(all_threads: bool) -> bool {
+/// No file by name and no TCP port, from here on, for this thread or for all; with `internet` connections may be made, but
+/// no port taken. False when the kernel has no landlock.
+fn close_files(all_threads: bool, internet: bool) -> bool {
+    let ports = if internet { AccessNet::BindTcp.into() } else { AccessNet::from_all(LANDLOCK) };
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))
-        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(LANDLOCK)))
+        .and_then(|ruleset| ruleset.handle_access(ports))
         .and_then(Ruleset::create);
     let restricted = ruleset.and_then(|ruleset| ruleset.all_threads(all_threads)?.restrict_self());
     restricted.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)

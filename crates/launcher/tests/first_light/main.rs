@@ -12,6 +12,7 @@ mod debugging;
 mod bad_input;
 mod session;
 mod disks;
+mod networks;
 mod legacy;
 mod prompt;
 mod processors;
