@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lguest_translator::{HiddenFeatures, LongModeEntry};
+use lguest_translator::{HiddenFeatures, StartState};
 
 use crate::clock::TscRate;
 use crate::clock::paravirtual::ClockOrigin;
@@ -59,9 +59,10 @@ impl Platform {
         memory: &Arc<Memory>,
         rate: TscRate,
         cpus: u32,
-        entry: LongModeEntry,
+        entry: impl Into<StartState>,
         hidden: &HiddenFeatures,
     ) -> Result<(Platform, Vec<Box<dyn Vcpu>>), PlatformError> {
+        let entry = entry.into();
         let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
         match engine {
             Engine::Translator => {
@@ -73,7 +74,7 @@ impl Platform {
                     let mut vcpu =
                         TranslatorVcpu::new(ram.clone(), index, cpus, controllers.clone(), origin, hidden)?;
                     if index == 0 {
-                        vcpu.enter_long_mode(entry);
+                        vcpu.begin(entry);
                     }
                     vcpus.push(Box::new(vcpu));
                 }
@@ -85,7 +86,7 @@ impl Platform {
                 for index in 0..cpus {
                     let mut vcpu = KvmVcpu::new(&machine, index, cpus, rate, hidden)?;
                     if index == 0 {
-                        vcpu.enter_long_mode(entry)?;
+                        vcpu.begin(entry)?;
                     }
                     vcpus.push(Box::new(vcpu));
                 }

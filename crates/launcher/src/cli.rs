@@ -51,10 +51,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// What to run: `debian`, `debian:PACKAGE` for one of Debian's kernel packages, or the path of a kernel
-    /// (bzImage or 64-bit ELF). Without it, the default Guest, which comes with lguest
+    /// (bzImage; ELF of 64 or 32 bits, PVH and Multiboot among them). Without it, the default Guest, which comes with lguest
     pub guest: Option<String>,
 
-    /// The kernel: a bzImage or a 64-bit ELF file. With the Guest `debian` it takes the place of Debian's
+    /// The kernel: a bzImage, an ELF file, or any file with a Multiboot header. With the Guest `debian` it takes the place of Debian's
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
 

@@ -35,6 +35,9 @@ pub const PAIRS: usize = 1 << 13;
 /// Bytes of all second tables; the supervisor's place stays empty, so that one multiplication finds a space's.
 const ALL_PAIRS: usize = (1 + SPACES) * PAIRS * 16;
 
+/// Spans of one unit at most: see `spans.rs`.
+pub const SPANS: usize = 16;
+
 /// Room for calls to thunks, which push eight bytes, and for a signal whose handler asked for no stack of its own: its
 /// frame takes 3.5 KiB with AVX-512 and 11 KiB with AMX state, and the handler something on top. Only touched pages exist.
 const STACK: usize = 32 << 10;
@@ -84,6 +87,8 @@ pub struct Frame {
     pub returns: Returns,
     /// A jump target or value kept over a push.
     pub kept: u64,
+    /// Addends that accesses of one span share; in a span of a known page, the page's host address.
+    pub spans: [u64; SPANS],
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
     pub reach: [u64; 2],
     /// Where a second look goes on.

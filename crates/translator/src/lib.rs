@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`cpu`] | the state a processor has between two instructions |
 //! | `frame` | how generated code reaches that state: the host's `rsp` points at it |
-//! | `decode`, `classify`, `vector_state`, `liveness` | bytes become a unit; what each instruction needs; which flags are free |
+//! | `decode`, `classify`, `vector_state`, `liveness`, `spans` | bytes become a unit; what each instruction needs; which flags are free; which accesses lie in one page |
 //! | `rewrite` | a unit becomes host code, one room a class |
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
@@ -34,6 +34,7 @@ mod decode;
 mod classify;
 mod vector_state;
 mod liveness;
+mod spans;
 mod unit;
 mod rewrite;
 mod cache;
@@ -63,6 +64,7 @@ mod vcpu;
 mod workbench;
 
 pub use cpu::cpuid::hidden::{FeatureError, HiddenFeatures, offered_features};
+pub use cpu::start::{LongModeEntry, ProtectedModeEntry, StartState};
 pub use exit::{Death, Exit};
 pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};
@@ -70,4 +72,4 @@ pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;
 pub use trap::Kicker;
-pub use vcpu::{CpuidLeaf, LongModeEntry, Options, SetupError, Statistics, Vcpu};
+pub use vcpu::{CpuidLeaf, Options, SetupError, Statistics, Vcpu};

@@ -18,6 +18,7 @@ use crate::memory::tables::{Fill, Half, RUN, RunFill};
 use crate::memory::walk::{Access, Intent, Paging, Translation, canonical, walk};
 use crate::near::segment_of;
 use crate::rewrite::{address_bits, operand_size};
+use crate::run::Resume;
 use crate::spaces::Spaces;
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
@@ -62,7 +63,8 @@ impl Vcpu {
             Ok(Mended::Filled) => {
                 let unit = self.cache.unit(unit);
                 let offset = unit.start + u32::from(unit.marks[mark as usize].host);
-                self.resume = Some(self.cache.arena.address(offset as usize));
+                let host = self.cache.arena.address(offset as usize);
+                self.resume = Some(Resume { host, losses: Some(self.losses_known) });
                 Ok(())
             }
             Ok(Mended::ByHand) => {

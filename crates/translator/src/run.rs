@@ -31,6 +31,26 @@ pub(crate) struct Draft {
 /// Bytes looked at behind a jump, to see which flags matter there.
 const PEEK_BYTES: usize = 64;
 
+/// Where generated code goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resume {
+    /// Host address.
+    pub(crate) host: u64,
+    /// In the middle of a unit, whose spans (`spans.rs`) know entries of the tables: only while none of them was lost since.
+    pub(crate) losses: Option<u64>,
+}
+
+impl Resume {
+    /// At a place where nothing of the tables is known.
+    pub(crate) fn at(host: u64) -> Resume {
+        Resume { host, losses: None }
+    }
+
+    fn holds(self, losses: u64) -> bool {
+        self.losses.is_none_or(|known| known == losses)
+    }
+}
+
 impl Vcpu {
     /// Runs the Guest until it needs something.
     pub fn run(&mut self) -> Exit {
@@ -81,9 +101,9 @@ impl Vcpu {
     /// Enters generated code, and deals with why it came back; none after an exception was delivered instead.
     pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
         let host = match self.resume.take() {
-            Some(host) => host,
-            None if !self.in_units() => return self.step_by_hand().map(|()| None),
-            None => match self.find()? {
+            Some(resume) if resume.holds(self.spaces.tables.losses.get()) => resume.host,
+            _ if !self.in_units() => return self.step_by_hand().map(|()| None),
+            _ => match self.find()? {
                 Some(host) => {
                     // A unit's start looks before it needs.
                     self.frame().awake = 0;
@@ -137,6 +157,7 @@ impl Vcpu {
         let began = self.sight.now();
         enter(address);
         self.sight.spent(began, |ticks| &mut ticks.generated);
+        self.losses_known = self.spaces.tables.losses.get();
         if let Some(unit) = self.running.closed.take() {
             self.cache.reopen(unit);
         }
@@ -153,6 +174,7 @@ impl Vcpu {
             user: cpu.cpl == 3,
             middle: matches!(cpu.cpl, 1 | 2),
             ragged_stack: cpu.stack_is_ragged(),
+            apart: false,
             clock_hidden: cpu.cpl != 0 && cpu.cr4 & cr4::TSD != 0,
             vectors: VectorState::enabled(cpu),
             one_step: cpu.interrupt_shadow && (self.window || self.nmi_window || self.kicker.0.pending())
@@ -178,7 +200,12 @@ impl Vcpu {
 
     /// The unit at `rip`, translated if need be.
     pub(crate) fn unit_at_rip(&mut self) -> Result<Result<UnitIndex, Exception>, Exit> {
-        let (pc, mode) = (self.cpu().rip, self.mode());
+        self.unit_in(self.mode())
+    }
+
+    /// The same, to run in a mode that others need not find it in.
+    fn unit_in(&mut self, mode: Mode) -> Result<Result<UnitIndex, Exception>, Exit> {
+        let pc = self.cpu().rip;
         let page = match self.code_page(pc)? {
             Ok(page) => page,
             Err(exception) => return Ok(Err(exception)),
@@ -196,12 +223,12 @@ impl Vcpu {
                 Ok(page) if page == second => {}
                 Ok(_) => {
                     self.cache.kill(unit, &self.frames);
-                    return self.unit_at_rip();
+                    return self.unit_in(mode);
                 }
                 Err(exception) => return Ok(Err(exception)),
             }
         }
-        if !mode.single() {
+        if !mode.single() && !mode.apart {
             self.with_reach(|spaces, reach| spaces.set_jump(reach, mode, pc, unit));
         }
         Ok(Ok(unit))
@@ -353,7 +380,8 @@ impl Vcpu {
     /// A direct exit was taken for the first time: links it, if it may be.
     fn link_exit(&mut self) -> Result<(), Exit> {
         let Site::Link { unit, exit } = *self.site() else { unreachable!("a link site") };
-        let crate::unit::Exit::Direct { target, .. } = self.cache.unit(unit).exits[exit as usize] else {
+        let crate::unit::Exit::Direct { target, apart, .. } = self.cache.unit(unit).exits[exit as usize]
+        else {
             unreachable!("only direct exits have link sites")
         };
         self.cpu_mut().rip = target;
@@ -362,18 +390,19 @@ impl Vcpu {
             return Ok(());
         }
         let resets = self.cache.resets;
-        let found = match self.unit_at_rip()? {
+        let mode = self.mode();
+        let found = match self.unit_in(Mode { apart: apart && !mode.single(), ..mode })? {
             Ok(found) => found,
             Err(exception) => return self.raise(exception),
         };
-        self.resume = Some(self.cache.entry(found));
+        self.resume = Some(Resume::at(self.cache.entry(found)));
         self.frame().awake = 0;
         if resets != self.cache.resets {
             // The cache started over to make room; what asked for the link is gone.
             return Ok(());
         }
         let (from, to) = (self.cache.unit(unit).key.mode, self.cache.unit(found).key.mode);
-        if from == to && self.cache.unit(unit).alive {
+        if from.together() == to.together() && self.cache.unit(unit).alive {
             self.statistics.links += 1;
             self.cache.link(unit, exit, found);
         }

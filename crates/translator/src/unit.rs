@@ -20,6 +20,8 @@ pub struct Mode {
     pub vectors: VectorState,
     /// CR4.TSD: code above level 0 may not read the time-stamp counter. (Never set at level 0.)
     pub clock_hidden: bool,
+    /// Every access looks for itself: the spans of the ordinary unit do not lie in one page (`spans.rs`).
+    pub apart: bool,
     /// One instruction, then back to Rust: for the instruction after `sti`.
     pub one_step: bool,
 }
@@ -38,6 +40,11 @@ impl Mode {
     /// Bytes that a push moves.
     pub fn word(self) -> usize {
         self.size.bits() as usize / 8
+    }
+
+    /// The mode in which others look for the target of a jump.
+    pub fn together(self) -> Mode {
+        Mode { apart: false, ..self }
     }
 
     /// True for code whose targets have a second place to be found in: see `cache/second.rs`.
@@ -117,6 +124,8 @@ pub enum Exit {
         stub: u32,
         /// Guest-virtual target.
         target: u64,
+        /// The target is wanted with [`Mode::apart`].
+        apart: bool,
         /// The unit it is linked to.
         linked: Option<UnitIndex>,
     },

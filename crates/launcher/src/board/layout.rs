@@ -3,7 +3,8 @@
 //! ```text
 //!   guest-physical                                        what
 //!   0x0000_0500                GDT                        \
-//!   0x0000_7000                boot parameters             |  boot structures: the Guest may
+//!   0x0000_7000                boot parameters, or what    |  boot structures: the Guest may
+//!                              PVH and Multiboot have      |
 //!   0x0000_9000 .. 0xe000      identity page tables        |  reuse them once it has read them
 //!   0x0001_0000 ..            device tree, on the lguest bus
 //!   0x0002_0000 .. 0x2_1000    command line               /
@@ -34,7 +35,8 @@ pub use lguest_host::memory::{GuestAddress, HOLE_START};
 
 /// Boot-time segment descriptors: below the boot parameters, in a page that Linux reserves anyway.
 pub const GDT: GuestAddress = GuestAddress(0x500);
-/// The boot parameters ("zero page"), where boot loaders have put them since there were boot loaders.
+/// The boot parameters ("zero page"), where boot loaders have put them since there were boot loaders. Other protocols' start
+/// information takes the same page.
 pub const BOOT_PARAMETERS: GuestAddress = GuestAddress(0x7000);
 /// Stack for the kernel's first instructions; it grows down towards the boot parameters' page end.
 pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);

@@ -20,14 +20,14 @@ use lguest_host::sight::Report;
 use lguest_translator::HiddenFeatures;
 
 use super::acpi;
-use super::boot::{Boot, BootError};
+use super::boot::Boot;
 use super::console::{self, ConsolePort, OutputPump};
 use super::desk::Desk;
 use super::device_tree;
-use super::elf::{self, ElfError};
 use super::errands::{Errands, Summoner};
 use super::layout;
 use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace};
+use super::loading::{self, LoadError};
 use super::platform::BoardLine;
 use super::processors::Board;
 use super::virtio_bus::{self, VirtioBusError, VirtioSpec};
@@ -82,12 +82,9 @@ pub enum BoardError {
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The kernel.
+    /// The kernel, its command line and its initrd.
     #[error(transparent)]
-    Kernel(#[from] ElfError),
-    /// The command line, the initrd, the setup header.
-    #[error(transparent)]
-    Boot(#[from] BootError),
+    Load(#[from] LoadError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] PlatformError),
@@ -230,14 +227,14 @@ impl Machine {
         }
         let calibration = Calibration::start();
         let (memory, links) = make_memory(spec.memory, &spec.bus)?;
-        let kernel = elf::load(&spec.kernel.program, &memory)?;
         let boot = Boot {
             setup_header: spec.kernel.setup_header.as_deref(),
             command_line: &spec.cmdline,
             initrd: &spec.initrd,
             acpi_root: acpi::place(&memory, spec.cpus, virtio_slots(&spec.bus))?,
         };
-        let entry = boot.place(&kernel, &memory)?;
+        let by_parameters = matches!(spec.bus, BusSpec::LguestDma { .. });
+        let entry = loading::place(&spec.kernel, &boot, by_parameters, &memory)?;
         let rate = calibration.finish();
         let (platform, vcpus) = Platform::start(spec.engine, &memory, rate, spec.cpus, entry, &spec.hidden)?;
         let [first, second] = serial.map(OutputPump::start);

@@ -14,5 +14,6 @@ mod session;
 mod disks;
 mod networks;
 mod legacy;
+mod protocols;
 mod prompt;
 mod processors;

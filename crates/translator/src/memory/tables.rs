@@ -24,6 +24,7 @@ pub use runs::{RUN, RunFill};
 use runs::{RunNumber, RunWriters, Runs};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Entries in a half.
@@ -116,6 +117,8 @@ pub struct Tables {
     void: Vec<FxHashSet<u32>>,
     /// Entries filled since the start.
     pub fills: u64,
+    /// Entries taken away or replaced since the start: who holds on to what an entry said looks whether this moved.
+    pub losses: Cell<u64>,
 }
 
 // SAFETY: the mappings are owned; they move between threads with their vCPU.
@@ -185,6 +188,7 @@ impl Tables {
             run_writers: RunWriters::default(),
             void: (0..SPACES).map(|_| FxHashSet::default()).collect(),
             fills: 0,
+            losses: Cell::new(0),
         };
         tables.views.push(tables.map_view(Half::SupervisorLow, Some(Half::High))?);
         for space in 0..SPACES {
@@ -232,6 +236,10 @@ impl Tables {
     }
 
     fn set(&self, half: usize, number: u64, value: u64) {
+        let old = self.get(half, number);
+        if old != 0 && old != value {
+            self.losses.set(self.losses.get() + 1);
+        }
         // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
         unsafe { entry(&self.halves, half, number).write(value) };
     }

@@ -56,6 +56,8 @@ pub(super) enum Ask {
     Leave(u64),
     /// A direct exit's request for its target.
     Link(usize),
+    /// An exit to the unit of the same code in which every access looks for itself.
+    Apart(u64),
 }
 
 impl Rewriter<'_> {
@@ -107,16 +109,29 @@ impl Rewriter<'_> {
                 }
                 Ask::Resync(next) => self.resync(next),
                 Ask::Leave(target) => self.leave_by_table(target),
-                Ask::Link(number) => {
-                    if let Exit::Direct { stub, .. } = &mut self.exits[number] {
-                        *stub = here as u32;
-                    }
-                    let site = Site::Link { unit: self.place.unit, exit: number as u32 };
-                    self.call_site(self.thunks.link, site);
+                Ask::Link(number) => self.ask_for_target(number),
+                Ask::Apart(target) => {
+                    let jump = self.code.jump();
+                    let stub = self.code.here();
+                    self.code.bind(jump, stub);
+                    let number = self.exits.len();
+                    let after = jump.0 as u32;
+                    self.exits.push(Exit::Direct { after, stub: 0, target, apart: true, linked: None });
+                    self.ask_for_target(number);
                 }
             }
         }
         self.tools.colds = colds;
+    }
+
+    /// The stub of a direct exit.
+    fn ask_for_target(&mut self, number: usize) {
+        let here = self.code.here() as u32;
+        if let Exit::Direct { stub, .. } = &mut self.exits[number] {
+            *stub = here;
+        }
+        let site = Site::Link { unit: self.place.unit, exit: number as u32 };
+        self.call_site(self.thunks.link, site);
     }
 
     fn address_anew(&mut self, address: Mem, undo: bool) {

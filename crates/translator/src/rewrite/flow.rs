@@ -98,7 +98,7 @@ impl Rewriter<'_> {
 
     fn link(&mut self, jump: Patch, target: u64) {
         let exit = self.exits.len();
-        self.exits.push(Exit::Direct { after: jump.0 as u32, stub: 0, target, linked: None });
+        self.exits.push(Exit::Direct { after: jump.0 as u32, stub: 0, target, apart: false, linked: None });
         self.colds.push(Cold { jumps: smallvec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
     }
 

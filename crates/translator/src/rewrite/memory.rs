@@ -55,6 +55,9 @@ impl Rewriter<'_> {
 
     /// The host bytes of the memory operand. Flags that are live are set aside; scratch registers are spoilt.
     pub(super) fn operand_place(&mut self, instruction: &Instruction, size: usize, write: bool) -> Mem {
+        if let Some(place) = self.operand_together(instruction, size, write) {
+            return place;
+        }
         self.set_flags_aside();
         let address = self.effective_address(instruction, size);
         self.translate(address, size, write)
@@ -254,7 +257,7 @@ impl Rewriter<'_> {
         Mem { base, index: index.map(|r| (r, scale)), disp: displacement as i32 }
     }
 
-    fn address_register(&mut self, register: Register, scratch: Reg) -> Option<Reg> {
+    pub(super) fn address_register(&mut self, register: Register, scratch: Reg) -> Option<Reg> {
         if register == Register::None {
             return None;
         }

@@ -14,6 +14,7 @@
 mod cold;
 mod operands;
 mod memory;
+mod together;
 mod stack;
 mod flow;
 mod inline;
@@ -26,6 +27,7 @@ use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
+use crate::spans::{Roles, Spans};
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
@@ -54,6 +56,7 @@ pub struct Rewritten {
 pub struct Tools {
     encoder: Encoder,
     info: InstructionInfoFactory,
+    spans: Spans,
     /// Empty buffers that once held a unit's code, its stubs and its sites.
     buffer: Vec<u8>,
     colds: Vec<Cold>,
@@ -68,6 +71,7 @@ impl Tools {
         Tools {
             encoder: Encoder::new(64),
             info: InstructionInfoFactory::new(),
+            spans: Spans::default(),
             buffer: Vec::with_capacity(4096),
             colds: Vec::new(),
             sites: Vec::new(),
@@ -117,6 +121,10 @@ struct Rewriter<'a> {
     live_after: bool,
     /// The Guest's flags stand in the frame's `saved_flags`; the host's are free to use.
     aside: bool,
+    /// What the current instruction's accesses have to do with others.
+    roles: Roles,
+    /// Spans whose addend is in its slot, a bit each.
+    found: u32,
     /// AVX-512's registers are in the processor: see `cache/wide.rs`.
     awake: bool,
     /// The current instruction is the unit's last.
@@ -135,6 +143,9 @@ pub fn unit(
     live: &[u32],
     bytes: &[u8],
 ) -> Rewritten {
+    let mut spans = std::mem::take(&mut tools.spans);
+    let apart = key.mode.apart || !key.mode.long();
+    let roles = spans.find(&block.instructions, apart, &mut tools.info);
     let mut rewriter = Rewriter {
         code: Code { bytes: std::mem::take(&mut tools.buffer) },
         colds: std::mem::take(&mut tools.colds),
@@ -150,6 +161,8 @@ pub fn unit(
         live: true,
         live_after: true,
         aside: false,
+        roles: Roles::default(),
+        found: 0,
         awake: false,
         last: false,
         failed: false,
@@ -158,6 +171,7 @@ pub fn unit(
     let entry = rewriter.code.here() as u32;
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
         rewriter.last = n + 1 == block.instructions.len();
+        rewriter.roles = roles[n];
         rewriter.live = live[n] != 0;
         rewriter.live_after = live.get(n + 1).is_none_or(|&f| f != 0);
         rewriter.instruction(instruction, *class);
@@ -172,6 +186,7 @@ pub fn unit(
         door = rewriter.code.here() as u32;
         rewriter.leave_by_table(key.pc);
     }
+    rewriter.tools.spans = spans;
     Rewritten {
         code: rewriter.code.bytes,
         entry,
@@ -208,6 +223,8 @@ pub fn snippet(
         live: true,
         live_after: true,
         aside: false,
+        roles: Roles::default(),
+        found: 0,
         awake: true,
         last: false,
         failed: false,
@@ -249,6 +266,7 @@ impl Rewriter<'_> {
             Class::Stack => self.stack(instruction),
             Class::Flow => self.flow(instruction),
             Class::System if self.inline(instruction) || self.repeated(instruction) => {
+                self.found = 0;
                 // `mov rsp, cr2` and `mov sp, ds`.
                 self.keep_stack_aligned(instruction);
             }
@@ -311,6 +329,8 @@ impl Rewriter<'_> {
 
     /// An instruction that Rust carries out.
     fn system(&mut self, instruction: &Instruction) {
+        // What Rust does may change any table.
+        self.found = 0;
         self.settle_flags();
         let resumes = resumes(instruction) && !self.key.mode.single();
         let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes };

@@ -172,7 +172,8 @@ impl Rewriter<'_> {
     /// `leave`: the frame pointer's word, and the stack above it. The frame pointer may be anything.
     fn leave_frame(&mut self, instruction: &Instruction) {
         const RBP: Reg = Reg(5);
-        let place = self.checked_place(Mem::at(RBP, 0), Part::Pop);
+        let at = Mem::at(RBP, 0);
+        let place = self.word_together(at, Part::Pop).unwrap_or_else(|| self.checked_place(at, Part::Pop));
         self.load_word(S1, place);
         self.move_stack(Mem::at(RBP, self.key.mode.word() as i32));
         self.code.mov(RBP, S1);
@@ -183,6 +184,9 @@ impl Rewriter<'_> {
     pub(super) fn stack_place(&mut self, at: Mem, part: Part) -> Mem {
         if self.key.mode.ragged_stack {
             return self.checked_place(at, part);
+        }
+        if let Some(place) = self.word_together(at, part) {
+            return place;
         }
         self.note_flags();
         let mask = Mem::frame(offset_of!(Frame, page_mask));

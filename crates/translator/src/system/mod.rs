@@ -19,6 +19,7 @@ use crate::events::exception::{Exception, Refusal};
 use crate::exit::Exit;
 use crate::memory::access::Fault;
 use crate::mend::is_masked_move;
+use crate::run::Resume;
 use crate::unit::Site;
 use crate::vcpu::Vcpu;
 use crate::vector_state::refusal;
@@ -92,7 +93,7 @@ impl Vcpu {
         let on = self.cpu().rip == instruction.next_ip();
         if on && resumes && !ragged && resets == self.cache.resets && self.cache.unit(unit).alive {
             // The site's number is four bytes long; the code goes on behind it.
-            self.resume = Some(after_call + 4);
+            self.resume = Some(Resume::at(after_call + 4));
         }
         Ok(())
     }

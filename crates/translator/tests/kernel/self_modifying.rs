@@ -238,12 +238,14 @@ fn the_cache_may_be_full_when_a_direct_call_is_linked() {
     ));
     let mut function = assembled!("mov edx, 0");
     for _ in 0..60 {
-        function.extend(assembled!("mov rsi, [rbx + 0x40]", "adc esi, esi"));
+        function.extend(assembled!("mov rsi, [rbx + rdi + 0x40]", "adc esi, esi"));
     }
     function.push(0xc3);
     machine.load(FUNCTION, &function);
     machine.vcpu.set_gpr(reg::R8, 0);
     machine.vcpu.set_gpr(reg::RAX, 0);
+    // Accesses with an index are translated one by one, which takes room.
+    machine.vcpu.set_gpr(reg::RDI, 0);
     machine.run_to_halt();
     assert_eq!(machine.vcpu.gpr(reg::RAX), 15_000 * 15_001 / 2);
     assert!(machine.vcpu.statistics().resets > 0, "{:?}", machine.vcpu.statistics());

@@ -1,0 +1,138 @@
+//! Accesses of one span: the first looks for all of them, the others take what it found. See [`crate::spans`].
+//!
+//! ```text
+//!   First    lea s0, [register + low]  ; lea s1, [s0 + length - 1] ; xor s1, s0 ; test s1, 0x1000 ; jnz apart
+//!            s1 = table[s0]            ; mov [slot], s1            ; op [register + s1 + displacement]
+//!   Member   mov s1, [slot]            ; op [register + s1 + displacement]
+//! ```
+//! In a known page nothing is to be checked, and the slot holds the page's host address: `op [s1 + place in the page]`.
+//! A member touches no flag.
+
+use super::cold::Jumps;
+use super::{Ask, Cold, Restore, Rewriter};
+use crate::assemble::host::{S0, S1};
+use crate::assemble::{Mem, Reg, cond};
+use crate::frame::Frame;
+use crate::spans::Role;
+use crate::unit::Part;
+use iced_x86::{Instruction, Register};
+use smallvec::smallvec;
+use std::mem::offset_of;
+
+/// The part of a span around an access.
+struct Around {
+    slot: u8,
+    before: u16,
+    after: u16,
+}
+
+fn slot_place(slot: u8) -> Mem {
+    Mem::frame(offset_of!(Frame, spans) + 8 * usize::from(slot))
+}
+
+impl Rewriter<'_> {
+    /// The host bytes of a memory operand that belongs to a span; none if it has to look for itself.
+    pub(super) fn operand_together(
+        &mut self,
+        instruction: &Instruction,
+        size: usize,
+        write: bool,
+    ) -> Option<Mem> {
+        let role = self.role_now(self.roles.operand)?;
+        let part = Part::Operand { size: size as u16, write };
+        let displacement = instruction.memory_displacement64();
+        if matches!(instruction.memory_base(), Register::RIP | Register::None) {
+            return Some(self.in_known_page(role, displacement, part));
+        }
+        let base = instruction.memory_base();
+        if let Role::First { .. } = role {
+            self.set_flags_aside();
+        }
+        let base = self.address_register(base, S0)?;
+        Some(self.together(role, Mem::at(base, displacement as i32), part))
+    }
+
+    /// The host bytes of a word that is pushed or popped.
+    pub(super) fn word_together(&mut self, at: Mem, part: Part) -> Option<Mem> {
+        let role = self.role_now(self.roles.stack)?;
+        if let Role::First { .. } = role {
+            self.set_flags_aside();
+        }
+        self.note_flags();
+        Some(self.together(role, at, part))
+    }
+
+    /// The role, unless it is to look for itself or the first one could not do its part.
+    fn role_now(&self, role: Role) -> Option<Role> {
+        match role {
+            Role::Alone => None,
+            Role::First { .. } => Some(role),
+            Role::Member { slot } => (self.found >> slot & 1 != 0).then_some(role),
+        }
+    }
+
+    fn together(&mut self, role: Role, at: Mem, part: Part) -> Mem {
+        let base = at.base.unwrap_or(S0);
+        match role {
+            Role::First { slot, before, after } => {
+                self.first(at, &Around { slot, before, after }, part);
+                // The first scratch register holds where the span begins.
+                if base == S0 { Mem::sum(S0, S1, before.into()) } else { Mem::sum(base, S1, at.disp) }
+            }
+            Role::Member { slot } => {
+                self.code.load(S1, slot_place(slot));
+                Mem::sum(base, S1, at.disp)
+            }
+            Role::Alone => unreachable!("asked before"),
+        }
+    }
+
+    /// Leaves the addend of a span's page in its slot and in the second scratch register.
+    fn first(&mut self, at: Mem, around: &Around, part: Part) {
+        let before = i32::from(around.before);
+        self.code.lea(true, S0, Mem { disp: at.disp.wrapping_sub(before), ..at });
+        if let Some(crosses) = self.check_crossing(usize::from(around.before + around.after)) {
+            let here = self.marks.last().map_or(0, |mark| u64::from(mark.guest));
+            let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
+            let ask = Ask::Apart(self.key.pc + here);
+            self.colds.push(Cold { jumps: smallvec![crosses], restore, ask });
+        }
+        self.page_number();
+        self.look_up(S0, before, part);
+        self.code.store(slot_place(around.slot), S1);
+        self.found |= 1 << around.slot;
+    }
+
+    /// The entry of the page whose number is in the second scratch register. Rust is told of the access `before` bytes
+    /// behind the address in `start`.
+    fn look_up(&mut self, start: Reg, before: i32, part: Part) {
+        self.code.load_table(S1, S1);
+        self.code.test(S1);
+        let jumps: Jumps = smallvec![self.code.jump_if(cond::Z)];
+        let restore = match before {
+            0 => Restore::Nothing,
+            _ => Restore::Address(Mem::at(start, before), false),
+        };
+        let ask = self.memory_site(part);
+        self.colds.push(Cold { jumps, restore, ask });
+    }
+
+    /// An access to an address that is known now.
+    fn in_known_page(&mut self, role: Role, address: u64, part: Part) -> Mem {
+        let within = (address & 0xfff) as i32;
+        match role {
+            Role::First { slot, .. } => {
+                self.set_flags_aside();
+                self.code.constant(S0, address);
+                self.code.constant(S1, address >> 12 & 0xf_ffff_ffff);
+                self.look_up(S0, 0, part);
+                self.code.lea(true, S1, Mem { disp: -within, ..Mem::sum(S0, S1, 0) });
+                self.code.store(slot_place(slot), S1);
+                self.found |= 1 << slot;
+            }
+            Role::Member { slot } => self.code.load(S1, slot_place(slot)),
+            Role::Alone => unreachable!("asked before"),
+        }
+        Mem::at(S1, within)
+    }
+}
