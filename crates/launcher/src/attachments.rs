@@ -113,26 +113,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_a_link_a_tap_or_none() {
-        assert!(matches!(net("none"), Ok(None)));
-        assert!(matches!(net("link=office"), Ok(Some(Attachment::Link(name))) if name == "office"));
-        for text in [
-            "link=",
-            "link=a/b",
-            "link=../x",
-            "user",
-            "user,forward=tcp:1:2",
-            "tap=",
-            "tap=a/b",
-            "tap=lo",
-            "wifi",
-            "none=1",
-        ] {
-            assert!(net(text).unwrap_err().0.starts_with(&format!("--net {text}: ")), "{text}");
-        }
-    }
-
-    #[test]
     fn a_bus_is_one_of_three() {
         assert_eq!(bus(None, BusChoice::Pci), Ok(BusChoice::Pci));
         assert_eq!(bus(Some("mmio"), BusChoice::Pci), Ok(BusChoice::Mmio));

@@ -24,12 +24,17 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge of an empty bus"),
 ];
 
-/// On `--bus mmio`: `--disk` in the order given, then this one.
-const VIRTIO: [Row; 2] = [
+/// On `--bus mmio`: `--disk` and `--net` in the order given, then the last one.
+const VIRTIO: [Row; 3] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
         "virtio 1.2: a disk in a file: vda, vdb, ...; also ,serial=TEXT and ,backing=PATH; repeatable",
+    ),
+    (
+        "net",
+        "--net user[,forward=tcp:8080:80]|none",
+        "virtio 1.2: eth0, 10.0.2.15 behind the host's own sockets; usual for debian; repeatable",
     ),
     ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
 ];
@@ -47,8 +52,12 @@ const LGUEST_BUS: [Row; 4] = [
 ];
 
 const BUSES: [Row; 3] = [
-    ("pci", "--bus pci", "usual for Linux without disks; one root, without devices in this version"),
-    ("mmio", "--bus mmio", "usual for Linux with disks; virtio in memory from 0xd0000000, announced by ACPI"),
+    ("pci", "--bus pci", "usual for Linux without devices; one root, without devices in this version"),
+    (
+        "mmio",
+        "--bus mmio",
+        "usual for Linux with devices; virtio in memory from 0xd0000000, announced by ACPI",
+    ),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 

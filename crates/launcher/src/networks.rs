@@ -70,3 +70,29 @@ pub fn user(number: usize, options: Options) -> Result<Plug, Mistake> {
     let address = [0x02, b'l', b'g', 0, 0, number as u8 + 1];
     Ok(Plug::woken(VirtioNet::new(port, address), listener))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_the_user_network_a_link_a_tap_or_none() {
+        assert!(matches!(read("none"), Ok(None)));
+        assert!(matches!(read("user"), Ok(Some(Attachment::User(_)))));
+        assert!(matches!(read("link=office"), Ok(Some(Attachment::Link(name))) if name == "office"));
+        for text in [
+            "link=",
+            "link=a/b",
+            "link=../x",
+            "users",
+            "user,x",
+            "tap=",
+            "tap=a/b",
+            "tap=lo",
+            "wifi",
+            "none=1",
+        ] {
+            assert!(read(text).unwrap_err().0.starts_with(&format!("--net {text}: ")), "{text}");
+        }
+    }
+}

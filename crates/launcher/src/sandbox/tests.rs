@@ -72,7 +72,8 @@ const FATAL: [(&str, libc::c_long); 9] = [
 fn an_attempt() {
     let Ok(name) = std::env::var(ATTEMPT) else { return };
     let (place, name) = name.split_once(' ').unwrap();
-    let everything = Needs { kvm: true, disks: true, networks: true, watched: true };
+    let internet = place.starts_with("online");
+    let everything = Needs { kvm: true, disks: true, networks: true, internet, watched: true };
     let sandbox = Sandbox::new(Wish::Auto, everything);
     match place {
         "broker" => confine_broker(),
@@ -86,7 +87,7 @@ fn an_attempt() {
             });
         }
     }
-    if place == "vcpu" {
+    if place.ends_with("vcpu") {
         sandbox.confine_vcpu();
     }
     println!("{}", if act(name).is_ok() { THROUGH } else { REFUSED });
@@ -114,6 +115,23 @@ fn a_call_that_no_machine_needs_ends_the_run_with_a_sentence() {
             assert!(text.contains(&format!("stopped system call {number} ")), "{place} {name}: {text}");
             assert!(!text.contains(THROUGH), "{place} {name}: {text}");
         }
+    }
+}
+
+#[test]
+fn on_the_user_network_threads_may_connect_by_ipv4_and_vcpus_may_not() {
+    if !bites() {
+        return;
+    }
+    let said = |place: &str, name: &str| {
+        let output = attempt(&format!("{place} {name}"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let stopped = format!("stopped system call {} ", libc::SYS_socket);
+    assert!(!said("online-thread", "internet").contains(&stopped));
+    for (place, name) in [("online-vcpu", "internet"), ("online-thread", "unix"), ("online-vcpu", "unix")] {
+        let text = said(place, name);
+        assert!(text.contains(&stopped), "{place} {name}: {text}");
     }
 }
 
