@@ -33,8 +33,8 @@ const VIRTIO: [Row; 3] = [
     ),
     (
         "net",
-        "--net user[,forward=tcp:8080:80]|none",
-        "virtio 1.2: eth0, 10.0.2.15 behind the host's own sockets; usual for debian; repeatable",
+        "--net user[,...]|link=NAME|tap=NAME",
+        "virtio 1.2: eth0; user, by the host's own sockets, is usual for debian; repeatable, or none",
     ),
     ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
 ];

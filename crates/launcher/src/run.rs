@@ -169,8 +169,7 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
             attachments.push(Attachment::Pipe);
-            let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
-            Ok(BusSpec::LguestDma { attachments, links })
+            Ok(BusSpec::LguestDma { attachments, links: link_place() })
         }
         BusChoice::Mmio => {
             let mut plugs = Vec::new();
@@ -178,7 +177,10 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
                 match attachment {
                     Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
                     Attachment::User(options) => plugs.push(networks::user(number, options)?),
-                    Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
+                    Attachment::Tap(tap) => plugs.push(networks::tap(tap)?),
+                    Attachment::Link(name) => plugs.push(networks::link(number, &name, &link_place())?),
+                    // Only the bus of the mail has the mail's example.
+                    Attachment::Pipe => {}
                 }
             }
             Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
@@ -195,6 +197,11 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
             )),
         },
     }
+}
+
+/// Where this user's links are.
+fn link_place() -> LinkPlace {
+    LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker }
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
@@ -242,13 +249,6 @@ fn needs(bus: &BusSpec, internet: bool, engine: Engine, watching: &Watching) -> 
         internet,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
     }
-}
-
-fn no_linux_net() -> Mistake {
-    Mistake(
-        "--net: a later version will have link= and tap= for Linux; --net user it has now, and the default Guest has all"
-            .to_owned(),
-    )
 }
 
 fn check_guest(guest: &GuestChoice, arguments: &RunArguments) -> Result<(), Mistake> {

@@ -53,7 +53,10 @@ struct Shared {
 }
 
 /// The device's end.
-pub struct Port(Arc<Shared>);
+pub struct Port {
+    shared: Arc<Shared>,
+    abilities: Abilities,
+}
 
 /// The stack's end.
 pub struct Berth(Arc<Shared>);
@@ -70,14 +73,14 @@ pub struct Arrivals {
     pub closed: bool,
 }
 
-/// Both ends.
+/// Both ends, for an outside that takes over this much of the work on frames.
 ///
 /// # Errors
 /// When the host refuses an eventfd.
-pub fn pair() -> io::Result<(Port, Berth)> {
+pub fn pair(abilities: Abilities) -> io::Result<(Port, Berth)> {
     let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let shared = Arc::new(Shared { bell, inbox: Mutex::default(), ready: Mutex::default() });
-    Ok((Port(shared.clone()), Berth(shared)))
+    Ok((Port { shared: shared.clone(), abilities }, Berth(shared)))
 }
 
 /// A panic elsewhere must not take the network with it: what is held is plain state.
@@ -98,14 +101,14 @@ impl Shared {
 
 impl Wire for Port {
     fn abilities(&self) -> Abilities {
-        Abilities { unfinished: true, large: true }
+        self.abilities
     }
 
     fn start(&mut self, driver: Abilities) {
-        let mut inbox = lock(&self.0.inbox);
+        let mut inbox = lock(&self.shared.inbox);
         *inbox = Inbox { started: Some(driver), rung: inbox.rung, ..Inbox::default() };
-        lock(&self.0.ready).outbox.clear();
-        self.0.ring(&mut inbox);
+        lock(&self.shared.ready).outbox.clear();
+        self.shared.ring(&mut inbox);
     }
 
     fn stop(&mut self) {
@@ -113,40 +116,40 @@ impl Wire for Port {
     }
 
     fn has_room(&mut self) -> bool {
-        let mut inbox = lock(&self.0.inbox);
+        let mut inbox = lock(&self.shared.inbox);
         inbox.refused = inbox.bytes >= ENOUGH || inbox.frames.len() >= MOST_FRAMES;
         !inbox.refused
     }
 
     fn put(&mut self, frame: Frame) {
-        let mut inbox = lock(&self.0.inbox);
+        let mut inbox = lock(&self.shared.inbox);
         inbox.bytes += frame.bytes.len();
         inbox.frames.push_back(frame);
     }
 
     fn take(&mut self) -> Option<Frame> {
-        lock(&self.0.ready).outbox.take()
+        lock(&self.shared.ready).outbox.take()
     }
 
     fn settle(&mut self) {
         let wanted = {
-            let mut ready = lock(&self.0.ready);
+            let mut ready = lock(&self.shared.ready);
             let wanted = ready.more && ready.outbox.has_room();
             ready.more &= !wanted;
             wanted
         };
-        let mut inbox = lock(&self.0.inbox);
+        let mut inbox = lock(&self.shared.inbox);
         if wanted || !inbox.frames.is_empty() {
-            self.0.ring(&mut inbox);
+            self.shared.ring(&mut inbox);
         }
     }
 }
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let mut inbox = lock(&self.0.inbox);
+        let mut inbox = lock(&self.shared.inbox);
         inbox.closed = true;
-        self.0.ring(&mut inbox);
+        self.shared.ring(&mut inbox);
     }
 }
 
@@ -183,5 +186,56 @@ impl Berth {
         }
         ready.more = !from.is_empty();
         given
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame() -> Frame {
+        Frame::whole(vec![0; 60_000])
+    }
+
+    #[test]
+    fn a_full_inbox_refuses_and_says_so_when_it_is_emptied() {
+        let (mut port, berth) = pair(Abilities::default()).unwrap();
+        let mut put = 0;
+        while port.has_room() {
+            port.put(frame());
+            put += 1;
+            assert!(put < 100, "an inbox without a limit");
+        }
+        port.settle();
+        let arrivals = berth.fetch();
+        assert!(arrivals.refused && arrivals.frames.len() == put && !arrivals.closed);
+        assert!(port.has_room() && !berth.fetch().refused);
+    }
+
+    #[test]
+    fn what_the_device_has_no_room_for_waits_and_the_bell_rings_when_there_is_some() {
+        let (mut port, berth) = pair(Abilities::default()).unwrap();
+        let mut outbox = Outbox::default();
+        (0..15).for_each(|_| outbox.put(frame()));
+        assert!(berth.pour(&mut outbox) && !outbox.is_empty(), "more than the device may be given");
+        assert!(!berth.pour(&mut outbox));
+        let rung = || rustix::io::read(berth.bell(), &mut [0; 8]).is_ok();
+        assert!(!rung());
+        while port.take().is_some() {}
+        port.settle();
+        assert!(rung());
+    }
+
+    #[test]
+    fn a_driver_that_starts_over_leaves_no_frames_behind_and_one_that_goes_is_told() {
+        let (mut port, berth) = pair(Abilities::default()).unwrap();
+        port.put(frame());
+        let can = Abilities { unfinished: true, large: false };
+        port.start(can);
+        port.put(Frame::whole(vec![0; 60]));
+        let arrivals = berth.fetch();
+        assert_eq!((arrivals.started, arrivals.frames.len()), (Some(can), 1));
+        drop(port);
+        assert!(berth.fetch().closed);
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lguest_devices::frame::Abilities;
 use lguest_devices::virtio::waker::Waker;
 
 use super::options::Options;
@@ -19,7 +20,7 @@ const ROUNDS: u32 = 16;
 /// # Errors
 /// When the host refuses a descriptor or a thread.
 pub fn start(options: Options) -> io::Result<(Port, impl FnOnce(Waker) + Send + 'static)> {
-    let (port, berth) = port::pair()?;
+    let (port, berth) = port::pair(Abilities { unfinished: true, large: true })?;
     let stack = Stack::new(options)?;
     stack.sockets.watch_input(berth.bell(), Owner::Port)?;
     let (give, wait) = std::sync::mpsc::channel::<Waker>();

@@ -139,3 +139,28 @@ fn a_port_that_is_taken_is_a_mistake_in_one_sentence() {
     );
     assert_eq!(done.sentences(), [expected]);
 }
+
+#[test]
+fn two_debian_machines_on_a_link_ping_each_other() {
+    if !debian_is_here("two_debian_machines_on_a_link_ping_each_other") {
+        return;
+    }
+    let net = format!("link=debian-{}", std::process::id());
+    let machine = |me: u8, other: u8| {
+        let net = net.clone();
+        std::thread::spawn(move || {
+            // Each waits for the other, and stays until the other has seen it too.
+            let script = format!(
+                "ifconfig eth0 10.9.0.{me} netmask 255.255.255.0\n\
+                 for try in $(seq 60); do ping -c 1 -W 1 10.9.0.{other} >/dev/null && break; done\n\
+                 ping -c 3 -s 1400 10.9.0.{other} | grep -o '[0-9]* packets received'\n\
+                 sleep 5\n"
+            );
+            run(&["run", "debian", "--engine", "translator", "--net", &net], &script)
+        })
+    };
+    for machine in [machine(1, 2), machine(2, 1)] {
+        let done = machine.join().unwrap();
+        assert_eq!((done.status, &*done.output), (Some(0), "3 packets received\n"), "{}", done.messages);
+    }
+}

@@ -1,12 +1,22 @@
 //! `--net`: which networks a machine is on, and the virtio interfaces that carry them.
 //!
-//! Every network has a thread of its own behind a `Port` (`user_network::port`): the interface gives frames to the port and
-//! takes them from it, and waits for nobody.
+//! ```text
+//!   VirtioNet ── Port ══ Berth ── thread ─┬─ user    the stack of `user_network`
+//!                                         ├─ tap     an interface of the host's
+//!                                         └─ member  a link between machines of this user
+//! ```
+//! The interface gives frames to its port and takes them from it, and waits for nobody; the thread does the same at the
+//! other end.
 
+mod tap;
+mod member;
+
+use lguest_abi::net::{LOCAL, MULTICAST};
 use lguest_devices::virtio::net::VirtioNet;
 
 use crate::attachments::Attachment;
-use crate::board::{Plug, tap};
+use crate::board::tap::{self as board_tap, Tap};
+use crate::board::{LinkPlace, Plug};
 use crate::request::Mistake;
 use crate::user_network::options::Options;
 use crate::user_network::service;
@@ -24,7 +34,7 @@ pub fn read(text: &str) -> Result<Option<Attachment>, Mistake> {
     }
     match text.split_once('=') {
         None if text == "none" => Ok(None),
-        Some(("tap", name)) if tap::is_name(name) => open_tap(text, name).map(Some),
+        Some(("tap", name)) if board_tap::is_name(name) => open_tap(text, name).map(Some),
         Some(("tap", _)) => Err(Mistake(format!(
             "--net {text}: a tap's name is 1 to 15 letters, digits, '-', '_' or '.', as in tap=tap0"
         ))),
@@ -38,7 +48,7 @@ pub fn read(text: &str) -> Result<Option<Attachment>, Mistake> {
 
 /// Takes hold of a tap, or says in one sentence who may.
 fn open_tap(text: &str, name: &str) -> Result<Attachment, Mistake> {
-    tap::Tap::open(name).map(Attachment::Tap).map_err(|cause| {
+    Tap::open(name).map(Attachment::Tap).map_err(|cause| {
         let hint = match cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
                 format!(
@@ -68,6 +78,31 @@ pub fn user(number: usize, options: Options) -> Result<Plug, Mistake> {
     let (port, listener) = service::start(options).map_err(refused)?;
     // Locally administered (IEEE 802-2014, 8.4); the network has no other machine.
     let address = [0x02, b'l', b'g', 0, 0, number as u8 + 1];
+    Ok(Plug::woken(VirtioNet::new(port, address), listener))
+}
+
+/// An interface on a tap of the host's.
+///
+/// # Errors
+/// When the host refuses a descriptor, a thread or random numbers.
+pub fn tap(tap: Tap) -> Result<Plug, Mistake> {
+    let refused = |cause: std::io::Error| Mistake(format!("--net tap: the host refuses to serve it: {cause}"));
+    let (port, listener) = tap::start(tap.into_file()).map_err(refused)?;
+    // A tap may be bridged to any network, so the address is drawn: locally administered, for one machine.
+    let mut address = [0; 6];
+    rustix::rand::getrandom(&mut address, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| refused(error.into()))?;
+    address[0] = address[0] & !MULTICAST | LOCAL;
+    Ok(Plug::woken(VirtioNet::new(port, address), listener))
+}
+
+/// An interface of the `number`th device on a link between machines.
+///
+/// # Errors
+/// When the link cannot be joined.
+pub fn link(number: usize, name: &str, place: &LinkPlace) -> Result<Plug, Mistake> {
+    let refused = |cause: member::MemberError| Mistake(format!("--net link={name}: {cause}"));
+    let (port, address, listener) = member::start(name, number as u8, place).map_err(refused)?;
     Ok(Plug::woken(VirtioNet::new(port, address), listener))
 }
 
