@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::images::command::ImagesArguments;
+
 const EXAMPLES: &str = "\
 Examples:
   lguest run                                     the default Guest: a small kernel with a shell; try help
@@ -43,6 +45,8 @@ pub enum Command {
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
     Devices,
+    /// List the images in the cache, or remove some
+    Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
     Initramfs(InitramfsArguments),
 }
@@ -92,6 +96,11 @@ pub struct RunArguments {
     /// (usual for debian), link=NAME for machines of yours on this host, tap=NAME, or none. May be repeated
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
+
+    /// A directory of this host's, for Linux: DIR[:TAG][,readonly]; found at /mnt/TAG, TAG being DIR's last name unless
+    /// given. May be repeated
+    #[arg(long, value_name = "DIR")]
+    pub share: Vec<String>,
 
     /// How the Guest finds its devices: pci or mmio (virtio) for Linux, lguest-dma for the default Guest
     #[arg(long, value_name = "BUS")]

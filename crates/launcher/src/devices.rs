@@ -24,8 +24,8 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge of an empty bus"),
 ];
 
-/// On `--bus mmio`: `--disk` and `--net` in the order given, then the last one.
-const VIRTIO: [Row; 3] = [
+/// On `--bus mmio`: `--disk`, `--net` and `--share` in the order given, then the last one.
+const VIRTIO: [Row; 4] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
@@ -35,6 +35,11 @@ const VIRTIO: [Row; 3] = [
         "net",
         "--net user[,...]|link=NAME|tap=NAME",
         "virtio 1.2: eth0; user, by the host's own sockets, is usual for debian; repeatable, or none",
+    ),
+    (
+        "fs",
+        "--share DIR[:TAG][,readonly]",
+        "virtio 1.2: a directory of the host's, found at /mnt/TAG; repeatable",
     ),
     ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
 ];

@@ -7,7 +7,9 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use lguest_launcher::cli::{Cli, Command, RunArguments, one_sentence};
 use lguest_launcher::ending::{Ending, MISTAKE};
-use lguest_launcher::{attachments, build_initramfs, devices, doctor, request, run, sandbox, terminal};
+use lguest_launcher::{
+    attachments, build_initramfs, devices, doctor, images, request, run, sandbox, terminal,
+};
 
 fn main() -> ExitCode {
     // A broker is this same program (attachments.rs); it has no command line and no terminal.
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
-            Ending::Mistake("say what to do: run, doctor, devices or initramfs".to_owned())
+            Ending::Mistake("say what to do: run, images, doctor, devices or initramfs".to_owned())
         }
         Err(error) => Ending::Mistake(one_sentence(&error)),
     };
@@ -44,6 +46,12 @@ fn perform(command: &Command) -> Ending {
             Err(mistake) => Ending::Mistake(mistake.to_string()),
         },
         Command::Initramfs(arguments) => build_initramfs::build(arguments),
+        Command::Images(arguments) => {
+            let (list, ending) = images::command::perform(arguments);
+            // A reader that is gone misses it.
+            let _ = std::io::stdout().write_all(list.as_bytes());
+            ending
+        }
         Command::Devices => print(&devices::list(), 0),
         Command::Doctor => {
             let (report, can_run) = doctor::examine();

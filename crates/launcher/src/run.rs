@@ -4,17 +4,20 @@
 //! control channel and the supervisor; `conclude` decides what the end of the machine means.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lguest_devices::virtio::DeviceKind;
+use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::debian;
-use crate::debian::cache::Cache;
 use crate::debian::package::PackageName;
 use crate::default_guest;
 use crate::doctor;
@@ -22,7 +25,7 @@ use crate::ending::Ending;
 use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
-use crate::initramfs::session::{Mode, Session};
+use crate::initramfs::session::{Mode, Mount, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
@@ -32,6 +35,7 @@ use crate::networks;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::sandbox::{Needs, Sandbox, Wish};
+use crate::share::option::{self as share, ShareSpec};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
@@ -94,7 +98,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
     let attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
-    let usual = match (own, attachments.is_empty()) {
+    let shares: Vec<ShareSpec> =
+        arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
+    let usual = match (own, attachments.is_empty() && shares.is_empty()) {
         (true, _) => BusChoice::LguestDma,
         (false, true) => BusChoice::Pci,
         (false, false) => BusChoice::Mmio,
@@ -106,11 +112,13 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         ));
     }
     let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
-    let bus = bus_spec(choice, attachments, cpus)?;
+    let mounts = share::mounts(&shares)?;
+    let shared = shares.iter().map(|share| share.directory.clone()).collect();
+    let bus = bus_spec(choice, attachments, shares, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, needs(&bus, internet, engine.engine, &watching));
+    let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
@@ -124,7 +132,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, drivers(&bus), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers(&bus, !mounts.is_empty()), &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -136,7 +144,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let initrd = if ours { with_session(initrd, attached, &word, &arguments.command) } else { initrd };
+    let initrd =
+        if ours { with_session(initrd, attached, &word, mounts, &arguments.command) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -164,8 +173,16 @@ fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
 }
 
 /// The bus with what is attached to it.
-fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Result<BusSpec, Mistake> {
+fn bus_spec(
+    bus: BusChoice,
+    mut attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
     match bus {
+        BusChoice::LguestDma if !shares.is_empty() => {
+            Err(Mistake("--share: needs a Linux Guest on --bus mmio, which has virtio-fs".to_owned()))
+        }
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
             attachments.push(Attachment::Pipe);
@@ -183,8 +200,15 @@ fn bus_spec(bus: BusChoice, mut attachments: Vec<Attachment>, cpus: u32) -> Resu
                     Attachment::Pipe => {}
                 }
             }
+            for share in shares {
+                let tag = share.tag.clone();
+                plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+            }
             Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
         }
+        BusChoice::Pci if !shares.is_empty() => Err(Mistake(
+            "--share: a later version will have it on --bus pci; --bus mmio has it now".to_owned(),
+        )),
         BusChoice::Pci => match attachments.first() {
             None => Ok(BusSpec::Pci),
             Some(Attachment::Disk(_)) => Err(Mistake(
@@ -205,14 +229,16 @@ fn link_place() -> LinkPlace {
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec) -> &'static [&'static str] {
-    match bus {
-        BusSpec::Mmio(virtio) if virtio.has(DeviceKind::Network) => {
-            &["virtio_mmio", "virtio_blk", "virtio_rng", "virtio_net"]
+fn drivers(bus: &BusSpec, shares: bool) -> Vec<&'static str> {
+    let (mut drivers, network) = match bus {
+        BusSpec::Mmio(virtio) => {
+            (vec!["virtio_mmio", "virtio_blk", "virtio_rng"], virtio.has(DeviceKind::Network))
         }
-        BusSpec::Mmio(_) => &["virtio_mmio", "virtio_blk", "virtio_rng"],
-        BusSpec::Pci | BusSpec::LguestDma { .. } => &[],
-    }
+        BusSpec::Pci | BusSpec::LguestDma { .. } => (Vec::new(), false),
+    };
+    drivers.extend(network.then_some("virtio_net"));
+    drivers.extend(shares.then_some("virtiofs"));
+    drivers
 }
 
 /// Where `--gdb` waits.
@@ -236,7 +262,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 }
 
 /// What this machine's vCPUs will ask of the host.
-fn needs(bus: &BusSpec, internet: bool, engine: Engine, watching: &Watching) -> Needs {
+fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
         BusSpec::Pci => (&[], false),
         BusSpec::Mmio(_) => (&[], true),
@@ -246,8 +272,9 @@ fn needs(bus: &BusSpec, internet: bool, engine: Engine, watching: &Watching) -> 
         kvm: engine == Engine::Kvm,
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
-        internet,
+        internet: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
+        shares,
     }
 }
 
@@ -375,7 +402,13 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
 }
 
 /// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_session(mut initrd: Vec<u8>, attached: bool, word: &MarkWord, command: &[String]) -> Vec<u8> {
+fn with_session(
+    mut initrd: Vec<u8>,
+    attached: bool,
+    word: &MarkWord,
+    mounts: Vec<Mount>,
+    command: &[String],
+) -> Vec<u8> {
     let mode = if attached {
         let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
         Mode::Console(terminal::size(), kind)
@@ -383,7 +416,7 @@ fn with_session(mut initrd: Vec<u8>, attached: bool, word: &MarkWord, command: &
         Mode::Pipes
     };
     initrd.resize(initrd.len().next_multiple_of(4), 0);
-    initrd.extend(Session { mode, word: word.clone(), command: command.to_vec() }.archive());
+    initrd.extend(Session { mode, word: word.clone(), mounts, command: command.to_vec() }.archive());
     initrd
 }
 
@@ -471,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), &[]);
+        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), Vec::new(), &[]);
         assert_eq!(&initrd[8..14], b"070701");
     }
 

@@ -26,6 +26,7 @@ pub mod mmio;
 pub mod rng;
 pub mod net;
 pub mod block;
+pub mod fs;
 
 #[cfg(test)]
 mod bench;
@@ -47,6 +48,8 @@ pub enum DeviceKind {
     Block = 2,
     /// A source of entropy (5.4).
     Entropy = 4,
+    /// A shared directory (5.11).
+    FileSystem = 26,
 }
 
 /// Feature bits that belong to no single kind of device (section 6).

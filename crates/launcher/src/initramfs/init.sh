@@ -4,6 +4,7 @@
 #   MODE=console   both ends are a person's terminal: ttyS0 is a real terminal, with job control
 #   MODE=pipes     input or output is a pipe or a file: bytes pass through ttyS0 as they are
 #   COLUMNS, ROWS, TERM   the person's terminal
+#   SHARES   the host's directories, as TAG:ro or TAG:rw, each to be found at /mnt/TAG
 #   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
 # "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
@@ -53,9 +54,14 @@ END
     esac
 fi
 
-MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD=
+MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES=
 [ -r /lguest/session ] && . /lguest/session
 export TERM
+
+for share in $SHARES; do
+    mkdir -p "/mnt/${share%:*}"
+    mount -t virtiofs -o "${share##*:}" "${share%:*}" "/mnt/${share%:*}"
+done
 
 # Writes the mark "b" before the session's output or "e" after it.
 mark() {

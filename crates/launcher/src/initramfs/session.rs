@@ -25,6 +25,15 @@ pub enum Mode {
     Pipes,
 }
 
+/// A share of the host's, which is mounted at `/mnt/TAG`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Letters, digits, `-`, `_` and `.` only, so no shell reads anything else into it.
+    pub tag: String,
+    /// Whether it can only be read.
+    pub readonly: bool,
+}
+
 /// One run's wishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -32,6 +41,8 @@ pub struct Session {
     pub mode: Mode,
     /// The word of the marks around the session's output.
     pub word: MarkWord,
+    /// What to mount before it starts.
+    pub mounts: Vec<Mount>,
     /// The program and its arguments; empty means a shell.
     pub command: Vec<String>,
 }
@@ -50,7 +61,10 @@ impl Session {
 
     fn variables(&self) -> String {
         let word = self.word.as_str();
-        match &self.mode {
+        let share = |mount: &Mount| format!("{}:{} ", mount.tag, if mount.readonly { "ro" } else { "rw" });
+        let shares: String = self.mounts.iter().map(share).collect();
+        let mounts = if shares.is_empty() { shares } else { format!("SHARES='{}'\n", shares.trim_end()) };
+        let mode = match &self.mode {
             Mode::Pipes => format!("MODE=pipes WORD={word}\n"),
             Mode::Console(size, kind) => {
                 format!(
@@ -60,7 +74,8 @@ impl Session {
                     quoted(kind)
                 )
             }
-        }
+        };
+        mode + &mounts
     }
 
     fn command_line(&self) -> String {
@@ -85,6 +100,7 @@ mod tests {
         let session = Session {
             mode: Mode::Pipes,
             word: MarkWord::draw(),
+            mounts: vec![],
             command: words.iter().map(ToString::to_string).collect(),
         };
         let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
@@ -99,7 +115,7 @@ mod tests {
         let mode = Mode::Console(TerminalSize { columns: 80, rows: 25 }, "x'; echo bad; '".to_owned());
         let script = format!(
             "{}printf %s \"$TERM\"",
-            Session { mode, word: MarkWord::draw(), command: vec![] }.variables()
+            Session { mode, word: MarkWord::draw(), mounts: vec![], command: vec![] }.variables()
         );
         let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
         assert_eq!(output.stdout, b"x'; echo bad; '");
@@ -107,9 +123,15 @@ mod tests {
 
     #[test]
     fn a_session_without_a_command_writes_no_command_file() {
-        let with =
-            Session { mode: Mode::Pipes, word: MarkWord::draw(), command: vec!["true".to_owned()] }.archive();
-        let without = Session { mode: Mode::Pipes, word: MarkWord::draw(), command: vec![] }.archive();
+        let with = Session {
+            mode: Mode::Pipes,
+            word: MarkWord::draw(),
+            mounts: vec![],
+            command: vec!["true".to_owned()],
+        }
+        .archive();
+        let without =
+            Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command: vec![] }.archive();
         let holds = |archive: &[u8]| archive.windows(14).any(|window| window == b"lguest/command");
         assert!(holds(&with));
         assert!(!holds(&without));

@@ -103,7 +103,9 @@ pub fn start(
     let joining = Joining { memory: &memory, size: (RAM, PAGES), limit: LIMIT, form: Form::Bits64 };
     let (mut link, page) = Link::join(&place.folder, name, &place.start, &joining)?;
     memory.graft(GuestAddress(TABLE), page)?;
-    let news = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?);
+    let news = Arc::new(
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?,
+    );
     let died: Box<dyn Fn(String) + Send> = Box::new(|reason| tracing::warn!("the link is lost: {reason}"));
     link.listen(Arc::new(Bell(news.clone())), died)?;
     let slot = link.slot();
@@ -178,7 +180,8 @@ impl Member {
         let fits = (FRAME_MINIMUM..=FRAME_MAXIMUM).contains(&(frame.len() as u32));
         let Some(destination) = frame.first_chunk().filter(|_| fits) else { return };
         let destination = EthernetAddress(*destination);
-        let written = self.area.write(SEND_BUFFER, frame).is_ok() && self.area.read(TABLE, &mut table).is_ok();
+        let written =
+            self.area.write(SEND_BUFFER, frame).is_ok() && self.area.read(TABLE, &mut table).is_ok();
         let (peers, _) = table.as_chunks::<ADDRESS_SIZE>();
         for (slot, peer) in (0..SLOTS).zip(peers) {
             let wanted = written && slot != self.slot && wants(*peer, destination);
@@ -206,4 +209,3 @@ impl Member {
         }
     }
 }
-

@@ -86,7 +86,8 @@ pub fn user(number: usize, options: Options) -> Result<Plug, Mistake> {
 /// # Errors
 /// When the host refuses a descriptor, a thread or random numbers.
 pub fn tap(tap: Tap) -> Result<Plug, Mistake> {
-    let refused = |cause: std::io::Error| Mistake(format!("--net tap: the host refuses to serve it: {cause}"));
+    let refused =
+        |cause: std::io::Error| Mistake(format!("--net tap: the host refuses to serve it: {cause}"));
     let (port, listener) = tap::start(tap.into_file()).map_err(refused)?;
     // A tap may be bridged to any network, so the address is drawn: locally administered, for one machine.
     let mut address = [0; 6];

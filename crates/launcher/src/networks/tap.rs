@@ -45,8 +45,7 @@ fn serve(mut tap: File, berth: &Berth, waker: &Waker) -> io::Result<()> {
     loop {
         // A Guest that takes nothing makes the host's queue wait, and then lose, as a wire would.
         let from_tap = if outbox.has_room() { PollFlags::IN } else { PollFlags::empty() };
-        let mut polled =
-            [PollFd::from_borrowed_fd(berth.bell(), PollFlags::IN), PollFd::new(&tap, from_tap)];
+        let mut polled = [PollFd::from_borrowed_fd(berth.bell(), PollFlags::IN), PollFd::new(&tap, from_tap)];
         match poll(&mut polled, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
