@@ -17,6 +17,7 @@ pub mod engine;
 pub mod attachments;
 pub mod disks;
 pub mod networks;
+pub mod buses;
 pub mod user_network;
 pub mod share;
 pub mod run;

@@ -9,11 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lguest_devices::virtio::DeviceKind;
-use lguest_devices::virtio::fs::VirtioFs;
-
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
+use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
+use crate::buses::{bus_spec, drivers, nets};
 use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
@@ -31,7 +29,6 @@ use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
 use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
-use crate::networks;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::sandbox::{Needs, Sandbox, Wish};
@@ -97,18 +94,14 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
+    let attachments = attachments::read(&arguments.disk, &nets(&guest, &arguments.net))?;
     let shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
-    let usual = match (own, attachments.is_empty() && shares.is_empty()) {
-        (true, _) => BusChoice::LguestDma,
-        (false, true) => BusChoice::Pci,
-        (false, false) => BusChoice::Mmio,
-    };
+    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice == BusChoice::Mmio {
+    if own && choice != BusChoice::LguestDma {
         return Err(Mistake(
-            "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
+            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
     let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
@@ -132,7 +125,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, &drivers(&bus, !mounts.is_empty()), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers(&bus), &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -162,85 +155,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox })
 }
 
-/// The networks asked for. A Debian Guest has one unless it was said otherwise: people expect apt-get to work.
-fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
-    // A bus that has no devices yet is no reason to refuse what nobody asked for.
-    let can = arguments.bus.as_deref().is_none_or(|bus| bus == "mmio");
-    match guest {
-        GuestChoice::Debian(_) if can && arguments.net.is_empty() => vec!["user".to_owned()],
-        _ => arguments.net.clone(),
-    }
-}
-
-/// The bus with what is attached to it.
-fn bus_spec(
-    bus: BusChoice,
-    mut attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
-    match bus {
-        BusChoice::LguestDma if !shares.is_empty() => {
-            Err(Mistake("--share: needs a Linux Guest on --bus mmio, which has virtio-fs".to_owned()))
-        }
-        BusChoice::LguestDma => {
-            // The mail's example device, so that there is something to read.
-            attachments.push(Attachment::Pipe);
-            Ok(BusSpec::LguestDma { attachments, links: link_place() })
-        }
-        BusChoice::Mmio => {
-            let mut plugs = Vec::new();
-            for (number, attachment) in attachments.into_iter().enumerate() {
-                match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
-                    Attachment::User(options) => plugs.push(networks::user(number, options)?),
-                    Attachment::Tap(tap) => plugs.push(networks::tap(tap)?),
-                    Attachment::Link(name) => plugs.push(networks::link(number, &name, &link_place())?),
-                    // Only the bus of the mail has the mail's example.
-                    Attachment::Pipe => {}
-                }
-            }
-            for share in shares {
-                let tag = share.tag.clone();
-                plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
-            }
-            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
-        }
-        BusChoice::Pci if !shares.is_empty() => Err(Mistake(
-            "--share: a later version will have it on --bus pci; --bus mmio has it now".to_owned(),
-        )),
-        BusChoice::Pci => match attachments.first() {
-            None => Ok(BusSpec::Pci),
-            Some(Attachment::Disk(_)) => Err(Mistake(
-                "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
-                    .to_owned(),
-            )),
-            Some(_) => Err(Mistake(
-                "--net: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
-                    .to_owned(),
-            )),
-        },
-    }
-}
-
-/// Where this user's links are.
-fn link_place() -> LinkPlace {
-    LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker }
-}
-
-/// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec, shares: bool) -> Vec<&'static str> {
-    let (mut drivers, network) = match bus {
-        BusSpec::Mmio(virtio) => {
-            (vec!["virtio_mmio", "virtio_blk", "virtio_rng"], virtio.has(DeviceKind::Network))
-        }
-        BusSpec::Pci | BusSpec::LguestDma { .. } => (Vec::new(), false),
-    };
-    drivers.extend(network.then_some("virtio_net"));
-    drivers.extend(shares.then_some("virtiofs"));
-    drivers
-}
-
 /// Where `--gdb` waits.
 fn debugger_place(arguments: &RunArguments, engine: Engine) -> Result<Option<Place>, Mistake> {
     let place = arguments.gdb.as_deref().map(Place::read).transpose()?;
@@ -264,8 +178,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 /// What this machine's vCPUs will ask of the host.
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
-        BusSpec::Pci => (&[], false),
-        BusSpec::Mmio(_) => (&[], true),
+        BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {

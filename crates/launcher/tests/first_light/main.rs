@@ -9,6 +9,7 @@ mod terminal;
 mod bare;
 mod watching;
 mod debugging;
+mod gdb_inside;
 mod bad_input;
 mod session;
 mod disks;
