@@ -164,3 +164,64 @@ fn two_debian_machines_on_a_link_ping_each_other() {
         assert_eq!((done.status, &*done.output), (Some(0), "3 packets received\n"), "{}", done.messages);
     }
 }
+
+#[test]
+fn a_debian_machine_and_a_default_guest_meet_on_one_link() {
+    if !debian_is_here("a_debian_machine_and_a_default_guest_meet_on_one_link") {
+        return;
+    }
+    let net = format!("link=mixed-{}", std::process::id());
+    let debian = {
+        let net = net.clone();
+        std::thread::spawn(move || {
+            // Stays until the other has answered; its own ping is the proof both ways.
+            let script = "ifconfig eth0 10.9.0.1 netmask 255.255.255.0\n\
+                          for try in $(seq 60); do ping -c 1 -W 1 10.9.0.3 >/dev/null && break; done\n\
+                          ping -c 2 10.9.0.3 | grep -o '[0-9]* packets received'\n";
+            run(&["run", "debian", "--engine", "translator", "--net", &net], script)
+        })
+    };
+    // The end of its input would end the default Guest, so it is held open until Debian has seen it.
+    let mut guest = super::command::lguest()
+        .args(["run", "--engine", "translator", "--net", &net])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut commands = guest.stdin.take().unwrap();
+    commands.write_all(b"net ip 10.9.0.3\n").unwrap();
+    // A default Guest answers while its shell waits for a line.
+    while !debian.is_finished() {
+        std::thread::sleep(Duration::from_millis(200));
+        commands.write_all(b"net ping 10.9.0.1\n").unwrap();
+    }
+    drop(commands);
+    let done = debian.join().unwrap();
+    assert_eq!(done.output, "2 packets received\n", "{}", done.messages);
+    assert_eq!(super::command::wait(&mut guest, super::command::PATIENCE), Some(0));
+}
+
+#[test]
+fn a_tap_of_the_hosts_leads_to_the_host() {
+    let name = format!("lgt{}", std::process::id() % 100_000);
+    let host = |words: &[&str]| {
+        let done = std::process::Command::new("ip").args(words).stderr(std::process::Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    if !host(&["tuntap", "add", "dev", &name, "mode", "tap"]) {
+        eprintln!("SKIPPED a_tap_of_the_hosts_leads_to_the_host: making a tap needs root and the program ip");
+        return;
+    }
+    let ready = host(&["addr", "add", "10.8.77.1/24", "dev", &name]) && host(&["link", "set", &name, "up"]);
+    let script = "ifconfig eth0 10.8.77.2 netmask 255.255.255.0\n\
+                  ping -c 3 -s 1400 10.8.77.1 | grep -o '[0-9]* packets received'\n";
+    let here = debian_is_here("a_tap_of_the_hosts_leads_to_the_host");
+    let net = format!("tap={name}");
+    let done = here.then(|| run(&["run", "debian", "--engine", "translator", "--net", &net], script));
+    host(&["tuntap", "del", "dev", &name, "mode", "tap"]);
+    assert!(ready);
+    if let Some(done) = done {
+        assert_eq!(done.output, "3 packets received\n", "{}", done.messages);
+    }
+}
