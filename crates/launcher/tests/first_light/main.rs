@@ -16,6 +16,7 @@ mod wishes;
 mod disks;
 mod kills;
 mod memory;
+mod networks;
 mod shares;
 mod legacy;
 mod protocols;
