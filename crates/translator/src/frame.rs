@@ -89,6 +89,8 @@ pub struct Frame {
     pub kept: u64,
     /// Addends that accesses of one span share; in a span of a known page, the page's host address.
     pub spans: [u64; SPANS],
+    /// Registers that gave way in the unit that runs: see `swaps.rs`.
+    pub swapped: [u64; crate::swaps::COUNT],
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
     pub reach: [u64; 2],
     /// Where a second look goes on.
