@@ -30,7 +30,7 @@ pub const BANKS: usize = 3;
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
 
 /// Pairs of a target and its code in one user space's second table: see `cache/second.rs`.
-pub const PAIRS: usize = 1 << 13;
+pub const PAIRS: usize = 1 << 15;
 
 /// Bytes of all second tables; the supervisor's place stays empty, so that one multiplication finds a space's.
 const ALL_PAIRS: usize = (1 + SPACES) * PAIRS * 16;
