@@ -160,7 +160,9 @@ fn swapping() -> Vec<u8> {
         "mov [rbx + 8], r9",
         "dec r10",
         "jnz 2b",
-        "hlt"
+        // A unit that asks Rust for something does not swap, and `hlt` does.
+        "jmp 3f",
+        "3: hlt"
     )
 }
 
