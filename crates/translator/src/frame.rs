@@ -30,7 +30,7 @@ pub const BANKS: usize = 3;
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
 
 /// Pairs of a target and its code in one user space's second table: see `cache/second.rs`.
-pub const PAIRS: usize = 1 << 13;
+pub const PAIRS: usize = 1 << 15;
 
 /// Bytes of all second tables; the supervisor's place stays empty, so that one multiplication finds a space's.
 const ALL_PAIRS: usize = (1 + SPACES) * PAIRS * 16;
@@ -89,6 +89,8 @@ pub struct Frame {
     pub kept: u64,
     /// Addends that accesses of one span share; in a span of a known page, the page's host address.
     pub spans: [u64; SPANS],
+    /// Registers that gave way in the unit that runs: see `swaps.rs`.
+    pub swapped: [u64; crate::swaps::COUNT],
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
     pub reach: [u64; 2],
     /// Where a second look goes on.

@@ -20,6 +20,7 @@ use crate::near::segment_of;
 use crate::rewrite::{address_bits, operand_size};
 use crate::run::Resume;
 use crate::spaces::Spaces;
+use crate::swaps;
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{
@@ -43,6 +44,7 @@ impl Vcpu {
         if flags_aside {
             self.take_flags_aside();
         }
+        self.swap_back(unit);
         let start = self.cache.unit(unit);
         let word = start.key.mode.word();
         self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
@@ -61,10 +63,10 @@ impl Vcpu {
         }
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
-                let unit = self.cache.unit(unit);
-                let offset = unit.start + u32::from(unit.marks[mark as usize].host);
+                let start = self.cache.unit(unit);
+                let offset = start.start + u32::from(start.marks[mark as usize].host);
                 let host = self.cache.arena.address(offset as usize);
-                self.resume = Some(Resume { host, losses: Some(self.losses_known) });
+                self.resume = Some(Resume::inside(unit, host, self.losses_known));
                 Ok(())
             }
             Ok(Mended::ByHand) => {
@@ -90,6 +92,26 @@ impl Vcpu {
     ) -> Result<(), Exit> {
         let first = waits_for_x87(instruction) && x87_error_pending();
         self.raise(if first { Exception::mf() } else { exception })
+    }
+
+    /// Puts the registers that a unit let change places back, before Rust looks at them.
+    fn swap_back(&mut self, unit: UnitIndex) {
+        let swaps = self.cache.unit(unit).swaps;
+        let frame = self.frame();
+        for (guest, host) in swaps.pairs() {
+            frame.cpu.gpr[guest] = frame.cpu.gpr[host];
+            frame.cpu.gpr[host] = frame.swapped[guest - usize::from(swaps::FIRST)];
+        }
+    }
+
+    /// Lets them change places again, before the unit goes on in its middle.
+    pub(crate) fn swap(&mut self, unit: UnitIndex) {
+        let swaps = self.cache.unit(unit).swaps;
+        let frame = self.frame();
+        for (guest, host) in swaps.pairs() {
+            frame.swapped[guest - usize::from(swaps::FIRST)] = frame.cpu.gpr[host];
+            frame.cpu.gpr[host] = frame.cpu.gpr[guest];
+        }
     }
 
     fn take_flags_aside(&mut self) {
@@ -246,6 +268,7 @@ impl Vcpu {
             }
             Lent::Strings { .. } | Lent::Push { .. } => {}
         }
+        self.swap_back(index);
         if mark.flags_aside {
             self.take_flags_aside();
         }

@@ -35,19 +35,25 @@ const PEEK_BYTES: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resume {
     /// Host address.
-    pub(crate) host: u64,
-    /// In the middle of a unit, whose spans (`spans.rs`) know entries of the tables: only while none of them was lost since.
-    pub(crate) losses: Option<u64>,
+    host: u64,
+    /// In the middle of this unit, whose spans (`spans.rs`) know entries of the tables: only while the count of lost ones
+    /// is this.
+    inside: Option<(UnitIndex, u64)>,
 }
 
 impl Resume {
-    /// At a place where nothing of the tables is known.
+    /// At a place where nothing of the tables is known and registers are in their places.
     pub(crate) fn at(host: u64) -> Resume {
-        Resume { host, losses: None }
+        Resume { host, inside: None }
+    }
+
+    /// In the middle of a unit that was left when so many entries had been lost.
+    pub(crate) fn inside(unit: UnitIndex, host: u64, losses: u64) -> Resume {
+        Resume { host, inside: Some((unit, losses)) }
     }
 
     fn holds(self, losses: u64) -> bool {
-        self.losses.is_none_or(|known| known == losses)
+        self.inside.is_none_or(|(_, known)| known == losses)
     }
 }
 
@@ -101,7 +107,12 @@ impl Vcpu {
     /// Enters generated code, and deals with why it came back; none after an exception was delivered instead.
     pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
         let host = match self.resume.take() {
-            Some(resume) if resume.holds(self.spaces.tables.losses.get()) => resume.host,
+            Some(resume) if resume.holds(self.spaces.tables.losses.get()) => {
+                if let Some((unit, _)) = resume.inside {
+                    self.swap(unit);
+                }
+                resume.host
+            }
             _ if !self.in_units() => return self.step_by_hand().map(|()| None),
             _ => match self.find()? {
                 Some(host) => {
@@ -343,6 +354,7 @@ impl Vcpu {
             door: rewritten.door,
             size,
             marks: rewritten.marks,
+            swaps: rewritten.swaps,
             exits: rewritten.exits,
             incoming: Default::default(),
             bytes: 0,

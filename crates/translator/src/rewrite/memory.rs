@@ -17,7 +17,6 @@ use super::{Ask, Cold, Restore, Rewriter, touches_flags};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
-use crate::rewrite::operands::home;
 use crate::unit::{Part, Site};
 use iced_x86::{Code, Instruction, Register};
 use smallvec::smallvec;
@@ -106,9 +105,9 @@ impl Rewriter<'_> {
 
     fn bit_register(&mut self, instruction: &Instruction, to: Reg) {
         let number = instruction.op1_register().full_register().number() as u8;
-        match home(number) {
+        match self.home(number) {
             Some(register) => self.code.mov(to, register),
-            None => self.code.load(to, Mem::frame(Frame::gpr(number.into()))),
+            None => self.code.load(to, Mem::frame(self.frame_place(number))),
         }
     }
 
@@ -205,8 +204,10 @@ impl Rewriter<'_> {
         let address = match (instruction.memory_base(), instruction.memory_index()) {
             (Register::RIP | Register::EIP, _) => Address::Constant(instruction.memory_displacement64()),
             (Register::None, Register::None) => Address::Constant(instruction.memory_displacement64()),
-            (base, Register::None) if wide && segment.is_none() && home(base.number() as u8).is_some() => {
-                let home = home(base.number() as u8).expect("just asked");
+            (base, Register::None)
+                if wide && segment.is_none() && self.home(base.number() as u8).is_some() =>
+            {
+                let home = self.home(base.number() as u8).expect("just asked");
                 Address::Based(home, instruction.memory_displacement64() as i32)
             }
             (Register::ESP, Register::None) if !self.key.mode.long() && segment.is_none() => {
@@ -262,8 +263,8 @@ impl Rewriter<'_> {
             return None;
         }
         let number = register.number() as u8;
-        Some(home(number).unwrap_or_else(|| {
-            self.code.load(scratch, Mem::frame(Frame::gpr(number.into())));
+        Some(self.home(number).unwrap_or_else(|| {
+            self.code.load(scratch, Mem::frame(self.frame_place(number)));
             scratch
         }))
     }

@@ -28,6 +28,7 @@ use crate::classify::Class;
 use crate::decode::{Block, resumes};
 use crate::frame::Frame;
 use crate::spans::{Roles, Spans};
+use crate::swaps::{self, Swaps};
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
@@ -44,6 +45,8 @@ pub struct Rewritten {
     pub entry: u32,
     /// See [`crate::unit::Unit::door`].
     pub door: u32,
+    /// See [`crate::unit::Unit::swaps`].
+    pub swaps: Swaps,
     /// See [`Mark`].
     pub marks: Vec<Mark>,
     /// See [`Exit`].
@@ -125,6 +128,10 @@ struct Rewriter<'a> {
     roles: Roles,
     /// Spans whose addend is in its slot, a bit each.
     found: u32,
+    /// Registers that are elsewhere between here and the exits.
+    swaps: Swaps,
+    /// Where jumps to the unit's own beginning arrive with registers swapped.
+    inner: u32,
     /// AVX-512's registers are in the processor: see `cache/wide.rs`.
     awake: bool,
     /// The current instruction is the unit's last.
@@ -145,6 +152,8 @@ pub fn unit(
 ) -> Rewritten {
     let mut spans = std::mem::take(&mut tools.spans);
     let apart = key.mode.apart || !key.mode.long();
+    let swappable = key.mode.long() && !key.mode.single();
+    let swaps = if swappable { swaps::choose(&block.instructions) } else { Swaps::default() };
     let roles = spans.find(&block.instructions, apart, &mut tools.info);
     let mut rewriter = Rewriter {
         code: Code { bytes: std::mem::take(&mut tools.buffer) },
@@ -163,12 +172,16 @@ pub fn unit(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        swaps,
+        inner: 0,
         awake: false,
         last: false,
         failed: false,
     };
     rewriter.check_target();
     let entry = rewriter.code.here() as u32;
+    rewriter.swap();
+    rewriter.inner = rewriter.code.here() as u32;
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
         rewriter.last = n + 1 == block.instructions.len();
         rewriter.roles = roles[n];
@@ -191,6 +204,7 @@ pub fn unit(
         code: rewriter.code.bytes,
         entry,
         door,
+        swaps,
         marks: rewriter.marks,
         exits: rewriter.exits,
         sites: rewriter.sites,
@@ -225,6 +239,8 @@ pub fn snippet(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        swaps: Swaps::default(),
+        inner: 0,
         awake: true,
         last: false,
         failed: false,
@@ -332,7 +348,9 @@ impl Rewriter<'_> {
         // What Rust does may change any table.
         self.found = 0;
         self.settle_flags();
-        let resumes = resumes(instruction) && !self.key.mode.single();
+        // No unit with such an instruction swaps, except one that turned out to have no encoding.
+        let resumes = resumes(instruction) && !self.key.mode.single() && self.swaps.none();
+        self.swap_back();
         let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes };
         self.call_site(self.thunks.system, site);
     }
@@ -435,7 +453,7 @@ impl Rewriter<'_> {
         }
         // It may raise an arithmetic exception.
         self.note_flags();
-        if operands::renamed(instruction) || !self.key.mode.long() {
+        if self.renamed(instruction) || !self.key.mode.long() {
             // The same bytes may mean something else to the host.
             self.operation(instruction, None);
         } else {
@@ -450,23 +468,23 @@ impl Rewriter<'_> {
         let target = instruction.op0_register();
         let number = target.full_register().number() as u8;
         let wide = target.size() == 8 && memory::address_is_wide(instruction);
-        match (target.size(), operands::home(number)) {
+        match (target.size(), self.home(number)) {
             (2, home) => {
                 // A 16-bit result keeps the rest of its register.
                 self.code.lea(memory::address_is_wide(instruction), S0, address);
                 let to = home.unwrap_or(S1);
                 if home.is_none() {
-                    self.code.load(S1, Mem::frame(Frame::gpr(number.into())));
+                    self.code.load(S1, Mem::frame(self.frame_place(number)));
                 }
                 self.code.mov16(to, S0);
                 if home.is_none() {
-                    self.code.store(Mem::frame(Frame::gpr(number.into())), S1);
+                    self.code.store(Mem::frame(self.frame_place(number)), S1);
                 }
             }
             (_, Some(home)) => self.code.lea(wide, home, address),
             (_, None) => {
                 self.code.lea(wide, S0, address);
-                self.code.store(Mem::frame(Frame::gpr(number.into())), S0);
+                self.code.store(Mem::frame(self.frame_place(number)), S0);
             }
         }
     }

@@ -12,6 +12,7 @@ mod interrupts;
 mod debug;
 mod returns;
 mod runs;
+mod spans;
 mod devices;
 mod strings;
 mod vectors;
