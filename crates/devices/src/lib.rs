@@ -13,6 +13,7 @@ pub mod pm;
 pub mod reset;
 pub mod pci;
 pub mod lguest;
+pub mod fuse;
 pub mod virtio;
 
 #[cfg(test)]

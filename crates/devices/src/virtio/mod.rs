@@ -1,7 +1,7 @@
 //! Virtio (virtio 1.2): one implementation of each device, over any transport.
 //!
 //! ```text
-//!   driver's writes ─► transport (mmio)  registers ─► life     status, features, queues: what every device has
+//!   driver's writes ─► transport (mmio, pci) registers ─► life     status, features, queues: what every device has
 //!                                                       │
 //!                                                       ▼
 //!   interrupt       ◄─ Signals  ◄─────────────────── device    block, rng: takes chains from a ring, gives them back
@@ -23,8 +23,10 @@ pub mod rings;
 pub mod life;
 pub mod waker;
 pub mod mmio;
+pub mod pci;
 pub mod rng;
 pub mod block;
+pub mod fs;
 
 #[cfg(test)]
 mod bench;
@@ -44,6 +46,8 @@ pub enum DeviceKind {
     Block = 2,
     /// A source of entropy (5.4).
     Entropy = 4,
+    /// A shared directory (5.11).
+    FileSystem = 26,
 }
 
 /// Feature bits that belong to no single kind of device (section 6).

@@ -4,14 +4,16 @@
 #   MODE=console   both ends are a person's terminal: ttyS0 is a real terminal, with job control
 #   MODE=pipes     input or output is a pipe or a file: bytes pass through ttyS0 as they are
 #   COLUMNS, ROWS, TERM   the person's terminal
+#   SHARES   the host's directories, as TAG:ro or TAG:rw, each to be found at /mnt/TAG
 #   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
-# "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
+# "begun" at once, "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
 # line when it has seen the end of the output.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
+[ ! -c /dev/ttyS1 ] || echo begun >/dev/ttyS1
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
@@ -26,9 +28,14 @@ for module in /lguest/modules/*.ko; do
 done
 rm -rf /lguest/modules
 
-MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD=
+MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES=
 [ -r /lguest/session ] && . /lguest/session
 export TERM
+
+for share in $SHARES; do
+    mkdir -p "/mnt/${share%:*}"
+    mount -t virtiofs -o "${share##*:}" "${share%:*}" "/mnt/${share%:*}"
+done
 
 # Writes the mark "b" before the session's output or "e" after it.
 mark() {
