@@ -36,6 +36,7 @@ mod vector_state;
 mod liveness;
 mod spans;
 mod swaps;
+mod memos;
 mod unit;
 mod rewrite;
 mod cache;

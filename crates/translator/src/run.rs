@@ -38,7 +38,7 @@ pub(crate) struct Resume {
     host: u64,
     /// In the middle of this unit, whose spans (`spans.rs`) know entries of the tables: only while the count of lost ones
     /// is this.
-    inside: Option<(UnitIndex, u64)>,
+    inside: Option<(UnitIndex, [u64; 2])>,
 }
 
 impl Resume {
@@ -48,11 +48,11 @@ impl Resume {
     }
 
     /// In the middle of a unit that was left when so many entries had been lost.
-    pub(crate) fn inside(unit: UnitIndex, host: u64, losses: u64) -> Resume {
+    pub(crate) fn inside(unit: UnitIndex, host: u64, losses: [u64; 2]) -> Resume {
         Resume { host, inside: Some((unit, losses)) }
     }
 
-    fn holds(self, losses: u64) -> bool {
+    fn holds(self, losses: [u64; 2]) -> bool {
         self.inside.is_none_or(|(_, known)| known == losses)
     }
 }
@@ -155,6 +155,7 @@ impl Vcpu {
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
             unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
         }
+        self.heed_losses();
         let frame = self.frame();
         frame.flags = pack_flags(frame.cpu.rflags);
         frame.target = host;
@@ -168,13 +169,24 @@ impl Vcpu {
         let began = self.sight.now();
         enter(address);
         self.sight.spent(began, |ticks| &mut ticks.generated);
-        self.losses_known = self.spaces.tables.losses.get();
         if let Some(unit) = self.running.closed.take() {
             self.cache.reopen(unit);
         }
         let frame = self.frame();
         frame.cpu.rflags = frame.cpu.rflags & !flags::ARITHMETIC | unpack_flags(frame.flags);
         Reason::from_number(frame.reason)
+    }
+
+    /// Forgets memos that may say what no entry says any more.
+    fn heed_losses(&mut self) {
+        let (losses, space) = (self.spaces.tables.losses.get(), self.frame().view_of_user);
+        if losses[0] != self.losses_known[0] {
+            self.memos.forget(false, &self.frames);
+        }
+        if losses[1] != self.losses_known[1] || space != self.memos_of {
+            self.memos.forget(true, &self.frames);
+        }
+        (self.losses_known, self.memos_of) = (losses, space);
     }
 
     /// How code is translated just now.
@@ -340,11 +352,13 @@ impl Vcpu {
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
             two_pages: second_page.is_some(),
+            memos: self.memos.free(key.mode.user),
         };
         let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
         let start = self.cache.arena.append(&rewritten.code)?;
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
+        self.memos.give(key.mode.user, rewritten.memos, &self.frames);
         let size = rewritten.code.len() as u32;
         let unit = Unit {
             key,

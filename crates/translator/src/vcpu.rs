@@ -14,6 +14,7 @@ use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
+use crate::memos::Memos;
 use crate::play::Pending;
 use crate::requirements::requirements;
 use crate::rewrite::Tools;
@@ -148,7 +149,10 @@ pub struct Vcpu {
     /// Where to go on, when that is not the unit at `rip`.
     pub(crate) resume: Option<Resume>,
     /// [`crate::memory::tables::Tables::losses`] when generated code was left.
-    pub(crate) losses_known: u64,
+    pub(crate) losses_known: [u64; 2],
+    pub(crate) memos: Memos,
+    /// What users' memos are about.
+    pub(crate) memos_of: u64,
     pub(crate) window: bool,
     pub(crate) nmi_window: bool,
     pub(crate) bounce: Bounce,
@@ -200,7 +204,9 @@ impl Vcpu {
             running,
             pending: None,
             resume: None,
-            losses_known: 0,
+            losses_known: [0; 2],
+            memos: Memos::default(),
+            memos_of: 0,
             window: false,
             nmi_window: false,
             bounce: Bounce::new()?,

@@ -117,8 +117,9 @@ pub struct Tables {
     void: Vec<FxHashSet<u32>>,
     /// Entries filled since the start.
     pub fills: u64,
-    /// Entries taken away or replaced since the start: who holds on to what an entry said looks whether this moved.
-    pub losses: Cell<u64>,
+    /// Entries taken away or replaced since the start, of the supervisor's halves and of users': who holds on to what an
+    /// entry said looks whether this moved.
+    pub losses: Cell<[u64; 2]>,
 }
 
 // SAFETY: the mappings are owned; they move between threads with their vCPU.
@@ -188,7 +189,7 @@ impl Tables {
             run_writers: RunWriters::default(),
             void: (0..SPACES).map(|_| FxHashSet::default()).collect(),
             fills: 0,
-            losses: Cell::new(0),
+            losses: Cell::new([0; 2]),
         };
         tables.views.push(tables.map_view(Half::SupervisorLow, Some(Half::High))?);
         for space in 0..SPACES {
@@ -238,7 +239,9 @@ impl Tables {
     fn set(&self, half: usize, number: u64, value: u64) {
         let old = self.get(half, number);
         if old != 0 && old != value {
-            self.losses.set(self.losses.get() + 1);
+            let mut losses = self.losses.get();
+            losses[usize::from(half >= 2)] += 1;
+            self.losses.set(losses);
         }
         // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
         unsafe { entry(&self.halves, half, number).write(value) };

@@ -15,6 +15,7 @@ mod cold;
 mod operands;
 mod memory;
 mod together;
+mod remembered;
 mod stack;
 mod flow;
 mod inline;
@@ -26,7 +27,7 @@ use crate::assemble::{Code, Mem, Patch, cond};
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
-use crate::frame::Frame;
+use crate::frame::{Frame, SPANS};
 use crate::spans::{Roles, Spans};
 use crate::swaps::{self, Swaps};
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
@@ -53,6 +54,8 @@ pub struct Rewritten {
     pub exits: SmallVec<[Exit; 2]>,
     /// To be numbered from the first number the rewriter was given.
     pub sites: Vec<Site>,
+    /// Memos it uses, from the first one the rewriter was given.
+    pub memos: u32,
 }
 
 /// Tools that are costly to make and used for every unit.
@@ -101,6 +104,8 @@ pub struct Place {
     pub first_site: u32,
     /// Its last instruction ends in another page than it begins in.
     pub two_pages: bool,
+    /// First memo that is free, and how many there are.
+    pub memos: (u32, u32),
 }
 
 /// One unit in the making.
@@ -128,6 +133,10 @@ struct Rewriter<'a> {
     roles: Roles,
     /// Spans whose addend is in its slot, a bit each.
     found: u32,
+    /// Where spans' addends are, by slot.
+    slots: [usize; SPANS],
+    /// Memos used so far.
+    memos: u32,
     /// Registers that are elsewhere between here and the exits.
     swaps: Swaps,
     /// Where jumps to the unit's own beginning arrive with registers swapped.
@@ -172,6 +181,8 @@ pub fn unit(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        slots: [0; SPANS],
+        memos: 0,
         swaps,
         inner: 0,
         awake: false,
@@ -208,6 +219,7 @@ pub fn unit(
         marks: rewriter.marks,
         exits: rewriter.exits,
         sites: rewriter.sites,
+        memos: rewriter.memos,
     }
 }
 
@@ -221,7 +233,7 @@ pub fn snippet(
     address: u64,
 ) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
-    let place = Place { address, unit: 0, first_site: 0, two_pages: false };
+    let place = Place { address, unit: 0, first_site: 0, two_pages: false, memos: (0, 0) };
     let mut rewriter = Rewriter {
         code: Code::default(),
         colds: Vec::new(),
@@ -239,6 +251,8 @@ pub fn snippet(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        slots: [0; SPANS],
+        memos: 0,
         swaps: Swaps::default(),
         inner: 0,
         awake: true,
