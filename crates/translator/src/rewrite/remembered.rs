@@ -61,7 +61,7 @@ impl Rewriter<'_> {
     /// there is no memo for it. Flags are spoilt.
     pub(super) fn remember(&mut self, wanted: &Wanted) -> Option<usize> {
         let (first, free) = self.place.memos;
-        if !self.key.mode.long() || self.key.mode.single() || self.memos == free {
+        if !self.key.mode.user || !self.key.mode.long() || self.key.mode.single() || self.memos == free {
             return None;
         }
         let memo = (first + self.memos) as usize;
