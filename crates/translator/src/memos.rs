@@ -14,6 +14,8 @@
 //! address space changes.
 
 use crate::frame::{FrameMapping, MEMOS};
+use crate::unit::Key;
+use rustc_hash::FxHashMap;
 
 /// Memos that are wiped together: a kilobyte.
 pub const STRETCH: usize = 64;
@@ -29,7 +31,16 @@ const HALF: usize = MEMOS / 2;
 pub struct Memos {
     /// How many of each half are given to units: supervisor's, users'.
     given: [usize; 2],
+    /// How often kicks met units.
+    met: FxHashMap<Key, u8>,
 }
+
+/// Meetings that make a unit hot. Kicks come a few hundred times a second, most of them with a Guest's clock: so it has
+/// used up about as many milliseconds as that takes.
+const HOT: u8 = 2;
+
+/// Units that are remembered as met, at most.
+const MET_LIMIT: usize = 1 << 14;
 
 impl Memos {
     /// The first memo that is free for a unit's code, and how many there are.
@@ -58,6 +69,21 @@ impl Memos {
                 (start..end).for_each(|memo| frames.set_memo(memo, NO_PAGE));
             }
         }
+    }
+
+    /// A kick met this unit; true when it should be made anew.
+    pub fn met(&mut self, key: Key) -> bool {
+        if self.met.len() >= MET_LIMIT {
+            self.met.clear();
+        }
+        let times = self.met.entry(key).or_default();
+        *times = times.saturating_add(1);
+        *times == HOT
+    }
+
+    /// Whether a unit should have memos.
+    pub fn wanted(&self, key: &Key) -> bool {
+        self.met.get(key).is_some_and(|&times| times >= HOT)
     }
 
     /// All units are gone.

@@ -171,10 +171,20 @@ impl Vcpu {
         self.sight.spent(began, |ticks| &mut ticks.generated);
         if let Some(unit) = self.running.closed.take() {
             self.cache.reopen(unit);
+            self.met(unit);
         }
         let frame = self.frame();
         frame.cpu.rflags = frame.cpu.rflags & !flags::ARITHMETIC | unpack_flags(frame.flags);
         Reason::from_number(frame.reason)
+    }
+
+    /// A kick met a unit at work. One that is met again and again is where a program spends its time: it is made anew, with
+    /// memos.
+    fn met(&mut self, unit: UnitIndex) {
+        let key = self.cache.unit(unit).key;
+        if key.mode.user && self.memos.met(key) {
+            self.cache.kill(unit, &self.frames);
+        }
     }
 
     /// Forgets memos that may say what no entry says any more.
@@ -352,7 +362,7 @@ impl Vcpu {
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
             two_pages: second_page.is_some(),
-            memos: self.memos.free(key.mode.user),
+            memos: if self.memos.wanted(&key) { self.memos.free(true) } else { (0, 0) },
         };
         let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
         let start = self.cache.arena.append(&rewritten.code)?;
