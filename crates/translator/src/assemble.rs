@@ -61,8 +61,6 @@ pub mod cond {
     pub const A: u8 = 7;
     /// Not zero, not equal.
     pub const NZ: u8 = 5;
-    /// Not negative.
-    pub const NS: u8 = 9;
 }
 
 /// A place in a [`Code`] that a jump still has to learn.

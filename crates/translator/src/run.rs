@@ -10,6 +10,7 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::frame::{ZMM_LANES, pack_flags, unpack_flags};
 use crate::liveness;
+use crate::memory::tables::Losses;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
 use crate::sight::CodeNews;
@@ -38,7 +39,7 @@ pub(crate) struct Resume {
     host: u64,
     /// In the middle of this unit, whose spans (`spans.rs`) know entries of the tables: only while the count of lost ones
     /// is this.
-    inside: Option<(UnitIndex, [u64; 2])>,
+    inside: Option<(UnitIndex, Losses)>,
 }
 
 impl Resume {
@@ -48,11 +49,11 @@ impl Resume {
     }
 
     /// In the middle of a unit that was left when so many entries had been lost.
-    pub(crate) fn inside(unit: UnitIndex, host: u64, losses: [u64; 2]) -> Resume {
+    pub(crate) fn inside(unit: UnitIndex, host: u64, losses: Losses) -> Resume {
         Resume { host, inside: Some((unit, losses)) }
     }
 
-    fn holds(self, losses: [u64; 2]) -> bool {
+    fn holds(self, losses: Losses) -> bool {
         self.inside.is_none_or(|(_, known)| known == losses)
     }
 }
@@ -178,11 +179,9 @@ impl Vcpu {
         Reason::from_number(frame.reason)
     }
 
-    /// A kick met a unit at work. One that is met again and again is where a program spends its time: it is made anew, with
-    /// memos.
+    /// A kick met a unit at work: it is made anew, with memos.
     fn met(&mut self, unit: UnitIndex) {
-        let key = self.cache.unit(unit).key;
-        if key.mode.user && self.memos.met(key) {
+        if self.memos.met(self.cache.unit(unit).key) {
             self.cache.kill(unit, &self.frames);
         }
     }
@@ -190,11 +189,8 @@ impl Vcpu {
     /// Forgets memos that may say what no entry says any more.
     fn heed_losses(&mut self) {
         let (losses, space) = (self.spaces.tables.losses.get(), self.frame().view_of_user);
-        if losses[0] != self.losses_known[0] {
-            self.memos.forget(false, &self.frames);
-        }
-        if losses[1] != self.losses_known[1] || space != self.memos_of {
-            self.memos.forget(true, &self.frames);
+        if losses.of_users != self.losses_known.of_users || space != self.memos_of {
+            self.memos.wipe(&self.frames);
         }
         (self.losses_known, self.memos_of) = (losses, space);
     }
@@ -362,13 +358,13 @@ impl Vcpu {
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
             two_pages: second_page.is_some(),
-            memos: if self.memos.wanted(&key) { self.memos.free(true) } else { (0, 0) },
+            memos: self.memos.room(&key),
         };
         let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
         let start = self.cache.arena.append(&rewritten.code)?;
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
-        self.memos.give(key.mode.user, rewritten.memos, &self.frames);
+        self.memos.give(rewritten.memos, &self.frames);
         let size = rewritten.code.len() as u32;
         let unit = Unit {
             key,

@@ -14,6 +14,7 @@ use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
+use crate::memory::tables::Losses;
 use crate::memos::Memos;
 use crate::play::Pending;
 use crate::requirements::requirements;
@@ -149,7 +150,7 @@ pub struct Vcpu {
     /// Where to go on, when that is not the unit at `rip`.
     pub(crate) resume: Option<Resume>,
     /// [`crate::memory::tables::Tables::losses`] when generated code was left.
-    pub(crate) losses_known: [u64; 2],
+    pub(crate) losses_known: Losses,
     pub(crate) memos: Memos,
     /// What users' memos are about.
     pub(crate) memos_of: u64,
@@ -204,7 +205,7 @@ impl Vcpu {
             running,
             pending: None,
             resume: None,
-            losses_known: [0; 2],
+            losses_known: Losses::default(),
             memos: Memos::default(),
             memos_of: 0,
             window: false,

@@ -13,8 +13,9 @@
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
 use super::cold::Jumps;
+use super::flags::touches_flags;
 use super::remembered::Wanted;
-use super::{Ask, Cold, Restore, Rewriter, touches_flags};
+use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;

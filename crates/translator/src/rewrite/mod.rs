@@ -13,6 +13,7 @@
 
 mod cold;
 mod operands;
+mod flags;
 mod memory;
 mod together;
 mod remembered;
@@ -22,7 +23,7 @@ mod inline;
 mod strings;
 mod legacy;
 
-use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
+use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
@@ -33,6 +34,7 @@ use crate::swaps::{self, Swaps};
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
+use flags::touches_flags;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_bits, operand_size};
 use smallvec::{SmallVec, smallvec};
@@ -386,38 +388,6 @@ impl Rewriter<'_> {
         self.code.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
     }
 
-    /// Sets the Guest's flags aside, if somebody may still want them, so that address arithmetic may use the host's.
-    /// They stay aside over any number of accesses.
-    fn set_flags_aside(&mut self) {
-        if !self.live || self.aside {
-            return;
-        }
-        self.code.mov(S0, RAX);
-        self.code.flags_to_ax();
-        self.code.store32(Mem::frame(offset_of!(Frame, saved_flags)), RAX);
-        self.code.mov(RAX, S0);
-        self.aside = true;
-    }
-
-    /// Brings them back, before somebody looks at them or another unit begins; spoils the second scratch register.
-    fn settle_flags(&mut self) {
-        if !self.aside {
-            return;
-        }
-        self.code.mov(S1, RAX);
-        self.code.load32(RAX, Mem::frame(offset_of!(Frame, saved_flags)));
-        self.code.flags_from_ax();
-        self.code.mov(RAX, S1);
-        self.aside = false;
-    }
-
-    /// Says where the flags are when the current instruction's own access faults.
-    fn note_flags(&mut self) {
-        if let Some(mark) = self.marks.last_mut() {
-            mark.flags_aside = self.aside;
-        }
-    }
-
     /// After an instruction that may have moved the stack pointer off its alignment: stack accesses do not check
     /// for page crossings, because an aligned eight-byte access cannot cross. A ragged stack pointer leaves the unit
     /// and goes on in units of one carefully checked instruction.
@@ -508,9 +478,4 @@ impl Rewriter<'_> {
         !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
             && operands::writes_memory(self.tools, instruction)
     }
-}
-
-/// True when an instruction reads flags or changes some of them.
-fn touches_flags(instruction: &Instruction) -> bool {
-    instruction.rflags_read() | instruction.rflags_modified() != 0
 }

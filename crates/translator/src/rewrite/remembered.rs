@@ -5,7 +5,7 @@
 //!   back: mov s1, [memo.addend]
 //!
 //!   cold: lea s0, [address]           does it cross a page? its entry, as in memory.rs
-//!         mov [memo.addend], s1       (the supervisor: only a high address is kept)
+//!         mov [memo.addend], s1
 //!         mov byte [mark], 1 ; s1 = s0's page ; mov [memo.page], s1 ; jmp back
 //! ```
 
@@ -61,7 +61,7 @@ impl Rewriter<'_> {
     /// there is no memo for it. Flags are spoilt.
     pub(super) fn remember(&mut self, wanted: &Wanted) -> Option<usize> {
         let (first, free) = self.place.memos;
-        if !self.key.mode.user || !self.key.mode.long() || self.key.mode.single() || self.memos == free {
+        if !self.key.mode.long() || self.key.mode.single() || self.memos == free {
             return None;
         }
         let memo = (first + self.memos) as usize;
@@ -110,11 +110,6 @@ impl Rewriter<'_> {
         self.code.test(S1);
         let missing = self.code.jump_if(cond::Z);
         self.code.store(Mem::frame(addend(look.memo)), S1);
-        if !self.key.mode.user {
-            self.code.test(S0);
-            let low = self.code.jump_if(cond::NS);
-            self.code.bind(low, look.back);
-        }
         self.code.store8_immediate(Mem::frame(FrameMapping::MEMO_MARKS + look.memo / STRETCH), 1);
         self.code.mov(S1, S0);
         self.code.page_of(S1);
