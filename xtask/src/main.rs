@@ -2,10 +2,12 @@
 //!
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
+//! - `bench network`: TCP between a machine and its host, beside QEMU's user network.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
 //! - `fuzz`: raw bytes as a Guest's code, which must harm nobody.
+//! - `kills`: machines killed while they write, and whether a flushed write is ever lost.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
 mod arguments;
@@ -20,11 +22,13 @@ mod proc;
 mod table;
 mod bench;
 mod lguest_bus;
+mod network;
 mod boots;
 mod stress;
 mod conformance;
 mod extras;
 mod fuzz;
+mod kills;
 
 use arguments::Arguments;
 use errand::Errand;
@@ -37,6 +41,8 @@ cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,
     asked for is met
 cargo xtask bench lguest [--rounds N]
     the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
+cargo xtask bench network [--rounds N]
+    TCP over --net user, both ways and back and forth, beside QEMU's user network
 cargo xtask boots [N] [--cpus N]
     N boots (default 10) of each of the three Debian kernels
 cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lguest]
@@ -45,6 +51,8 @@ cargo xtask conformance [--areas signals,memory,...] [--cpus N]
     the Open POSIX Test Suite on lguest and on QEMU, compared test by test
 cargo xtask fuzz [SECONDS]
     raw bytes as a Guest's code on the translator, for 60 seconds or as many as said
+cargo xtask kills [N]
+    kills N machines (default 100) that write and flush, and looks for every flushed record
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
 ";
@@ -53,10 +61,12 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::of_this_process();
     let done = match arguments.next().as_deref() {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
+        Some("bench") if arguments.next_is("network") => network::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
         Some("conformance") => conformance::run(arguments),
         Some("fuzz") => fuzz::run(arguments),
+        Some("kills") => kills::run(arguments),
         Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
         Some("help" | "--help" | "-h") | None => {

@@ -6,12 +6,14 @@
 
 pub mod bus;
 pub mod outside;
+pub mod frame;
 pub mod serial;
 pub mod cmos;
 pub mod pm;
 pub mod reset;
 pub mod pci;
 pub mod lguest;
+pub mod fuse;
 pub mod virtio;
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use lguest_translator::{HiddenFeatures, LongModeEntry};
+use lguest_translator::{HiddenFeatures, StartState};
 
 use crate::clock::TscRate;
 use crate::clock::paravirtual::ClockOrigin;
 use crate::engine::Vcpu;
 use crate::interrupts::Interrupts;
+use crate::irq::message::Message;
 use crate::irq::{Controllers, Gsi, Line};
 use crate::kvm::{KvmError, KvmLine, KvmMachine, KvmVcpu};
 use crate::memory::{Memory, MemoryError};
@@ -59,9 +60,10 @@ impl Platform {
         memory: &Arc<Memory>,
         rate: TscRate,
         cpus: u32,
-        entry: LongModeEntry,
+        entry: impl Into<StartState>,
         hidden: &HiddenFeatures,
     ) -> Result<(Platform, Vec<Box<dyn Vcpu>>), PlatformError> {
+        let entry = entry.into();
         let mut vcpus: Vec<Box<dyn Vcpu>> = Vec::new();
         match engine {
             Engine::Translator => {
@@ -73,7 +75,7 @@ impl Platform {
                     let mut vcpu =
                         TranslatorVcpu::new(ram.clone(), index, cpus, controllers.clone(), origin, hidden)?;
                     if index == 0 {
-                        vcpu.enter_long_mode(entry);
+                        vcpu.begin(entry);
                     }
                     vcpus.push(Box::new(vcpu));
                 }
@@ -85,7 +87,7 @@ impl Platform {
                 for index in 0..cpus {
                     let mut vcpu = KvmVcpu::new(&machine, index, cpus, rate, hidden)?;
                     if index == 0 {
-                        vcpu.enter_long_mode(entry)?;
+                        vcpu.begin(entry)?;
                     }
                     vcpus.push(Box::new(vcpu));
                 }
@@ -99,6 +101,18 @@ impl Platform {
         match self {
             Platform::Translator(controllers) => PlatformLine::Translator(controllers.line(gsi)),
             Platform::Kvm(machine) => PlatformLine::Kvm(machine.line(gsi)),
+        }
+    }
+
+    /// A device writes an interrupt message: `data` at `address`. One that no APIC understands is lost, as it would be on a bus.
+    pub fn send_message(&self, address: u64, data: u32) {
+        match self {
+            Platform::Translator(controllers) => {
+                Message::of_write(address, data)
+                    .into_iter()
+                    .for_each(|message| controllers.send_message(message));
+            }
+            Platform::Kvm(machine) => machine.send_message(address, data),
         }
     }
 

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 
 use lguest_abi::meeting::HYPERCALL_PORT;
-use lguest_translator::{
-    Exit as CpuExit, HiddenFeatures, LongModeEntry, Options, Ram, SetupError, Vcpu as Cpu,
-};
+use lguest_translator::{Exit as CpuExit, HiddenFeatures, Options, Ram, SetupError, StartState, Vcpu as Cpu};
 
 use crate::clock::host_tsc;
 use crate::clock::paravirtual::{self, ClockOrigin, MSR_SYSTEM_TIME, MSR_WALL_CLOCK, SYSTEM_TIME_ON};
@@ -81,9 +79,9 @@ impl TranslatorVcpu {
         })
     }
 
-    /// Puts the processor where a 64-bit boot loader leaves it.
-    pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
-        self.cpu.enter_long_mode(entry);
+    /// Puts the processor where a boot loader leaves it.
+    pub fn begin(&mut self, start: impl Into<StartState>) {
+        self.cpu.begin(start.into());
     }
 
     fn set_windows(&mut self, interrupt: bool, nmi: bool) {

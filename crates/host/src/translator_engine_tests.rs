@@ -1,5 +1,6 @@
 //! Writes from outside the processors over code that they run: by a device, and by the Host's clock.
 
+use lguest_translator::LongModeEntry;
 use std::time::Duration;
 
 use super::*;
@@ -34,14 +35,7 @@ fn with(code: &[u8]) -> (Arc<Memory>, Arc<Controllers>, TranslatorVcpu) {
         &lguest_translator::HiddenFeatures::default(),
     )
     .unwrap();
-    vcpu.enter_long_mode(LongModeEntry {
-        rip: CODE,
-        rsp: 0x8000,
-        rsi: 0,
-        cr3: 0x1000,
-        gdt: 0x500,
-        gdt_limit: 31,
-    });
+    vcpu.begin(LongModeEntry { rip: CODE, rsp: 0x8000, rsi: 0, cr3: 0x1000, gdt: 0x500, gdt_limit: 31 });
     (memory, controllers, vcpu)
 }
 

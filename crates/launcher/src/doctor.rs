@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use lguest_translator::{offered_features, requirements};
 
+use crate::cache::Cache;
 use crate::debian::apt::Apt;
-use crate::debian::cache::Cache;
 use crate::engine;
 use crate::sandbox::Offered;
 

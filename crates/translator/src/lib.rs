@@ -66,6 +66,7 @@ mod vcpu;
 mod workbench;
 
 pub use cpu::cpuid::hidden::{FeatureError, HiddenFeatures, offered_features};
+pub use cpu::start::{LongModeEntry, ProtectedModeEntry, StartState};
 pub use exit::{Death, Exit};
 pub use forbidden::{ForbiddenCall, report_forbidden_calls};
 pub use memory::ram::{Ram, RamError, RamRegion};
@@ -73,4 +74,4 @@ pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};
 pub use system::registers::host_tsc;
 pub use trap::Kicker;
-pub use vcpu::{CpuidLeaf, LongModeEntry, Options, SetupError, Statistics, Vcpu};
+pub use vcpu::{CpuidLeaf, Options, SetupError, Statistics, Vcpu};

@@ -8,6 +8,7 @@ use crate::cache::calls::Calls;
 use crate::cache::returns::Returns;
 use crate::cpu::cpuid::Cpuid;
 use crate::cpu::cpuid::hidden::HiddenFeatures;
+use crate::cpu::start::{LongModeEntry, StartState};
 use crate::cpu::{Cpu, cr4, flags, xcr0};
 use crate::events::deliver::{Event, TripleFault, deliver};
 use crate::exit::Exit;
@@ -48,23 +49,6 @@ pub struct Options {
     pub cpuid: Vec<CpuidLeaf>,
     /// Features that the user takes away.
     pub hidden: HiddenFeatures,
-}
-
-/// State a 64-bit boot loader hands over (Linux x86 boot protocol, "64-bit boot protocol").
-#[derive(Debug, Clone, Copy)]
-pub struct LongModeEntry {
-    /// First instruction.
-    pub rip: u64,
-    /// Stack pointer.
-    pub rsp: u64,
-    /// Second argument register: the address of the boot parameters.
-    pub rsi: u64,
-    /// Page-table root; the tables identity-map at least the kernel, the boot parameters and the command line.
-    pub cr3: u64,
-    /// Descriptor table with __BOOT_CS (0x10) and __BOOT_DS (0x18).
-    pub gdt: u64,
-    /// Its size in bytes minus one.
-    pub gdt_limit: u16,
 }
 
 /// Why a vCPU could not be made.
@@ -229,7 +213,15 @@ impl Vcpu {
 
     /// Puts the processor where a 64-bit boot loader leaves it.
     pub fn enter_long_mode(&mut self, entry: LongModeEntry) {
-        self.cpu_mut().enter_long_mode(&entry);
+        self.begin(StartState::Long(entry));
+    }
+
+    /// Puts the processor where a boot loader leaves it.
+    pub fn begin(&mut self, start: StartState) {
+        match start {
+            StartState::Long(entry) => self.cpu_mut().enter_long_mode(&entry),
+            StartState::Protected(entry) => self.cpu_mut().enter_protected_mode(&entry),
+        }
         let effect = crate::cpu::control::Effect {
             flush_all: true,
             address_space_changed: true,

@@ -1,7 +1,7 @@
 //! Virtio (virtio 1.2): one implementation of each device, over any transport.
 //!
 //! ```text
-//!   driver's writes ─► transport (mmio)  registers ─► life     status, features, queues: what every device has
+//!   driver's writes ─► transport (mmio, pci) registers ─► life     status, features, queues: what every device has
 //!                                                       │
 //!                                                       ▼
 //!   interrupt       ◄─ Signals  ◄─────────────────── device    block, rng: takes chains from a ring, gives them back
@@ -23,8 +23,13 @@ pub mod rings;
 pub mod life;
 pub mod waker;
 pub mod mmio;
+pub mod pci;
 pub mod rng;
+pub mod net;
 pub mod block;
+pub mod balloon;
+pub mod vsock;
+pub mod fs;
 
 #[cfg(test)]
 mod bench;
@@ -40,10 +45,18 @@ pub struct QueueIndex(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceKind {
+    /// A network interface (5.1).
+    Network = 1,
     /// A disk (5.2).
     Block = 2,
     /// A source of entropy (5.4).
     Entropy = 4,
+    /// A balloon (5.5).
+    Balloon = 5,
+    /// Sockets between Guest and host (5.10).
+    Socket = 19,
+    /// A shared directory (5.11).
+    FileSystem = 26,
 }
 
 /// Feature bits that belong to no single kind of device (section 6).

@@ -8,7 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use lguest_abi::meeting::HYPERCALL_PORT;
-use lguest_translator::{HiddenFeatures, LongModeEntry};
+use lguest_translator::{HiddenFeatures, LongModeEntry, ProtectedModeEntry, StartState};
 
 use super::kick::Seat;
 use super::machine::{KvmError, KvmMachine, refuses};
@@ -17,11 +17,13 @@ use crate::clock::paravirtual;
 use crate::engine::{Exit, ExitCounts, HALTED_FOR_EVER, Vcpu};
 use crate::irq::timer_register::APIC_BUS_KHZ;
 
-/// Selectors of the 64-bit boot protocol.
+/// Selectors of the boot protocols.
 const BOOT_CS: u16 = 0x10;
 const BOOT_DS: u16 = 0x18;
 /// CR0: protection, monitor, extension type, numeric errors, write protection, paging.
 const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
+/// CR0 without paging: protection, extension type.
+const CR0_PROTECTED: u64 = 1 | 1 << 4;
 /// CR4: physical address extension.
 const CR4: u64 = 1 << 5;
 /// RFLAGS: interrupts are taken (SDM vol. 1, 3.4.3.3).
@@ -96,11 +98,43 @@ impl KvmVcpu {
         })
     }
 
-    /// Puts the processor where a 64-bit boot loader leaves it.
+    /// Puts the processor where a boot loader leaves it.
     ///
     /// # Errors
     /// [`KvmError::Refuses`].
-    pub fn enter_long_mode(&mut self, entry: LongModeEntry) -> Result<(), KvmError> {
+    pub fn begin(&mut self, start: StartState) -> Result<(), KvmError> {
+        match start {
+            StartState::Long(entry) => self.enter_long_mode(entry),
+            StartState::Protected(entry) => self.enter_protected_mode(entry),
+        }
+    }
+
+    fn enter_protected_mode(&mut self, entry: ProtectedModeEntry) -> Result<(), KvmError> {
+        let mut state = self.fd.get_sregs().map_err(refuses("its registers"))?;
+        let data = segment(BOOT_DS, 3, false);
+        // 32-bit code is what 64-bit code is not.
+        let code = kvm_segment { l: 0, db: 1, ..segment(BOOT_CS, 11, true) };
+        (state.cs, state.ds, state.es, state.ss) = (code, data, data, data);
+        (state.fs, state.gs) = (data, data);
+        // A busy 32-bit task state at zero, as PVH asks.
+        (state.tr.base, state.tr.limit, state.tr.type_) = (0, 0x67, 11);
+        (state.gdt.base, state.gdt.limit) = (entry.gdt.into(), entry.gdt_limit);
+        (state.idt.base, state.idt.limit) = (0, 0);
+        (state.cr0, state.cr3, state.cr4, state.efer) = (CR0_PROTECTED, 0, 0, 0);
+        self.fd.set_sregs(&state).map_err(refuses("registers"))?;
+        let registers = kvm_regs {
+            rip: entry.eip.into(),
+            rax: entry.eax.into(),
+            rbx: entry.ebx.into(),
+            rsi: entry.esi.into(),
+            rsp: entry.esp.into(),
+            rflags: 2,
+            ..Default::default()
+        };
+        self.fd.set_regs(&registers).map_err(refuses("registers"))
+    }
+
+    fn enter_long_mode(&mut self, entry: LongModeEntry) -> Result<(), KvmError> {
         let mut state = self.fd.get_sregs().map_err(refuses("its registers"))?;
         let data = segment(BOOT_DS, 3, false);
         (state.cs, state.ds, state.es, state.ss) = (segment(BOOT_CS, 11, true), data, data, data);

@@ -1,16 +1,15 @@
-//! What a boot loader leaves in memory for a 64-bit Linux kernel, and the state it enters with.
+//! What a boot loader leaves in memory for a Linux kernel, and the state it enters with.
 //!
-//! Rules and offsets: Documentation/arch/x86/boot.rst ("64-bit Boot Protocol") and zero-page.rst. The kernel is
-//! an ELF file at its physical addresses; the header of the bzImage it came from, if there was one, is copied
-//! into the boot parameters because the kernel reads its own promises back from there.
+//! Rules and offsets: Documentation/arch/x86/boot.rst ("32-bit Boot Protocol", "64-bit Boot Protocol") and zero-page.rst.
+//! The header of the bzImage the kernel came from, if there was one, is copied into the boot parameters because the kernel
+//! reads its own promises back from there.
 
-use std::ops::Range;
-
-use lguest_host::memory::{GuestAddress, HOLE_END, Memory, MemoryError, PAGE_SIZE};
-use lguest_translator::LongModeEntry;
+use lguest_host::memory::{GuestAddress, Memory, MemoryError, PAGE_SIZE};
+use lguest_translator::{LongModeEntry, ProtectedModeEntry};
 
 use super::elf::LoadedKernel;
 use super::layout;
+use super::placing;
 
 /// Bytes of the boot parameters.
 const PARAMETERS_SIZE: usize = 4096;
@@ -43,9 +42,8 @@ const PROTOCOL_2_12: u16 = 0x020c;
 const COMMAND_LINE_DEFAULT: u32 = 2047;
 /// The highest address of an initrd when the header does not say (boot.rst: 0x37ffffff for old kernels).
 const RAMDISK_MAXIMUM_DEFAULT: u32 = 0x37ff_ffff;
-/// Memory map types (ACPI 6.5, 15.1).
-const MAP_USABLE: u32 = 1;
-const MAP_RESERVED: u32 = 2;
+/// The descriptor of flat 64-bit code (SDM vol. 3, 3.4.5).
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
 
 /// Why a kernel cannot be started with what it was given.
 #[derive(Debug, thiserror::Error)]
@@ -92,18 +90,14 @@ pub struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// Writes everything into Guest memory and says how to enter the kernel.
+    /// Writes everything into Guest memory and says how to enter the kernel in 64-bit mode.
     ///
     /// # Errors
     /// [`BootError`], each one sentence for the user.
     pub fn place(&self, kernel: &LoadedKernel, memory: &Memory) -> Result<LongModeEntry, BootError> {
-        let mut parameters = self.parameters()?;
-        self.place_command_line(&mut parameters, memory)?;
-        self.place_initrd(&mut parameters, kernel, memory)?;
-        write_memory_map(&mut parameters, memory);
-        memory.write(layout::BOOT_PARAMETERS, &parameters)?;
+        self.place_parameters(kernel, memory)?;
         write_page_tables(memory)?;
-        let gdt_limit = write_gdt(memory)?;
+        let gdt_limit = placing::descriptors(CODE_64, memory)?;
         Ok(LongModeEntry {
             rip: kernel.entry.0,
             rsp: layout::BOOT_STACK.0,
@@ -112,6 +106,30 @@ impl Boot<'_> {
             gdt: layout::GDT.0,
             gdt_limit,
         })
+    }
+
+    /// The same for 32-bit mode.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn place_32(&self, kernel: &LoadedKernel, memory: &Memory) -> Result<ProtectedModeEntry, BootError> {
+        self.place_parameters(kernel, memory)?;
+        let esi = layout::BOOT_PARAMETERS.0 as u32;
+        Ok(ProtectedModeEntry { esi, ..placing::protected_mode(kernel, memory)? })
+    }
+
+    fn place_parameters(&self, kernel: &LoadedKernel, memory: &Memory) -> Result<(), BootError> {
+        let mut parameters = self.parameters()?;
+        let limit = get_u32(&parameters, COMMAND_LINE_SIZE);
+        let text = placing::command_line(self.command_line, limit, memory)?;
+        put(&mut parameters, COMMAND_LINE_POINTER, &text.to_le_bytes());
+        let top = u64::from(get_u32(&parameters, RAMDISK_MAXIMUM)) + 1;
+        if let Some(initrd) = placing::initrd(self.initrd, top, kernel, memory)? {
+            put(&mut parameters, RAMDISK_IMAGE, &(initrd.start as u32).to_le_bytes());
+            put(&mut parameters, RAMDISK_SIZE, &((initrd.end - initrd.start) as u32).to_le_bytes());
+        }
+        write_memory_map(&mut parameters, memory);
+        Ok(memory.write(layout::BOOT_PARAMETERS, &parameters)?)
     }
 
     /// Boot parameters with the setup header in them, whoever wrote it, and the loader's own fields.
@@ -133,50 +151,6 @@ impl Boot<'_> {
         put(&mut parameters, ACPI_ROOT, &self.acpi_root.0.to_le_bytes());
         Ok(parameters)
     }
-
-    fn place_command_line(&self, parameters: &mut [u8], memory: &Memory) -> Result<(), BootError> {
-        let text = self.command_line.as_bytes();
-        // The header belongs to a file that may be anybody's; the room below the firmware is ours.
-        let room = (layout::LOW_RAM_END.0 - layout::COMMAND_LINE.0) as u32 - 1;
-        let limit = get_u32(parameters, COMMAND_LINE_SIZE).min(room);
-        if text.len() > limit as usize {
-            return Err(BootError::CommandLineLength { length: text.len(), limit });
-        }
-        if text.contains(&0) {
-            return Err(BootError::CommandLineNul);
-        }
-        memory.write(layout::COMMAND_LINE, text)?;
-        memory.write(GuestAddress(layout::COMMAND_LINE.0 + text.len() as u64), &[0])?;
-        put(parameters, COMMAND_LINE_POINTER, &(layout::COMMAND_LINE.0 as u32).to_le_bytes());
-        Ok(())
-    }
-
-    /// Puts the initrd at the top of the RAM that the kernel accepts one in, page-aligned.
-    fn place_initrd(
-        &self,
-        parameters: &mut [u8],
-        kernel: &LoadedKernel,
-        memory: &Memory,
-    ) -> Result<(), BootError> {
-        let length = self.initrd.len() as u64;
-        if length == 0 {
-            return Ok(());
-        }
-        let top = memory.low_end().0.min(u64::from(get_u32(parameters, RAMDISK_MAXIMUM)) + 1);
-        let bottom = kernel.occupied.end.next_multiple_of(PAGE_SIZE);
-        let room = top.saturating_sub(bottom);
-        if length > room {
-            return Err(BootError::InitrdSize { length, room });
-        }
-        let start = (top - length) & !(PAGE_SIZE - 1);
-        if start < bottom {
-            return Err(BootError::InitrdSize { length, room });
-        }
-        memory.write(GuestAddress(start), self.initrd)?;
-        put(parameters, RAMDISK_IMAGE, &(start as u32).to_le_bytes());
-        put(parameters, RAMDISK_SIZE, &(length as u32).to_le_bytes());
-        Ok(())
-    }
 }
 
 /// Copies as much of the header as it says it has, and never past the field's end.
@@ -197,20 +171,8 @@ fn copy_header(parameters: &mut [u8], header: &[u8]) -> Result<(), BootError> {
     Ok(())
 }
 
-/// What is RAM and what is not, as a PC's firmware would say it.
-fn memory_map(memory: &Memory) -> Vec<(Range<u64>, u32)> {
-    let mut map = vec![
-        (0..layout::LOW_RAM_END.0, MAP_USABLE),
-        (layout::LOW_RAM_END.0..layout::KERNEL_MINIMUM.0, MAP_RESERVED),
-        (layout::KERNEL_MINIMUM.0..memory.low_end().0, MAP_USABLE),
-    ];
-    let high = memory.regions().iter().filter(|region| region.start >= HOLE_END);
-    map.extend(high.map(|region| (region.start..region.start + region.length, MAP_USABLE)));
-    map
-}
-
 fn write_memory_map(parameters: &mut [u8], memory: &Memory) {
-    let map = memory_map(memory);
+    let map = placing::memory_map(memory);
     parameters[MEMORY_MAP_COUNT] = map.len() as u8;
     for (index, (range, kind)) in map.into_iter().enumerate() {
         let at = MEMORY_MAP + index * 20;
@@ -241,17 +203,6 @@ fn write_page_tables(memory: &Memory) -> Result<(), BootError> {
 
 fn put_entry(memory: &Memory, table: u64, index: u64, entry: u64) -> Result<(), BootError> {
     Ok(memory.write(GuestAddress(table + index * 8), &entry.to_le_bytes())?)
-}
-
-/// The two segments the protocol asks for: __BOOT_CS at 0x10, __BOOT_DS at 0x18. Returns the table's limit.
-fn write_gdt(memory: &Memory) -> Result<u16, BootError> {
-    const CODE: u64 = 0x00af_9b00_0000_ffff;
-    const DATA: u64 = 0x00cf_9300_0000_ffff;
-    let table = [0, 0, CODE, DATA];
-    for (index, descriptor) in (0..).zip(table) {
-        put_entry(memory, layout::GDT.0, index, descriptor)?;
-    }
-    Ok((table.len() * 8 - 1) as u16)
 }
 
 fn put(parameters: &mut [u8], at: usize, bytes: &[u8]) {

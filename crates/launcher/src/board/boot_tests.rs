@@ -1,6 +1,7 @@
 //! What the kernel finds, and what a user is told.
 
 use super::*;
+use crate::board::placing::{MAP_RESERVED, MAP_USABLE};
 
 const MEBIBYTE: u64 = 1 << 20;
 

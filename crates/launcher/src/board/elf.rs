@@ -1,21 +1,17 @@
-//! Loading a kernel: the program headers of a 64-bit x86 ELF file, each of their lies a sentence.
-//!
-//! Numbers and field offsets: System V ABI, "Object files", and its AMD64 supplement. Everything is read with
-//! checked slices, because the file may be anybody's.
+//! Loading a kernel: the program headers of an x86 ELF file of 32 or 64 bits, each of their lies a sentence.
 
 use std::ops::Range;
 
 use lguest_host::memory::{GuestAddress, Memory};
 
 use super::layout;
+use crate::kernel_image::elf::{self, ElfVerdict};
+use crate::kernel_image::elf_headers::{FileHeader, LOAD, ProgramHeader};
 use crate::kernel_image::program::Program;
 
-const HEADER_SIZE: usize = 64;
-const PROGRAM_HEADER_SIZE: u64 = 56;
-const MACHINE_X86_64: u16 = 62;
+/// `ET_EXEC` and `ET_DYN`.
 const TYPE_EXECUTABLE: u16 = 2;
 const TYPE_SHARED: u16 = 3;
-const SEGMENT_LOAD: u32 = 1;
 /// A kernel has about five segments. The file's own field allows 65,535.
 const MAXIMUM_SEGMENTS: u16 = 64;
 
@@ -23,7 +19,7 @@ const MAXIMUM_SEGMENTS: u16 = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
     /// Wrong magic, class, byte order, machine or type.
-    #[error("the kernel is not an ELF file for 64-bit x86: {0}")]
+    #[error("the kernel is not an ELF file for x86: {0}")]
     NotForUs(&'static str),
     /// A header or segment goes past the end of the file.
     #[error("the kernel is cut short: {what} ends at byte {end} of a file with {length}")]
@@ -60,12 +56,6 @@ pub struct LoadedKernel {
     pub occupied: Range<u64>,
 }
 
-/// What is looked at of a file.
-struct Headers<'a> {
-    beginning: &'a [u8],
-    length: u64,
-}
-
 struct Segment {
     file: Range<u64>,
     physical: Range<u64>,
@@ -79,9 +69,9 @@ struct Segment {
 pub fn load(program: &Program, memory: &Memory) -> Result<LoadedKernel, ElfError> {
     let unreadable = |cause: std::io::Error| ElfError::Unreadable(cause.to_string());
     let beginning = program.beginning().map_err(unreadable)?;
-    let file = Headers { beginning: &beginning, length: program.length().map_err(unreadable)? };
-    let entry = check_header(&file)?;
-    let segments = segments(&file)?;
+    let length = program.length().map_err(unreadable)?;
+    let header = check_header(&beginning, length)?;
+    let segments = segments(&header, &beginning, length)?;
     let possible = layout::KERNEL_MINIMUM.0..memory.low_end().0;
     let (mut lowest, mut highest) = (u64::MAX, 0);
     for (index, segment) in segments.iter().enumerate() {
@@ -98,76 +88,65 @@ pub fn load(program: &Program, memory: &Memory) -> Result<LoadedKernel, ElfError
             .map_err(|cause| ElfError::Unreadable(cause.to_string()))?;
         (lowest, highest) = (lowest.min(start), highest.max(end));
     }
-    Ok(LoadedKernel { entry: entry_address(entry, &segments)?, occupied: lowest..highest })
+    Ok(LoadedKernel { entry: entry_address(header.entry, &segments)?, occupied: lowest..highest })
 }
 
-/// Checks that the file is for this machine. Returns its entry point as it stands there.
-fn check_header(headers: &Headers) -> Result<u64, ElfError> {
-    let file = headers.beginning;
-    if !file.starts_with(b"\x7fELF") {
-        return Err(ElfError::NotForUs("it does not begin with the ELF magic"));
+/// Checks that the file is for this machine and reads its header.
+fn check_header(file: &[u8], length: u64) -> Result<FileHeader, ElfError> {
+    match elf::machine(file) {
+        Ok(class) => FileHeader::parse(class, file).ok_or(ElfError::Truncated {
+            what: "the ELF header",
+            end: class.file_header() as u64,
+            length,
+        }),
+        Err(ElfVerdict::NotElf) => Err(ElfError::NotForUs("it does not begin with the ELF magic")),
+        Err(ElfVerdict::Truncated { needs: end }) => {
+            Err(ElfError::Truncated { what: "the ELF header", end, length })
+        }
+        Err(_) => Err(ElfError::NotForUs("it is for another architecture")),
     }
-    if file.len() < HEADER_SIZE {
-        return Err(truncated("the ELF header", HEADER_SIZE as u64, headers));
-    }
-    if file[4] != 2 {
-        return Err(ElfError::NotForUs("it is for 32-bit machines"));
-    }
-    if file[5] != 1 {
-        return Err(ElfError::NotForUs("its bytes are in the wrong order"));
-    }
-    if u16_at(file, 18) != MACHINE_X86_64 {
-        return Err(ElfError::NotForUs("it is for another architecture"));
-    }
-    if !matches!(u16_at(file, 16), TYPE_EXECUTABLE | TYPE_SHARED) {
-        return Err(ElfError::NotForUs("it is not a program"));
-    }
-    Ok(u64_at(file, 24))
 }
 
 /// The loadable segments that take memory, checked against the file.
-fn segments(headers: &Headers) -> Result<Vec<Segment>, ElfError> {
-    let file = headers.beginning;
-    let table = u64_at(file, 32);
-    let count = u16_at(file, 56);
-    if u64::from(u16_at(file, 54)) != PROGRAM_HEADER_SIZE {
+fn segments(header: &FileHeader, file: &[u8], length: u64) -> Result<Vec<Segment>, ElfError> {
+    if !matches!(header.kind, TYPE_EXECUTABLE | TYPE_SHARED) {
+        return Err(ElfError::NotForUs("it is not a program"));
+    }
+    if usize::from(header.entry_size) != header.class.program_header() {
         return Err(ElfError::Wrong("its program headers have an unknown size"));
     }
-    if count == 0 || count > MAXIMUM_SEGMENTS {
+    if header.count == 0 || header.count > MAXIMUM_SEGMENTS {
         return Err(ElfError::Wrong("it has no program headers, or more than 64"));
     }
-    let length = u64::from(count) * PROGRAM_HEADER_SIZE;
-    let end = table.checked_add(length).ok_or(ElfError::Wrong("its program headers wrap around"))?;
-    if end > headers.length {
-        return Err(truncated("the table of program headers", end, headers));
+    let end = header.table_end().ok_or(ElfError::Wrong("its program headers wrap around"))?;
+    if end > length {
+        return Err(ElfError::Truncated { what: "the table of program headers", end, length });
     }
-    if end > file.len() as u64 {
-        return Err(ElfError::Wrong("its program headers are not at its beginning"));
-    }
-    let table = file[table as usize..end as usize].chunks_exact(PROGRAM_HEADER_SIZE as usize);
-    let mut segments = Vec::new();
-    for header in table.filter(|header| u32_at(header, 0) == SEGMENT_LOAD && u64_at(header, 40) != 0) {
-        segments.push(segment(header, headers)?);
-    }
+    let programs =
+        header.programs(file).ok_or(ElfError::Wrong("its program headers are not at its beginning"))?;
+    let loaded = programs.filter(|one| one.kind == LOAD && one.in_memory != 0);
+    let segments = loaded.map(|one| segment(&one, length)).collect::<Result<Vec<_>, _>>()?;
     if segments.is_empty() {
         return Err(ElfError::Wrong("it has nothing to load"));
     }
     Ok(segments)
 }
 
-fn segment(header: &[u8], file: &Headers) -> Result<Segment, ElfError> {
-    let (offset, virtual_start, physical) = (u64_at(header, 8), u64_at(header, 16), u64_at(header, 24));
-    let (in_file, in_memory) = (u64_at(header, 32), u64_at(header, 40));
+fn segment(header: &ProgramHeader, length: u64) -> Result<Segment, ElfError> {
     let wraps = ElfError::Wrong("a segment wraps around the end of the address space");
-    let end = offset.checked_add(in_file).ok_or(wraps.clone())?;
-    if end > file.length {
-        return Err(truncated("a segment", end, file));
+    let end = header.offset.checked_add(header.in_file).ok_or(wraps.clone())?;
+    if end > length {
+        return Err(ElfError::Truncated { what: "a segment", end, length });
     }
-    if in_file > in_memory {
+    if header.in_file > header.in_memory {
         return Err(ElfError::Wrong("a segment is larger in the file than in memory"));
     }
-    let physical_end = physical.checked_add(in_memory).ok_or(wraps)?;
-    Ok(Segment { file: offset..end, physical: physical..physical_end, virtual_start })
+    let physical_end = header.physical_start.checked_add(header.in_memory).ok_or(wraps)?;
+    Ok(Segment {
+        file: header.offset..end,
+        physical: header.physical_start..physical_end,
+        virtual_start: header.virtual_start,
+    })
 }
 
 /// The entry point as a physical address. Linux writes a physical one; others write a virtual one.
@@ -181,23 +160,6 @@ fn entry_address(entry: u64, segments: &[Segment]) -> Result<GuestAddress, ElfEr
         (within < length).then(|| GuestAddress(segment.physical.start + within))
     });
     from_virtual.ok_or(ElfError::Wrong("its entry point lies in no segment"))
-}
-
-fn truncated(what: &'static str, end: u64, file: &Headers) -> ElfError {
-    ElfError::Truncated { what, end, length: file.length }
-}
-
-// The callers have checked that the fields are there: a miss is our mistake, and a slice index says so.
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! ```text
 //!   guest-physical                                        what
 //!   0x0000_0500                GDT                        \
-//!   0x0000_7000                boot parameters             |  boot structures: the Guest may
+//!   0x0000_7000                boot parameters, or what    |  boot structures: the Guest may
+//!                              PVH and Multiboot have      |
 //!   0x0000_9000 .. 0xe000      identity page tables        |  reuse them once it has read them
 //!   0x0001_0000 ..            device tree, on the lguest bus
 //!   0x0002_0000 .. 0x2_1000    command line               /
@@ -12,7 +13,7 @@
 //!   0x0010_0000 ..             RAM: the kernel where its ELF file says, the initrd at the top of low RAM
 //!   0xc000_0000 .. 4 GiB       hole
 //!     0xd000_0000 .. 0xd000_8000   virtio, a page a device on --bus mmio: interrupts 16 to 23, level
-//!     0xe000_0000 .. 0xf000_0000   PCI memory window
+//!     0xe000_0000 .. 0xf000_0000   PCI memory window; on --bus pci virtio, 32 KiB a device, interrupts 16 to 23 by turns
 //!     0xfec0_0000                  I/O APIC
 //!     0xfee0_0000                  local APICs
 //!   4 GiB ..                   the rest of RAM
@@ -34,7 +35,8 @@ pub use lguest_host::memory::{GuestAddress, HOLE_START};
 
 /// Boot-time segment descriptors: below the boot parameters, in a page that Linux reserves anyway.
 pub const GDT: GuestAddress = GuestAddress(0x500);
-/// The boot parameters ("zero page"), where boot loaders have put them since there were boot loaders.
+/// The boot parameters ("zero page"), where boot loaders have put them since there were boot loaders. Other protocols' start
+/// information takes the same page.
 pub const BOOT_PARAMETERS: GuestAddress = GuestAddress(0x7000);
 /// Stack for the kernel's first instructions; it grows down towards the boot parameters' page end.
 pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);
@@ -64,9 +66,18 @@ pub fn virtio_window(slot: u8) -> u64 {
     0xd000_0000 + u64::from(slot) * 0x1000
 }
 
-/// Its interrupt, level and high.
+/// Interrupts of virtio devices, on either bus.
+pub const VIRTIO_GSIS: Range<u8> = 16..16 + VIRTIO_SLOTS;
+
+/// The interrupt of the device in this slot of memory, or of this number on PCI, where every eighth shares it. Level; high in
+/// memory, and as PCI has it there.
 pub fn virtio_gsi(slot: u8) -> u8 {
-    16 + slot
+    VIRTIO_GSIS.start + slot % VIRTIO_SLOTS
+}
+
+/// Where the registers of this PCI device are before the Guest moves them: firmware gives each its place, and so do we.
+pub fn pci_registers(device: u8) -> u32 {
+    PCI_MEMORY.start as u32 + u32::from(device) * lguest_devices::virtio::pci::SIZE
 }
 
 /// First serial port: the console.

@@ -1,4 +1,4 @@
-//! The board: one PC, drawn in [`layout`], loaded by `elf` and `boot`, run by `machine`.
+//! The board: one PC, drawn in [`layout`], loaded by `loading`, run by `machine`.
 //!
 //! Reading order: the map, the kernel, what the kernel is told (boot parameters, ACPI), the serial ports' Host side, the vCPUs at work, the
 //! wiring.
@@ -6,6 +6,11 @@
 pub mod layout;
 mod elf;
 mod boot;
+mod placing;
+mod pvh;
+mod multiboot1;
+mod multiboot2;
+mod loading;
 mod acpi;
 mod console;
 mod platform;
@@ -20,5 +25,7 @@ mod machine;
 
 pub use console::MachineGone;
 pub use lguest_bus::{LguestBusError, LinkPlace};
-pub use machine::{BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, Stopper};
-pub use virtio_bus::{Plug, TooManyDevices, VirtioBusError, VirtioSpec};
+pub use machine::{
+    BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, PowerButton, Stopper,
+};
+pub use virtio_bus::{Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};

@@ -19,17 +19,16 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub mod cache;
 pub mod apt;
 pub mod package;
 pub mod deb;
 pub mod modules;
 
+use crate::cache::{self, Cache, Shelf};
 use crate::kernel_image::program::{Kernel, Program};
 use crate::kernel_image::{KernelError, KernelImage};
 use crate::progress::Progress;
 use apt::{Apt, AptError};
-use cache::Cache;
 use deb::DebError;
 use modules::Module;
 use package::{PackageName, Stanza};
@@ -95,7 +94,7 @@ pub fn kernel(
     progress: &Progress,
 ) -> Result<(Kernel, Vec<Module>), DebianError> {
     // A kernel that was fetched by a version without modules stays good for machines that need none.
-    let complete = |folder: &Path| drivers.is_empty() || folder.join(modules::FOLDER).is_dir();
+    let complete = |folder: &Path| drivers.is_empty() || modules::tells_of(folder, drivers);
     let folder = obtain(cache, name, complete, progress, unpack_kernel)?;
     let modules = match drivers {
         [] => Vec::new(),
@@ -142,7 +141,7 @@ fn obtain(
     if folder.is_dir() && complete(&folder) {
         return Ok(folder);
     }
-    let draft = cache.draft().map_err(unusable)?;
+    let draft = cache.draft(Shelf::Debian).map_err(unusable)?;
     let apt = Apt::prepare(&cache.root().join("apt"))?;
     apt.refresh_once(progress)?;
     let package = package::resolve(name, |name| apt.show(name), |prefix| apt.names(prefix))?;

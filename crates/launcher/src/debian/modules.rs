@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! CACHE/debian/PACKAGE/modules/order          a name a line, each after all that it depends on
+//!                              looked-for     the few
 //!                              virtio.ko ...  uncompressed
 //! ```
 //! A name that the package has no module for is built into the kernel, or the kernel cannot do it.
@@ -15,16 +16,32 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::cache;
 use super::deb::{self, DebError};
+use crate::cache;
 
 /// The folder in a kernel's folder of the cache.
 pub const FOLDER: &str = "modules";
 /// Its list.
 const ORDER: &str = "order";
+/// What was looked for, whether or not the package had it: a later version may want more.
+const LOOKED_FOR: &str = "looked-for";
 
 /// What machines may need: virtio's transports and devices, and the file system that most disk images have.
-const KEPT: [&str; 7] =
+const KEPT: [&str; 11] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_rng",
+    "virtio_net",
+    "virtio_console",
+    "virtio_balloon",
+    "vmw_vsock_virtio_transport",
+    "ext4",
+    "virtiofs",
+    "overlay",
+];
+/// Those that the first version to unpack modules looked for, which left no list of them.
+const FIRST_KEPT: [&str; 7] =
     ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "virtio_net", "virtio_console", "ext4"];
 
 /// The largest module taken; the largest of Debian's, a graphics driver, has 20 MB.
@@ -60,8 +77,20 @@ pub fn unpack(deb: &Path, folder: &Path) -> Result<(), DebError> {
     for name in KEPT {
         keep(name, &packed, all.path(), folder, &mut order)?;
     }
+    cache::write_through(&folder.join(LOOKED_FOR), KEPT.join("\n").as_bytes())?;
     cache::write_through(&folder.join(ORDER), order.join("\n").as_bytes())?;
     Ok(())
+}
+
+/// Whether a kernel's folder tells of each of these modules where it is or that it is not.
+pub fn tells_of(kernel: &Path, wanted: &[&str]) -> bool {
+    let folder = kernel.join(FOLDER);
+    let list = fs::read_to_string(folder.join(LOOKED_FOR)).ok();
+    let told = |name: &&str| match &list {
+        Some(list) => list.lines().any(|line| line == *name),
+        None => FIRST_KEPT.contains(name),
+    };
+    folder.join(ORDER).is_file() && wanted.iter().all(told)
 }
 
 /// How a module's file is packed.

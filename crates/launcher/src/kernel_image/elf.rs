@@ -1,26 +1,21 @@
 //! As much of ELF as tells a kernel from something else (System V ABI, chapters 4 and 5).
 
-/// `EM_X86_64` of the x86-64 psABI.
-const MACHINE_X86_64: u16 = 62;
-/// `EM_386`.
-const MACHINE_386: u16 = 3;
-/// The size of an ELF64 file header and of one program header.
-const FILE_HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
-/// `PT_LOAD`: a segment that is loaded.
-const LOAD: u32 = 1;
+use super::elf_headers::{Class, FileHeader, LOAD, MACHINE_386, MACHINE_X86_64};
+
+/// Where a file's width, byte order and machine are, in either width.
+const CLASS: usize = 4;
+const ORDER: usize = 5;
+const MACHINE: usize = 18;
 
 /// What an ELF file turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ElfVerdict {
-    /// A 64-bit x86 program with segments to load, all inside the file.
+    /// An x86 program of 32 or 64 bits with segments to load, all inside the file.
     Kernel,
     /// Not an ELF file.
     NotElf,
     /// A program of this architecture.
     OtherArchitecture(&'static str),
-    /// A 32-bit x86 program.
-    ThirtyTwoBit,
     /// Not a program, or one with nothing to load.
     NotLoadable,
     /// A segment or a table ends at byte `needs`, after the end of the file.
@@ -37,55 +32,53 @@ pub fn looks_like_elf(file: &[u8]) -> bool {
 
 /// Reads the headers and says what the file is.
 pub fn examine(file: &[u8]) -> ElfVerdict {
-    if !looks_like_elf(file) {
-        return ElfVerdict::NotElf;
+    match machine(file) {
+        Ok(class) => segments(class, file),
+        Err(verdict) => verdict,
     }
-    let Some(header) = file.get(..FILE_HEADER) else {
-        return ElfVerdict::Truncated { needs: FILE_HEADER as u64 };
+}
+
+/// The width of an ELF file for this machine.
+///
+/// # Errors
+/// What it is instead.
+pub fn machine(file: &[u8]) -> Result<Class, ElfVerdict> {
+    if !looks_like_elf(file) {
+        return Err(ElfVerdict::NotElf);
+    }
+    let Some(header) = file.get(..MACHINE + 2) else {
+        return Err(ElfVerdict::Truncated { needs: Class::Bits32.file_header() as u64 });
     };
-    let little = header[5] == 1;
-    let machine = match (little, header[18], header[19]) {
+    let little = header[ORDER] == 1;
+    let machine = match (little, header[MACHINE], header[MACHINE + 1]) {
         (true, low, high) => u16::from_le_bytes([low, high]),
         (false, high, low) => u16::from_be_bytes([high, low]),
     };
-    if machine == MACHINE_386 {
-        return ElfVerdict::ThirtyTwoBit;
+    // 32-bit headers around x86-64 code are the x32 ABI; loaders of 32-bit kernels take them too.
+    match (machine, little, header[CLASS]) {
+        (MACHINE_386 | MACHINE_X86_64, true, 1) => Ok(Class::Bits32),
+        (MACHINE_X86_64, true, 2) => Ok(Class::Bits64),
+        _ => Err(ElfVerdict::OtherArchitecture(architecture(machine))),
     }
-    if machine != MACHINE_X86_64 || !little {
-        return ElfVerdict::OtherArchitecture(architecture(machine));
-    }
-    // The x32 ABI has this machine number too, but 32-bit headers.
-    if header[4] != 2 {
-        return ElfVerdict::ThirtyTwoBit;
-    }
-    segments(file)
 }
 
-fn segments(file: &[u8]) -> ElfVerdict {
-    let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("eight bytes"));
-    let half = |at: usize| u16::from_le_bytes([file[at], file[at + 1]]);
-    let (kind, table, entry_size, count) = (half(16), word(32), half(54), half(56));
+fn segments(class: Class, file: &[u8]) -> ElfVerdict {
+    let Some(header) = FileHeader::parse(class, file) else {
+        return ElfVerdict::Truncated { needs: class.file_header() as u64 };
+    };
     // ET_EXEC and ET_DYN; an object file or a core dump cannot be entered.
-    if !matches!(kind, 2 | 3) || count == 0 || usize::from(entry_size) != PROGRAM_HEADER {
+    let expected = class.program_header();
+    if !matches!(header.kind, 2 | 3) || header.count == 0 || usize::from(header.entry_size) != expected {
         return ElfVerdict::NotLoadable;
     }
-    let length = file.len() as u64;
-    let table_end = table.saturating_add(u64::from(count) * PROGRAM_HEADER as u64);
-    if table_end > length {
-        return ElfVerdict::Truncated { needs: table_end };
-    }
-    let (mut loads, mut end) = (0, 0);
-    for index in 0..usize::from(count) {
-        let at = table as usize + index * PROGRAM_HEADER;
-        if u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes")) == LOAD {
-            loads += 1;
-            end = word(at + 8).saturating_add(word(at + 32)).max(end);
-        }
-    }
-    match (loads, end) {
-        (0, _) => ElfVerdict::NotLoadable,
-        (_, needs) if needs > length => ElfVerdict::Truncated { needs },
-        _ => ElfVerdict::Kernel,
+    let Some(programs) = header.programs(file) else {
+        return ElfVerdict::Truncated { needs: header.table_end().unwrap_or(u64::MAX) };
+    };
+    let ends = programs.filter(|one| one.kind == LOAD).map(|one| one.offset.saturating_add(one.in_file));
+    match ends.max() {
+        None => ElfVerdict::NotLoadable,
+        Some(needs) if needs > file.len() as u64 => ElfVerdict::Truncated { needs },
+        Some(_) => ElfVerdict::Kernel,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Distributions ship a *bzImage*: a real-mode setup program, a decompressor, and the kernel proper as a compressed
 //! ELF file inside it. We unpack that ELF file here, with native code, and boot it by the 64-bit boot protocol,
-//! so that an engine never has to run the decompressor. What the setup header says of the kernel is kept, because the boot
+//! so that an engine never has to run the decompressor; only a kernel of 32 bits unpacks itself. What the setup header says of the kernel is kept, because the boot
 //! parameters repeat it (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
 //!
 //! ```text
@@ -10,7 +10,8 @@
 //!           | boot   | setup header | setup    | decompressor        | compressed vmlinux  |
 //! ```
 //!
-//! Anything else is told apart far enough to say in one sentence what it is.
+//! Kernels that are no Linux come as ELF files of either width or as plain bytes behind a Multiboot header; [`protocol`] finds
+//! out how each wants to be entered. Anything else is told apart far enough to say in one sentence what it is.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,11 +21,18 @@ use thiserror::Error;
 
 pub mod setup_header;
 pub mod payload;
+pub mod elf_headers;
 pub mod elf;
 pub mod program;
+pub mod note;
+pub mod flat;
+pub mod multiboot1;
+pub mod multiboot2;
+pub mod protocol;
 
 use elf::ElfVerdict;
 pub use payload::PayloadError;
+use protocol::{Protocol, ProtocolError};
 use setup_header::SetupHeader;
 
 /// The largest kernel file read. Debian's largest is 8 MiB to 14 MiB; one with every driver built in, tens of MiB.
@@ -33,8 +41,9 @@ pub const LARGEST_FILE: u64 = 512 << 20;
 /// A kernel that an engine can enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelImage {
-    /// The kernel proper: a 64-bit x86 ELF file whose program headers lie inside it. Bytes after the last segment
-    /// (section tables, relocations) may follow.
+    /// The kernel proper: an x86 ELF file whose program headers lie inside it, a file with a Multiboot header that says where
+    /// its bytes go, or the code of a bzImage that has to unpack itself. Bytes after the last segment (section tables,
+    /// relocations) may follow.
     pub vmlinux: Vec<u8>,
     /// The bzImage's setup header, the bytes from 0x1f1 to its own end, as boot parameters hold them at the same
     /// offset; none when the file was an ELF file already.
@@ -54,7 +63,9 @@ pub enum KernelError {
     #[error("is empty")]
     Empty,
     /// Nothing known.
-    #[error("is no kernel: it begins neither like a bzImage nor like an ELF file")]
+    #[error(
+        "is no kernel: it begins neither like a bzImage nor like an ELF file, and has no Multiboot header"
+    )]
     NoKernel,
     /// A kernel of another architecture.
     #[error("is a kernel or program for {0}; this machine runs kernels for 64-bit x86 (x86-64)")]
@@ -62,12 +73,9 @@ pub enum KernelError {
     /// A file that someone compressed as a whole.
     #[error("is a {0} file; unpack it first and give the kernel inside")]
     Compressed(&'static str),
-    /// An x86 kernel that has no 64-bit entry.
-    #[error("is a 32-bit x86 kernel; one for 64-bit x86 (x86-64) is needed")]
-    ThirtyTwoBit,
     /// A bzImage from before the protocol told where the payload is.
     #[error(
-        "speaks boot protocol {}.{:02}; 2.12 (Linux 3.8) or later is needed",
+        "speaks boot protocol {}.{:02}; 2.10 (Linux 2.6.31) or later is needed",
         version >> 8,
         version & 0xff
     )]
@@ -92,6 +100,9 @@ pub enum KernelError {
     /// What came out is no kernel.
     #[error("unpacks into something that is no 64-bit x86 ELF file")]
     OddPayload,
+    /// It says how it wants to be loaded, and that cannot be.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
     /// An ELF file that is no kernel: a library or an object file.
     #[error("is an ELF file but has nothing to load; a kernel (vmlinux) is needed")]
     NotLoadable,
@@ -123,23 +134,33 @@ impl KernelImage {
         }
         if elf::looks_like_elf(&file) {
             check_elf(&file)?;
+            // Wishes that nobody can meet are told here, with the file's name.
+            Protocol::by_header(&file)?;
             return Ok(KernelImage { vmlinux: file, setup_header: None });
         }
         if SetupHeader::is_present(&file) {
             return parse_bzimage(&file);
         }
-        Err(what_else(&file))
+        // Only a header that says where the bytes go makes a kernel of a file that is nothing else.
+        match Protocol::by_header(&file)?.and_then(|protocol| protocol.addresses()) {
+            Some(_) => Ok(KernelImage { vmlinux: file, setup_header: None }),
+            None => Err(what_else(&file)),
+        }
     }
 }
 
 fn parse_bzimage(file: &[u8]) -> Result<KernelImage, KernelError> {
     let header = SetupHeader::parse(file)?;
+    let setup_header = Some(header.bytes(file).to_vec());
+    if !setup_header::has_64_bit_entry(header.bytes(file)) {
+        return Ok(KernelImage { vmlinux: header.code(file).to_vec(), setup_header });
+    }
     let vmlinux = payload::unpack(header.payload(file)?)?;
     match check_elf(&vmlinux) {
         Err(KernelError::NoKernel | KernelError::NotLoadable) => return Err(KernelError::OddPayload),
         other => other?,
     }
-    Ok(KernelImage { vmlinux, setup_header: Some(header.bytes(file).to_vec()) })
+    Ok(KernelImage { vmlinux, setup_header })
 }
 
 fn check_elf(file: &[u8]) -> Result<(), KernelError> {
@@ -147,7 +168,6 @@ fn check_elf(file: &[u8]) -> Result<(), KernelError> {
         ElfVerdict::Kernel => Ok(()),
         ElfVerdict::NotElf => Err(KernelError::NoKernel),
         ElfVerdict::OtherArchitecture(name) => Err(KernelError::OtherArchitecture(name)),
-        ElfVerdict::ThirtyTwoBit => Err(KernelError::ThirtyTwoBit),
         ElfVerdict::NotLoadable => Err(KernelError::NotLoadable),
         ElfVerdict::Truncated { needs } => Err(KernelError::Truncated { has: file.len() as u64, needs }),
     }

@@ -11,10 +11,10 @@ use lguest_host::memory::{GuestAddress, Memory, MemoryError};
 
 use super::KernelImage;
 
-/// Bytes that hold an ELF file's headers: linkers put them first, and a kernel has about five.
-const BEGINNING: u64 = 16 << 10;
+/// Bytes that hold a file's headers: linkers put ELF's first, and a kernel has about five; Multiboot 2's may end here.
+const BEGINNING: u64 = 32 << 10;
 
-/// A 64-bit x86 ELF file.
+/// The bytes of a kernel.
 #[derive(Debug)]
 pub enum Program {
     /// In memory.
@@ -55,14 +55,26 @@ impl Program {
     /// # Errors
     /// When the file cannot be read.
     pub fn beginning(&self) -> io::Result<Vec<u8>> {
+        self.read(0, BEGINNING)
+    }
+
+    /// At most so many bytes from `start` on: fewer where the program ends.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, start: u64, length: u64) -> io::Result<Vec<u8>> {
         match self {
-            Program::Bytes(bytes) => Ok(bytes[..bytes.len().min(BEGINNING as usize)].to_vec()),
+            Program::Bytes(bytes) => {
+                let start = start.min(bytes.len() as u64) as usize;
+                let length = length.min((bytes.len() - start) as u64) as usize;
+                Ok(bytes[start..start + length].to_vec())
+            }
             Program::File(file) => {
-                let mut beginning = Vec::new();
+                let mut read = Vec::new();
                 let mut file = file;
-                file.seek(SeekFrom::Start(0))?;
-                file.take(BEGINNING).read_to_end(&mut beginning)?;
-                Ok(beginning)
+                file.seek(SeekFrom::Start(start))?;
+                file.take(length).read_to_end(&mut read)?;
+                Ok(read)
             }
         }
     }

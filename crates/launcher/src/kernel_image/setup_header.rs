@@ -16,11 +16,16 @@ const VERSION: usize = 0x206;
 const EXTENDED_FLAGS: usize = 0x236;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
-/// The end of the last field that we read.
+const ALIGNMENT: usize = 0x230;
+const PREFERRED: usize = 0x258;
+const INITIAL_SIZE: usize = 0x260;
+/// The end of the last field that every image has.
 const SHORTEST: usize = 0x250;
 
+/// Protocol 2.10: from here on the header says how much memory the decompressor needs.
+const OLDEST_VERSION: u16 = 0x020a;
 /// Protocol 2.12: from here on `xloadflags` says whether there is a 64-bit kernel.
-const OLDEST_VERSION: u16 = 0x020c;
+const FLAGS_VERSION: u16 = 0x020c;
 /// `XLF_KERNEL_64`: the kernel can be entered in 64-bit mode.
 const KERNEL_64: u16 = 1 << 0;
 /// What zero setup sectors mean, for historical reasons.
@@ -42,6 +47,26 @@ pub struct SetupHeader {
     end: usize,
 }
 
+/// True when a kernel with this header (the bytes from 0x1f1 on) can be entered in 64-bit mode.
+pub fn has_64_bit_entry(header: &[u8]) -> bool {
+    let half = |at: usize| match header.get(at - START..at - START + 2) {
+        Some(bytes) => u16::from_le_bytes([bytes[0], bytes[1]]),
+        None => 0,
+    };
+    half(VERSION) >= FLAGS_VERSION && half(EXTENDED_FLAGS) & KERNEL_64 != 0
+}
+
+/// Where the memory ends that a kernel with this header (the bytes from 0x1f1 on) uses before it knows what is free, when its
+/// code is at `start` (boot.rst, "init_size"): it unpacks itself at the preferred address or, if it may move, at the next
+/// multiple of its alignment. None when the header ends before these fields.
+pub fn unpacked_end(header: &[u8], start: u64) -> Option<u64> {
+    let word = |at: usize| Some(u32::from_le_bytes(header.get(at - START..at - START + 4)?.try_into().ok()?));
+    let alignment = u64::from(word(ALIGNMENT)?).max(1);
+    let preferred = u64::from(word(PREFERRED)?) | u64::from(word(PREFERRED + 4)?) << 32;
+    let runs_at = start.next_multiple_of(alignment).max(preferred);
+    runs_at.checked_add(word(INITIAL_SIZE)?.into())
+}
+
 impl SetupHeader {
     /// True when the file has the two magic numbers of a bzImage.
     pub fn is_present(file: &[u8]) -> bool {
@@ -52,7 +77,7 @@ impl SetupHeader {
     /// Reads the header and checks that all it speaks of is in the file.
     ///
     /// # Errors
-    /// When the kernel is too old, is 32-bit, or the file ends early.
+    /// When the kernel is too old, or the file ends early.
     pub fn parse(file: &[u8]) -> Result<SetupHeader, KernelError> {
         let has = file.len() as u64;
         if file.len() < SHORTEST {
@@ -63,9 +88,6 @@ impl SetupHeader {
             |at: usize| u64::from(u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes")));
         if half(VERSION) < OLDEST_VERSION {
             return Err(KernelError::TooOld { version: half(VERSION) });
-        }
-        if half(EXTENDED_FLAGS) & KERNEL_64 == 0 {
-            return Err(KernelError::ThirtyTwoBit);
         }
         let sectors = match u64::from(file[SETUP_SECTORS]) {
             0 => DEFAULT_SETUP_SECTORS,
@@ -100,6 +122,12 @@ impl SetupHeader {
         }
         let start = (self.code_start + self.payload_offset) as usize;
         file.get(start..start + self.payload_length as usize).ok_or(KernelError::DamagedHeader)
+    }
+
+    /// The protected-mode code: the decompressor with the kernel inside it. What the file has behind it is no part of it.
+    pub fn code<'a>(&self, file: &'a [u8]) -> &'a [u8] {
+        let end = (self.code_start + self.code_length).min(file.len() as u64);
+        &file[self.code_start as usize..end as usize]
     }
 
     /// The header itself, as the boot parameters want it.

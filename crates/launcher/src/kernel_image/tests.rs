@@ -161,10 +161,17 @@ fn a_payload_outside_the_image_is_a_damaged_header() {
 }
 
 #[test]
-fn a_32_bit_bzimage_is_told_apart() {
+fn a_bzimage_without_a_64_bit_entry_keeps_its_code_and_unpacks_itself() {
     let mut image = bzimage(&gzip(&small_elf(5_000)));
     image[0x236] = 0;
-    assert_eq!(KernelImage::parse(image).unwrap_err(), KernelError::ThirtyTwoBit);
+    let parsed = KernelImage::parse(image.clone()).unwrap();
+    assert!(parsed.vmlinux == image[5 * 512..], "the code behind the sectors of setup");
+    let kernel = program::Kernel::from(parsed);
+    assert_eq!(Protocol::of(&kernel), Ok(Protocol::Compressed32));
+    image[0x236] = 1;
+    image[0x206..0x208].copy_from_slice(&0x020a_u16.to_le_bytes());
+    let kernel = program::Kernel::from(KernelImage::parse(image).unwrap());
+    assert_eq!(Protocol::of(&kernel), Ok(Protocol::Compressed32), "2.10 knows no such flag");
 }
 
 #[test]
@@ -172,7 +179,7 @@ fn an_old_boot_protocol_is_named() {
     let mut image = bzimage(&gzip(&small_elf(5_000)));
     image[0x206..0x208].copy_from_slice(&0x0205_u16.to_le_bytes());
     let error = KernelImage::parse(image).unwrap_err();
-    assert_eq!(error.to_string(), "speaks boot protocol 2.05; 2.12 (Linux 3.8) or later is needed");
+    assert_eq!(error.to_string(), "speaks boot protocol 2.05; 2.10 (Linux 2.6.31) or later is needed");
 }
 
 #[test]
@@ -221,11 +228,21 @@ fn kernels_of_other_architectures_are_named() {
 }
 
 #[test]
-fn a_32_bit_elf_file_is_told_apart() {
-    let mut elf = small_elf(10);
-    elf[4] = 1;
-    elf[18..20].copy_from_slice(&3u16.to_le_bytes());
-    assert_eq!(KernelImage::parse(elf).unwrap_err(), KernelError::ThirtyTwoBit);
+fn a_32_bit_elf_file_is_entered_in_32_bits() {
+    let mut elf = vec![0; 52 + 32 + 8];
+    elf[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+    for (at, half) in [(16, 2u16), (18, 3), (42, 32), (44, 1)] {
+        elf[at..at + 2].copy_from_slice(&half.to_le_bytes());
+    }
+    for (at, word) in [(28, 52u32), (52, 1), (56, 84), (68, 8), (72, 8)] {
+        elf[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    let kernel = program::Kernel::from(KernelImage::parse(elf.clone()).unwrap());
+    assert_eq!(Protocol::of(&kernel), Ok(Protocol::Linux32));
+    for length in 5..elf.len() {
+        let error = KernelImage::parse(elf[..length].to_vec()).unwrap_err();
+        assert!(matches!(error, KernelError::Truncated { .. }), "{length}: {error}");
+    }
 }
 
 #[test]

@@ -106,9 +106,62 @@ pub const MESSAGES: &[Call] = &[
     (libc::SYS_shutdown, Only::Any),
 ];
 
+/// The user network's own thread: new connections for the Guest, by IPv4 only, and those that come to forwarded ports.
+/// vCPUs have none of it.
+pub const INTERNET: &[Call] = &[
+    (libc::SYS_socket, Only::OneOf(0, &[libc::AF_INET as u64])),
+    (libc::SYS_connect, Only::Any),
+    (libc::SYS_accept4, Only::Any),
+    // To the peers of a forwarded UDP port; no bit has to be as given.
+    (libc::SYS_sendto, Only::Bits(4, 0, 0)),
+    // Whether a connection came about; no delay; a reset in place of an end.
+    (libc::SYS_getsockopt, Only::Any),
+    (libc::SYS_setsockopt, Only::Any),
+    (libc::SYS_ioctl, Only::OneOf(1, &[libc::FIONBIO])),
+    (libc::SYS_epoll_ctl, Only::Any),
+    (libc::SYS_epoll_wait, Only::Any),
+    (libc::SYS_epoll_pwait, Only::Any),
+    (libc::SYS_epoll_pwait2, Only::Any),
+];
+
+/// `lguest stop` comes to a socket that listens already.
+pub const VISITORS: &[Call] = &[(libc::SYS_accept4, Only::Any)];
+
 /// For `--stats` and `--perf-map`: the kernel's account of our memory is read again from its beginning, and a map of code
 /// that is gone is written anew. Both files are held already.
 pub const WATCHED: &[Call] = &[(libc::SYS_lseek, Only::Any), (libc::SYS_ftruncate, Only::Any)];
+
+/// Shared directories: names in a directory that is held, files found that way, and what is in them. The calls with a path
+/// and no directory are for the attributes of /proc/self/fd/N; there is no other way to those of a file that was not
+/// opened.
+pub const SHARES: &[Call] = &[
+    (libc::SYS_openat, Only::Any),
+    (libc::SYS_newfstatat, Only::Any),
+    (libc::SYS_fstat, Only::Any),
+    (libc::SYS_statx, Only::Any),
+    (libc::SYS_fstatfs, Only::Any),
+    (libc::SYS_getdents64, Only::Any),
+    (libc::SYS_readlinkat, Only::Any),
+    (libc::SYS_mkdirat, Only::Any),
+    (libc::SYS_mknodat, Only::Any),
+    (libc::SYS_symlinkat, Only::Any),
+    (libc::SYS_linkat, Only::Any),
+    (libc::SYS_unlinkat, Only::Any),
+    (libc::SYS_renameat2, Only::Any),
+    (libc::SYS_fchmodat, Only::Any),
+    (libc::SYS_fchownat, Only::Any),
+    (libc::SYS_utimensat, Only::Any),
+    (libc::SYS_getxattr, Only::Any),
+    (libc::SYS_lgetxattr, Only::Any),
+    (libc::SYS_fgetxattr, Only::Any),
+    (libc::SYS_setxattr, Only::Any),
+    (libc::SYS_listxattr, Only::Any),
+    (libc::SYS_removexattr, Only::Any),
+    (libc::SYS_lseek, Only::Any),
+    (libc::SYS_ftruncate, Only::Any),
+    (libc::SYS_copy_file_range, Only::Any),
+    (libc::SYS_syncfs, Only::Any),
+];
 
 /// KVM's own requests, on its descriptors: their second byte is KVMIO (Linux's kvm.h).
 pub const KVM: &[Call] = &[(libc::SYS_ioctl, Only::Bits(1, 0xff00, 0xae00))];
@@ -129,6 +182,30 @@ pub const THREADS: &[Call] = &[
 pub const REFUSED_QUIETLY: &[Call] = &[
     (libc::SYS_open, Only::Any),
     (libc::SYS_openat, Only::Any),
+    (libc::SYS_openat2, Only::Any),
+    (libc::SYS_readlink, Only::Any),
+    (libc::SYS_access, Only::Any),
+];
+
+/// In place of a directory that is held, the working directory.
+const NO_DIRECTORY: &[u64] = &[libc::AT_FDCWD as u32 as u64];
+
+/// The same where directories are shared: a name that belongs to no directory held is refused.
+pub const REFUSED_BESIDE_SHARES: &[Call] = &[
+    (libc::SYS_open, Only::Any),
+    (libc::SYS_openat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_readlinkat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_mkdirat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_mknodat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_symlinkat, Only::OneOf(1, NO_DIRECTORY)),
+    (libc::SYS_linkat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_linkat, Only::OneOf(2, NO_DIRECTORY)),
+    (libc::SYS_unlinkat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_renameat2, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_renameat2, Only::OneOf(2, NO_DIRECTORY)),
+    (libc::SYS_fchmodat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_fchownat, Only::OneOf(0, NO_DIRECTORY)),
+    (libc::SYS_utimensat, Only::OneOf(0, NO_DIRECTORY)),
     (libc::SYS_openat2, Only::Any),
     (libc::SYS_readlink, Only::Any),
     (libc::SYS_access, Only::Any),

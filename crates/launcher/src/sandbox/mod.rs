@@ -17,11 +17,13 @@
 mod calls;
 mod reports;
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictSelfAttr, Ruleset, RulesetAttr,
-    RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, RestrictSelfAttr, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
@@ -81,7 +83,7 @@ impl Offered {
     pub fn here() -> Offered {
         // Asking is trying: a container may forbid what the kernel has.
         let tried = std::thread::spawn(|| {
-            let landlock = close_files(false);
+            let landlock = close_files(false, false, &[]);
             let all = SeccompFilter::new(
                 Default::default(),
                 SeccompAction::Allow,
@@ -116,7 +118,7 @@ impl Offered {
 }
 
 /// What a machine's vCPUs do besides computing.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Needs {
     /// KVM runs the Guest.
     pub kvm: bool,
@@ -124,12 +126,16 @@ pub struct Needs {
     pub disks: bool,
     /// There are networks.
     pub networks: bool,
+    /// The user network makes connections for the Guest.
+    pub internet: bool,
     /// Somebody watches (`watching`).
     pub watched: bool,
+    /// Directories that are shared with the Guest.
+    pub shares: Vec<Arc<OwnedFd>>,
 }
 
 /// The sandbox of one machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sandbox {
     wish: Wish,
     needs: Needs,
@@ -153,7 +159,7 @@ impl Sandbox {
         let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
         reports::start(button.clone())?;
-        let landlock = close_files(true);
+        let landlock = close_files(true, self.needs.internet, &self.needs.shares);
         let lists = self.whole_process();
         let no_clone3 = filter(
             &[&[(libc::SYS_clone3, calls::Only::Any)]],
@@ -162,7 +168,7 @@ impl Sandbox {
         );
         // The last filter decides what may still be installed, so the long list comes last.
         let all = filter(&lists, SeccompAction::Allow, SeccompAction::Trap);
-        let seccomp = [refuse_quietly(), no_clone3, all]
+        let seccomp = [self.refuse_quietly(), no_clone3, all]
             .iter()
             .try_for_each(|program| program.as_ref().map_or(Err(()), apply_to_all));
         tracing::info!(landlock, seccomp = seccomp.is_ok(), "the sandbox is closed");
@@ -181,7 +187,7 @@ impl Sandbox {
             return;
         }
         let shorter = filter(&self.vcpu(), SeccompAction::Allow, SeccompAction::Trap);
-        for program in [refuse_quietly(), shorter].iter().flatten() {
+        for program in [self.refuse_quietly(), shorter].iter().flatten() {
             // A host that has no filters has said so before.
             let _ = seccompiler::apply_filter(program);
         }
@@ -189,7 +195,10 @@ impl Sandbox {
 
     fn whole_process(&self) -> Vec<&'static [Call]> {
         let mut lists = self.vcpu();
-        lists.extend([calls::MESSAGES, calls::THREADS]);
+        lists.extend([calls::MESSAGES, calls::THREADS, calls::VISITORS]);
+        if self.needs.internet {
+            lists.push(calls::INTERNET);
+        }
         lists
     }
 
@@ -207,13 +216,24 @@ impl Sandbox {
         if self.needs.watched {
             lists.push(calls::WATCHED);
         }
+        if !self.needs.shares.is_empty() {
+            lists.extend([calls::DISKS, calls::SHARES]);
+        }
         lists
+    }
+
+    /// The filter under which opening by name fails like any other open that may not be. Who serves a share opens names
+    /// in a directory that is held; landlock says which directories those may be.
+    fn refuse_quietly(&self) -> Option<BpfProgram> {
+        let list =
+            if self.needs.shares.is_empty() { calls::REFUSED_QUIETLY } else { calls::REFUSED_BESIDE_SHARES };
+        filter(&[list], SeccompAction::Errno(libc::EACCES as u32), SeccompAction::Allow)
     }
 }
 
 /// Closes the sandbox of the broker's process. A call that is not on its list kills it: nobody would hear a sentence.
 pub fn confine_broker() {
-    close_files(true);
+    close_files(true, false, &[]);
     let lists =
         [calls::MEMORY, calls::LIVING, calls::HELD_FILES, calls::DISKS, calls::MESSAGES, calls::BROKER];
     if let Some(program) = filter(&lists, SeccompAction::Allow, SeccompAction::KillProcess) {
@@ -229,11 +249,6 @@ fn filter(lists: &[&[Call]], matching: SeccompAction, otherwise: SeccompAction) 
     filter.try_into().ok()
 }
 
-/// The filter under which opening by name fails like any other open that may not be.
-fn refuse_quietly() -> Option<BpfProgram> {
-    filter(&[calls::REFUSED_QUIETLY], SeccompAction::Errno(libc::EACCES as u32), SeccompAction::Allow)
-}
-
 fn apply_to_all(program: &BpfProgram) -> Result<(), ()> {
     // A thread that tried a filter of its own and ended may not be gone yet; until then all cannot agree.
     for _ in 1..ATTEMPTS {
@@ -245,13 +260,22 @@ fn apply_to_all(program: &BpfProgram) -> Result<(), ()> {
     Err(())
 }
 
-/// No file by name and no TCP port, from here on, for this thread or for all. False when the kernel has no landlock.
-fn close_files(all_threads: bool) -> bool {
+/// No file by name but below `shares`, and no TCP port, from here on, for this thread or for all; with `internet` connections
+/// may be made, but no port taken. False when the kernel has no landlock.
+fn close_files(all_threads: bool, internet: bool, shares: &[Arc<OwnedFd>]) -> bool {
+    let ports = if internet { AccessNet::BindTcp.into() } else { AccessNet::from_all(LANDLOCK) };
+    // Below a share nothing is run, and devices are neither made nor spoken to.
+    let never = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    let below = AccessFs::from_all(LANDLOCK) & !never;
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))
-        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(LANDLOCK)))
-        .and_then(Ruleset::create);
+        .and_then(|ruleset| ruleset.handle_access(ports))
+        .and_then(Ruleset::create)
+        .and_then(|ruleset| {
+            ruleset
+                .add_rules(shares.iter().map(|share| Ok::<_, RulesetError>(PathBeneath::new(share, below))))
+        });
     let restricted = ruleset.and_then(|ruleset| ruleset.all_threads(all_threads)?.restrict_self());
     restricted.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
 }

@@ -1,13 +1,65 @@
 //! How a processor begins: after power-on, and as a 64-bit boot loader leaves it.
 
-use crate::LongModeEntry;
 use crate::cpu::inert::InertMsrs;
 use crate::cpu::segments::{CS, DS, ES, FS, GS, SS, Segment, TableRegister, attributes};
-use crate::cpu::{Cpu, RDX, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
+use crate::cpu::{Cpu, RAX, RBX, RDX, RSI, RSP, Sysenter, cr0, cr4, debug, descriptors, efer, flags, xcr0};
 
-/// Selectors of the 64-bit boot protocol.
+/// Selectors of the boot protocols.
 const BOOT_CS: u16 = 0x10;
 const BOOT_DS: u16 = 0x18;
+
+/// State a 64-bit boot loader hands over (Linux x86 boot protocol, "64-bit boot protocol").
+#[derive(Debug, Clone, Copy)]
+pub struct LongModeEntry {
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Second argument register: the address of the boot parameters.
+    pub rsi: u64,
+    /// Page-table root; the tables identity-map at least the kernel, the boot parameters and the command line.
+    pub cr3: u64,
+    /// Descriptor table with __BOOT_CS (0x10) and __BOOT_DS (0x18).
+    pub gdt: u64,
+    /// Its size in bytes minus one.
+    pub gdt_limit: u16,
+}
+
+/// State a 32-bit boot loader hands over: protected mode without paging, flat segments, interrupts off, as Multiboot
+/// (0.6.96, 3.2), Multiboot 2 (3.3), PVH (Xen, docs/misc/pvh.pandoc) and Linux' 32-bit boot protocol all have it. They differ
+/// in the registers that point at what the loader left.
+#[derive(Debug, Clone, Copy)]
+pub struct ProtectedModeEntry {
+    /// First instruction.
+    pub eip: u32,
+    /// Multiboot's magic number.
+    pub eax: u32,
+    /// Where Multiboot's or PVH's information is.
+    pub ebx: u32,
+    /// Where Linux' boot parameters are.
+    pub esi: u32,
+    /// Stack pointer: no protocol promises one, and a kernel that forgot to make its own then spoils nothing else.
+    pub esp: u32,
+    /// Descriptor table with 32-bit code at 0x10 and data at 0x18.
+    pub gdt: u32,
+    /// Its size in bytes minus one.
+    pub gdt_limit: u16,
+}
+
+/// How a loader enters a kernel.
+#[derive(Debug, Clone, Copy)]
+pub enum StartState {
+    /// In 64-bit mode.
+    Long(LongModeEntry),
+    /// In 32-bit protected mode.
+    Protected(ProtectedModeEntry),
+}
+
+impl From<LongModeEntry> for StartState {
+    fn from(entry: LongModeEntry) -> StartState {
+        StartState::Long(entry)
+    }
+}
 
 impl Cpu {
     /// A processor at power-on (SDM vol. 3, table 9-1), in real mode, about to run the sixteen bytes at the end of the
@@ -108,6 +160,30 @@ impl Cpu {
         self.gpr[RSP] = entry.rsp;
         self.gpr[RSI] = entry.rsi;
         self.rip = entry.rip;
+    }
+
+    /// Puts the processor where 32-bit boot protocols want it: protected mode, no paging, flat segments, interrupts off. PVH
+    /// asks in addition for a busy 32-bit task state at zero (Xen, docs/misc/pvh.pandoc).
+    pub fn enter_protected_mode(&mut self, entry: &ProtectedModeEntry) {
+        (self.cr0, self.cr3, self.cr4, self.efer) = (cr0::PE | cr0::ET, 0, 0, 0);
+        self.cpl = 0;
+        self.interrupt_shadow = false;
+        self.rflags = flags::ALWAYS_ONE;
+        self.segments[CS] = Segment::flat_code(BOOT_CS, 0);
+        for index in [ES, SS, DS, FS, GS] {
+            self.segments[index] = Segment::flat_data(BOOT_DS, 0);
+        }
+        self.tr = Segment {
+            attributes: attributes::PRESENT | u16::from(descriptors::system::TSS_BUSY),
+            limit: 0x67,
+            ..Segment::default()
+        };
+        self.gdtr = TableRegister { base: entry.gdt.into(), limit: entry.gdt_limit };
+        self.idtr = TableRegister { base: 0, limit: 0 };
+        self.gpr = [0; 16];
+        let registers = [(RAX, entry.eax), (RBX, entry.ebx), (RSI, entry.esi), (RSP, entry.esp)];
+        registers.into_iter().for_each(|(register, value)| self.gpr[register] = value.into());
+        self.rip = entry.eip.into();
     }
 }
 

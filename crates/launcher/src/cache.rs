@@ -8,11 +8,29 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::package::PackageName;
+use crate::debian::package::PackageName;
 use crate::progress::Progress;
 
 /// What a draft's folder name begins with; a leftover of a killed run is known by it.
 const DRAFT: &str = "draft-";
+
+/// The kinds of things that are kept, each in a folder of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shelf {
+    /// What comes from Debian's packages.
+    Debian,
+    /// Unpacked images.
+    Images,
+}
+
+impl Shelf {
+    fn name(self) -> &'static str {
+        match self {
+            Shelf::Debian => "debian",
+            Shelf::Images => "images",
+        }
+    }
+}
 
 /// The Launcher's cache folder.
 #[derive(Clone, Debug)]
@@ -44,14 +62,19 @@ impl Cache {
         &self.root
     }
 
+    /// The folder of everything of one kind.
+    pub fn shelf(&self, shelf: Shelf) -> PathBuf {
+        self.root.join(shelf.name())
+    }
+
     /// Where a package's unpacked files are, once they are.
     pub fn package(&self, name: &PackageName) -> PathBuf {
-        self.root.join("debian").join(name.as_str())
+        self.shelf(Shelf::Debian).join(name.as_str())
     }
 
     /// The names of the packages in the cache, sorted.
     pub fn kept(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.root.join("debian")).into_iter().flatten();
+        let entries = fs::read_dir(self.shelf(Shelf::Debian)).into_iter().flatten();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|name| !name.starts_with(DRAFT)).collect();
         names.sort();
@@ -82,8 +105,8 @@ impl Cache {
     ///
     /// # Errors
     /// When the Host refuses.
-    pub fn draft(&self) -> io::Result<TempDir> {
-        let parent = self.root.join("debian");
+    pub fn draft(&self, shelf: Shelf) -> io::Result<TempDir> {
+        let parent = self.shelf(shelf);
         fs::create_dir_all(&parent)?;
         for entry in fs::read_dir(&parent)? {
             let entry = entry?;
@@ -100,7 +123,8 @@ impl Cache {
     /// # Errors
     /// When the Host refuses; the draft is gone then.
     pub fn keep(&self, draft: TempDir, folder: &Path) -> io::Result<()> {
-        let old = self.root.join("debian").join(format!("{DRAFT}old"));
+        let shelf = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let old = shelf.join(format!("{DRAFT}old"));
         if folder.exists() {
             fs::rename(folder, &old)?;
         }
@@ -110,7 +134,21 @@ impl Cache {
         }
         // Nothing is left under the draft's name; forget it without looking.
         let _ = draft.keep();
-        File::open(self.root.join("debian"))?.sync_all()
+        File::open(shelf)?.sync_all()
+    }
+
+    /// Takes a kept folder away, in one step. The caller holds the lock.
+    ///
+    /// # Errors
+    /// When the Host refuses.
+    pub fn discard(&self, folder: &Path) -> io::Result<()> {
+        let shelf = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let old = shelf.join(format!("{DRAFT}old"));
+        if old.exists() {
+            fs::remove_dir_all(&old)?;
+        }
+        fs::rename(folder, &old)?;
+        fs::remove_dir_all(old)
     }
 }
 
@@ -158,7 +196,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().join("deep/cache"));
         let _lock = cache.lock(&Progress::hidden()).unwrap();
-        let draft = cache.draft().unwrap();
+        let draft = cache.draft(Shelf::Debian).unwrap();
         write_through(&draft.path().join("vmlinux"), b"kernel").unwrap();
         cache.keep(draft, &cache.package(&name())).unwrap();
         assert_eq!(fs::read(cache.package(&name()).join("vmlinux")).unwrap(), b"kernel");
@@ -169,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().to_owned());
         for content in [b"old", b"new"] {
-            let draft = cache.draft().unwrap();
+            let draft = cache.draft(Shelf::Debian).unwrap();
             write_through(&draft.path().join("vmlinux"), content).unwrap();
             cache.keep(draft, &cache.package(&name())).unwrap();
         }
@@ -182,7 +220,7 @@ mod tests {
     fn a_dropped_draft_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().to_owned());
-        drop(cache.draft().unwrap());
+        drop(cache.draft(Shelf::Debian).unwrap());
         assert_eq!(fs::read_dir(folder.path().join("debian")).unwrap().count(), 0);
     }
 
@@ -190,8 +228,8 @@ mod tests {
     fn the_leftover_of_a_killed_run_goes() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().to_owned());
-        let leftover = cache.draft().unwrap().keep();
-        let draft = cache.draft().unwrap();
+        let leftover = cache.draft(Shelf::Debian).unwrap().keep();
+        let draft = cache.draft(Shelf::Debian).unwrap();
         assert!(!leftover.exists());
         assert!(draft.path().exists());
     }

@@ -1,0 +1,112 @@
+//! Whose files: the tests run as root and as an ordinary user, and say what holds for both unless they set an identity.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::super::owner::{Identity, OVERRIDE};
+use super::driver::*;
+
+/// A driver whose share believes to be an ordinary user; the files are the test's own either way.
+fn ordinary(directory: &Path) -> Option<Driver> {
+    // Some file systems of the host (an old tmpfs) keep nothing beside files.
+    if rustix::fs::setxattr(directory, "user.lguest.test", b"", rustix::fs::XattrFlags::empty()).is_err() {
+        eprintln!("SKIPPED share ownership: the host's temporary directory has no extended attributes");
+        return None;
+    }
+    let mut driver = Driver::new(directory, false);
+    driver.share.identity = Identity::new(4321, 4321);
+    Some(driver)
+}
+
+fn beside(path: &Path) -> Option<String> {
+    let mut value = [0; 64];
+    let length = rustix::fs::getxattr(path, OVERRIDE, &mut value).ok()?;
+    Some(String::from_utf8(value[..length].to_vec()).unwrap())
+}
+
+#[test]
+fn another_users_file_is_the_callers_and_remembers_whose_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    driver.uid = 33;
+    let (node, _) = driver.create(1, "page", 0o640).unwrap();
+    let seen = driver.attributes(node).unwrap();
+    assert_eq!((seen.uid, seen.gid, seen.mode), (33, 33, 0o100_640));
+    let path = folder.path().join("page");
+    assert_eq!(beside(&path).as_deref(), Some("33:33:0640"));
+    assert_eq!(fs::metadata(&path).unwrap().uid(), rustix::process::geteuid().as_raw());
+}
+
+#[test]
+fn a_mode_that_would_lock_us_out_is_kept_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    let (node, handle) = driver.create(1, "secret", 0o600).unwrap();
+    driver.write(handle, 0, b"x").unwrap();
+    let none = Seen { size: 0, mode: 0, uid: 0, gid: 0 };
+    assert_eq!(driver.change(node, 1, none).unwrap().mode, 0o100_000);
+    let path = folder.path().join("secret");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let again = driver.open(node, libc::O_RDONLY).unwrap();
+    assert_eq!(driver.read(again, 0, 1), Ok(b"x".to_vec()));
+    let mine = u32_at(&driver.call(GETATTR, 1, &[0; 16]).unwrap(), 16 + 68);
+    driver.change(node, 7, Seen { size: 0, mode: 0o644, uid: mine, gid: mine }).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+}
+
+#[test]
+fn set_user_id_is_the_guests_alone_and_goes_with_a_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    let (node, handle) = driver.create(1, "su", 0o755).unwrap();
+    let wanted = Seen { size: 0, mode: 0o4755, uid: 0, gid: 0 };
+    assert_eq!(driver.change(node, 1, wanted).unwrap().mode, 0o104_755);
+    let path = folder.path().join("su");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o755);
+    let head = [longs(&[handle, 0]), words(&[1, 4, 0, 0, 0, 0])].concat();
+    driver.call(WRITE, node, &[&head[..], b"x"].concat()).unwrap();
+    assert_eq!(driver.attributes(node).unwrap().mode, 0o100_755);
+}
+
+#[test]
+fn what_container_tools_wrote_is_honoured() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    let path = folder.path().join("sudo");
+    fs::write(&path, b"").unwrap();
+    rustix::fs::setxattr(&path, OVERRIDE, b"0:42:04711", rustix::fs::XattrFlags::empty()).unwrap();
+    let (_, seen) = driver.lookup(1, "sudo").unwrap();
+    assert_eq!((seen.uid, seen.gid, seen.mode), (0, 42, 0o104_711));
+}
+
+#[test]
+fn the_guest_cannot_write_the_attribute_that_says_whose_a_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    driver.uid = 33;
+    let (node, _) = driver.create(1, "f", 0o644).unwrap();
+    let set = |name: &str| [&words(&[1, 0])[..], name.as_bytes(), b"\0v"].concat();
+    assert_eq!(driver.call(SETXATTR, node, &set(OVERRIDE)), Err(libc::EPERM));
+    for name in ["security.capability", "trusted.overlay.opaque", "system.posix_acl_access", "nonsense"] {
+        assert_eq!(driver.call(SETXATTR, node, &set(name)), Err(libc::EOPNOTSUPP), "{name}");
+    }
+    assert_eq!(driver.call(SETXATTR, node, &set("user.mine")), Ok(vec![]));
+    let get = |name: &str| [&words(&[100, 0])[..], name.as_bytes(), b"\0"].concat();
+    assert_eq!(driver.call(GETXATTR, node, &get("user.mine")), Ok(b"v".to_vec()));
+    assert_eq!(driver.call(GETXATTR, node, &get(OVERRIDE)), Err(libc::ENODATA));
+    assert_eq!(driver.call(LISTXATTR, node, &words(&[100, 0])), Ok(b"user.mine\0".to_vec()));
+    assert_eq!(driver.call(LISTXATTR, node, &words(&[0, 0])).map(|size| u32_at(&size, 0)), Ok(10));
+    assert_eq!(driver.call(LISTXATTR, node, &words(&[3, 0])), Err(libc::ERANGE));
+}
+
+#[test]
+fn device_nodes_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), false);
+    for mode in [0o020_666, 0o060_666, 0] {
+        let content = [&words(&[mode, 0x103, 0, 0])[..], b"null\0"].concat();
+        assert_eq!(driver.call(MKNOD, 1, &content), Err(libc::EPERM), "{mode:o}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
