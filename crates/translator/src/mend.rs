@@ -20,7 +20,6 @@ use crate::near::segment_of;
 use crate::rewrite::{address_bits, operand_size};
 use crate::run::Resume;
 use crate::spaces::Spaces;
-use crate::swaps;
 use crate::unit::{Lent, Part, Site, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{
@@ -92,26 +91,6 @@ impl Vcpu {
     ) -> Result<(), Exit> {
         let first = waits_for_x87(instruction) && x87_error_pending();
         self.raise(if first { Exception::mf() } else { exception })
-    }
-
-    /// Puts the registers that a unit let change places back, before Rust looks at them.
-    fn swap_back(&mut self, unit: UnitIndex) {
-        let swaps = self.cache.unit(unit).swaps;
-        let frame = self.frame();
-        for (guest, host) in swaps.pairs() {
-            frame.cpu.gpr[guest] = frame.cpu.gpr[host];
-            frame.cpu.gpr[host] = frame.swapped[guest - usize::from(swaps::FIRST)];
-        }
-    }
-
-    /// Lets them change places again, before the unit goes on in its middle.
-    pub(crate) fn swap(&mut self, unit: UnitIndex) {
-        let swaps = self.cache.unit(unit).swaps;
-        let frame = self.frame();
-        for (guest, host) in swaps.pairs() {
-            frame.swapped[guest - usize::from(swaps::FIRST)] = frame.cpu.gpr[host];
-            frame.cpu.gpr[host] = frame.cpu.gpr[guest];
-        }
     }
 
     fn take_flags_aside(&mut self) {

@@ -13,6 +13,8 @@
 
 use crate::classify::Class;
 use crate::cpu::{RBP, RBX};
+use crate::unit::UnitIndex;
+use crate::vcpu::Vcpu;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 /// The first of the registers that live in the frame; the other two follow.
@@ -118,6 +120,28 @@ fn reserve(instruction: &Instruction, taken: &mut [bool; 16]) {
     let high = |n| instruction.op_kind(n) == OpKind::Register && instruction.op_register(n) == Register::BH;
     if (0..instruction.op_count()).any(high) {
         taken[RBX] = true;
+    }
+}
+
+impl Vcpu {
+    /// Puts the registers that a unit let change places back, before Rust looks at them.
+    pub(crate) fn swap_back(&mut self, unit: UnitIndex) {
+        let swaps = self.cache.unit(unit).swaps;
+        let frame = self.frame();
+        for (guest, host) in swaps.pairs() {
+            frame.cpu.gpr[guest] = frame.cpu.gpr[host];
+            frame.cpu.gpr[host] = frame.swapped[guest - usize::from(FIRST)];
+        }
+    }
+
+    /// Lets them change places again, before the unit goes on in its middle.
+    pub(crate) fn swap(&mut self, unit: UnitIndex) {
+        let swaps = self.cache.unit(unit).swaps;
+        let frame = self.frame();
+        for (guest, host) in swaps.pairs() {
+            frame.swapped[guest - usize::from(FIRST)] = frame.cpu.gpr[host];
+            frame.cpu.gpr[host] = frame.cpu.gpr[guest];
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
 
 use super::Rewriter;
+use super::remembered::LookUp;
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::cache::wide::wake;
@@ -58,6 +59,8 @@ pub(super) enum Ask {
     LeaveDirectly(u64),
     /// A direct exit's request for its target.
     Link(usize),
+    /// A look into the table on a memo's behalf.
+    LookUp(Box<LookUp>),
     /// An exit to the unit of the same code in which every access looks for itself.
     Apart(u64),
 }
@@ -120,13 +123,14 @@ impl Rewriter<'_> {
                 Ask::Link(number) => self.ask_for_target(number),
                 Ask::LeaveDirectly(target) => self.leave_directly(target, false),
                 Ask::Apart(target) => self.leave_directly(target, true),
+                Ask::LookUp(look) => self.look_up_for_memo(*look),
             }
         }
         self.tools.colds = colds;
     }
 
     /// A direct exit that is not on the hot path.
-    fn leave_directly(&mut self, target: u64, apart: bool) {
+    pub(super) fn leave_directly(&mut self, target: u64, apart: bool) {
         self.swap_back();
         let jump = self.code.jump();
         let stub = self.code.here();

@@ -13,7 +13,9 @@
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
 use super::cold::Jumps;
-use super::{Ask, Cold, Restore, Rewriter, touches_flags};
+use super::flags::touches_flags;
+use super::remembered::Wanted;
+use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
@@ -119,6 +121,17 @@ impl Rewriter<'_> {
 
     /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
     fn translate(&mut self, address: Address, size: usize, write: bool) -> Mem {
+        let part = Part::Operand { size: size as u16, write };
+        let start = match address {
+            Address::Based(base, disp) => Some(Mem::at(base, disp)),
+            Address::Computed => Some(Mem::at(S0, 0)),
+            Address::Constant(_) | Address::Stack(_) => None,
+        };
+        if let Some(start) = start
+            && self.remember(&Wanted { start, size, before: 0, part, apart: None }).is_some()
+        {
+            return Mem { index: Some((S1, 1)), ..start };
+        }
         let mut jumps = Jumps::new();
         let place = match address {
             Address::Constant(constant) => {
@@ -161,7 +174,7 @@ impl Rewriter<'_> {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(Part::Operand { size: size as u16, write });
+        let ask = self.memory_site(part);
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
         place
     }

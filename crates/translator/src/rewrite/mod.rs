@@ -13,25 +13,28 @@
 
 mod cold;
 mod operands;
+mod flags;
 mod memory;
 mod together;
+mod remembered;
 mod stack;
 mod flow;
 mod inline;
 mod strings;
 mod legacy;
 
-use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
+use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
-use crate::frame::Frame;
+use crate::frame::{Frame, SPANS};
 use crate::spans::{Roles, Spans};
 use crate::swaps::{self, Swaps};
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
+use flags::touches_flags;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_bits, operand_size};
 use smallvec::{SmallVec, smallvec};
@@ -53,6 +56,8 @@ pub struct Rewritten {
     pub exits: SmallVec<[Exit; 2]>,
     /// To be numbered from the first number the rewriter was given.
     pub sites: Vec<Site>,
+    /// Memos it uses, from the first one the rewriter was given.
+    pub memos: u32,
 }
 
 /// Tools that are costly to make and used for every unit.
@@ -101,6 +106,8 @@ pub struct Place {
     pub first_site: u32,
     /// Its last instruction ends in another page than it begins in.
     pub two_pages: bool,
+    /// First memo that is free, and how many there are.
+    pub memos: (u32, u32),
 }
 
 /// One unit in the making.
@@ -128,6 +135,10 @@ struct Rewriter<'a> {
     roles: Roles,
     /// Spans whose addend is in its slot, a bit each.
     found: u32,
+    /// Where spans' addends are, by slot.
+    slots: [usize; SPANS],
+    /// Memos used so far.
+    memos: u32,
     /// Registers that are elsewhere between here and the exits.
     swaps: Swaps,
     /// Where jumps to the unit's own beginning arrive with registers swapped.
@@ -172,6 +183,8 @@ pub fn unit(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        slots: [0; SPANS],
+        memos: 0,
         swaps,
         inner: 0,
         awake: false,
@@ -208,6 +221,7 @@ pub fn unit(
         marks: rewriter.marks,
         exits: rewriter.exits,
         sites: rewriter.sites,
+        memos: rewriter.memos,
     }
 }
 
@@ -221,7 +235,7 @@ pub fn snippet(
     address: u64,
 ) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
-    let place = Place { address, unit: 0, first_site: 0, two_pages: false };
+    let place = Place { address, unit: 0, first_site: 0, two_pages: false, memos: (0, 0) };
     let mut rewriter = Rewriter {
         code: Code::default(),
         colds: Vec::new(),
@@ -239,6 +253,8 @@ pub fn snippet(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        slots: [0; SPANS],
+        memos: 0,
         swaps: Swaps::default(),
         inner: 0,
         awake: true,
@@ -372,38 +388,6 @@ impl Rewriter<'_> {
         self.code.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
     }
 
-    /// Sets the Guest's flags aside, if somebody may still want them, so that address arithmetic may use the host's.
-    /// They stay aside over any number of accesses.
-    fn set_flags_aside(&mut self) {
-        if !self.live || self.aside {
-            return;
-        }
-        self.code.mov(S0, RAX);
-        self.code.flags_to_ax();
-        self.code.store32(Mem::frame(offset_of!(Frame, saved_flags)), RAX);
-        self.code.mov(RAX, S0);
-        self.aside = true;
-    }
-
-    /// Brings them back, before somebody looks at them or another unit begins; spoils the second scratch register.
-    fn settle_flags(&mut self) {
-        if !self.aside {
-            return;
-        }
-        self.code.mov(S1, RAX);
-        self.code.load32(RAX, Mem::frame(offset_of!(Frame, saved_flags)));
-        self.code.flags_from_ax();
-        self.code.mov(RAX, S1);
-        self.aside = false;
-    }
-
-    /// Says where the flags are when the current instruction's own access faults.
-    fn note_flags(&mut self) {
-        if let Some(mark) = self.marks.last_mut() {
-            mark.flags_aside = self.aside;
-        }
-    }
-
     /// After an instruction that may have moved the stack pointer off its alignment: stack accesses do not check
     /// for page crossings, because an aligned eight-byte access cannot cross. A ragged stack pointer leaves the unit
     /// and goes on in units of one carefully checked instruction.
@@ -494,9 +478,4 @@ impl Rewriter<'_> {
         !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
             && operands::writes_memory(self.tools, instruction)
     }
-}
-
-/// True when an instruction reads flags or changes some of them.
-fn touches_flags(instruction: &Instruction) -> bool {
-    instruction.rflags_read() | instruction.rflags_modified() != 0
 }

@@ -20,6 +20,7 @@ mod wide_vectors;
 mod bare;
 mod modes;
 mod protected;
+mod tasks;
 mod limits;
 mod noise;
 mod neighbours;
