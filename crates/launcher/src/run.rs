@@ -99,14 +99,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice != BusChoice::LguestDma {
-        return Err(Mistake(
-            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
-        ));
-    }
     let mounts = share::mounts(&shares)?;
     let shared = shares.iter().map(|share| share.directory.clone()).collect();
     let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares, cpus)?;
+    // The default Guest reads device trees and no ACPI tables.
+    let bus = if own { with_tree(bus) } else { bus };
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -173,6 +170,13 @@ fn bus_spec(
         }
         BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
         BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
+    }
+}
+
+fn with_tree(bus: BusSpec) -> BusSpec {
+    match bus {
+        BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
+        other => other,
     }
 }
 

@@ -99,6 +99,8 @@ impl Plug {
 pub struct VirtioSpec {
     transport: Transport,
     plugs: Vec<Plug>,
+    /// For a Guest that reads no ACPI tables.
+    tree: bool,
 }
 
 impl VirtioSpec {
@@ -115,12 +117,24 @@ impl VirtioSpec {
             return Err(TooManyDevices { bus, most, asked: plugs.len(), hint });
         }
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
-        Ok(VirtioSpec { transport, plugs })
+        Ok(VirtioSpec { transport, plugs, tree: false })
     }
 
     /// PCI with a source of entropy alone.
     pub fn bare() -> VirtioSpec {
-        VirtioSpec { transport: Transport::Pci, plugs: vec![Plug::new(VirtioRng::new(HostEntropy))] }
+        let plugs = vec![Plug::new(VirtioRng::new(HostEntropy))];
+        VirtioSpec { transport: Transport::Pci, plugs, tree: false }
+    }
+
+    /// The same, announced by a device tree too: for a Guest that reads no ACPI tables.
+    #[must_use]
+    pub fn with_tree(self) -> VirtioSpec {
+        VirtioSpec { tree: true, ..self }
+    }
+
+    /// How many windows in memory a device tree has to name.
+    pub(super) fn in_tree(&self) -> Option<u8> {
+        (self.tree && self.transport == Transport::Mmio).then(|| self.devices())
     }
 
     /// What carries them.
