@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::images::command::ImagesArguments;
+use crate::running::command::StopArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,6 +43,10 @@ pub enum Command {
     /// Start a machine
     #[command(after_help = EXAMPLES)]
     Run(Box<RunArguments>),
+    /// List the machines that run
+    Ps,
+    /// Stop machines: press the power button, and pull the plug when that is of no use
+    Stop(StopArguments),
     /// Tell what this machine offers, which engine would run, and what would make it faster
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
@@ -49,6 +55,16 @@ pub enum Command {
     Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
     Initramfs(InitramfsArguments),
+    /// Print a script that completes lguest's words in a shell, as in `source <(lguest completions bash)`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual's page, as in `lguest man run | man -l -`
+    Man {
+        /// A subcommand with a page of its own
+        subcommand: Option<String>,
+    },
 }
 
 /// `lguest run`.
@@ -92,7 +108,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "PATH")]
     pub disk: Vec<String>,
 
-    /// A network: link=NAME for machines of yours on this host, or none. May be repeated
+    /// A network: user[,forward=tcp:8080:80][,allow=ADDRESS/BITS:PORT][,host=yes][,dns=ADDRESS] by the host's own sockets
+    /// (usual for debian), link=NAME for machines of yours on this host, tap=NAME, or none. May be repeated
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
 
@@ -106,6 +123,14 @@ pub struct RunArguments {
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
 
+    /// A variable for COMMAND or the shell; without VALUE, with the value it has here. May be repeated
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+
+    /// The directory in the Guest that COMMAND or the shell starts in
+    #[arg(long, value_name = "PATH")]
+    pub workdir: Option<String>,
+
     /// Stop the machine after so many seconds, with exit status 124
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     pub timeout: Option<String>,
@@ -114,6 +139,10 @@ pub struct RunArguments {
     /// cause, time by kind; --stats=json for programs
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub stats: Option<String>,
+
+    /// At the end, print on standard error where the time went: to the kernel, to the first process, to the command, to its end
+    #[arg(long)]
+    pub time: bool,
 
     /// Write /tmp/perf-PID.map, so that perf shows which of the Guest's code runs
     #[arg(long)]

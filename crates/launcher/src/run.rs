@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lguest_devices::virtio::fs::VirtioFs;
-
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
+use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
+use crate::boot_time::{Clock, Moment};
+use crate::buses::{bus_spec, drivers, nets, own_bus_spec};
 use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
@@ -24,7 +24,7 @@ use crate::ending::Ending;
 use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
-use crate::initramfs::session::{Mode, Mount, Session};
+use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
@@ -32,11 +32,13 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::running::{self, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
+use crate::wishes::Wishes;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
@@ -70,18 +72,25 @@ struct Plan {
     watching: Watching,
     gdb: Option<Place>,
     sandbox: Sandbox,
+    record: Record,
 }
 
 /// Runs one machine.
-pub fn run(arguments: &RunArguments) -> Ending {
+pub fn run(arguments: &RunArguments, clock: Clock) -> Ending {
+    let clock = Arc::new(clock);
     let plan = match prepare(arguments) {
         Ok(plan) => plan,
         Err(mistake) => return Ending::Mistake(mistake.to_string()),
     };
-    match start(plan) {
+    let ending = match start(plan, &clock) {
         Ok(ending) => ending,
-        Err(mistake) => Ending::Mistake(mistake.to_string()),
+        Err(mistake) => return Ending::Mistake(mistake.to_string()),
+    };
+    if arguments.time {
+        // A reader that is gone misses it.
+        let _ = io::stderr().write_all(clock.report().as_bytes());
     }
+    ending
 }
 
 fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
@@ -90,30 +99,37 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let cpus = request::cpus(&arguments.cpus)?;
     let hidden = request::cpu_features(&arguments.cpu_features)?;
     let wish = Wish::read(&arguments.sandbox)?;
+    let wishes = Wishes::read(arguments)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
+    let attachments = attachments::read(&arguments.disk, &nets(&guest, &arguments.net))?;
     let shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
+    let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
     let mounts = share::mounts(&shares)?;
     let shared = shares.iter().map(|share| share.directory.clone()).collect();
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares, cpus)?;
-    // The default Guest reads device trees and no ACPI tables.
-    let bus = if own { with_tree(bus) } else { bus };
+    let spec = if own { own_bus_spec } else { bus_spec };
+    let bus = spec(choice, attachments, shares, cpus)?;
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching, shared));
+    let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
+        if let Some(option) = wishes.option() {
+            return Err(Mistake(format!(
+                "{option}: the default Guest's commands have none; name another GUEST, as debian"
+            )));
+        }
         Some(default_guest::cmdline(cmdline.as_deref(), &arguments.command, attached)?)
     } else {
-        check_command(&guest, own_initrd.as_deref(), arguments)?;
+        check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
         cmdline
     };
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
@@ -133,8 +149,13 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let initrd =
-        if ours { with_session(initrd, attached, &word, mounts, &arguments.command) } else { initrd };
+    let initrd = if ours {
+        let command = arguments.command.clone();
+        let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
+        session.append_to(initrd)
+    } else {
+        initrd
+    };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -148,65 +169,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox })
-}
-
-/// The bus with what is attached to it.
-fn bus_spec(
-    bus: BusChoice,
-    mut attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
-    match bus {
-        BusChoice::LguestDma if !shares.is_empty() => {
-            Err(Mistake("--share: needs a Linux Guest on --bus mmio, which has virtio-fs".to_owned()))
-        }
-        BusChoice::LguestDma => {
-            // The mail's example device, so that there is something to read.
-            attachments.push(Attachment::Pipe);
-            let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
-            Ok(BusSpec::LguestDma { attachments, links })
-        }
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
-    }
-}
-
-fn with_tree(bus: BusSpec) -> BusSpec {
-    match bus {
-        BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
-        other => other,
-    }
-}
-
-/// Virtio devices for what is attached, on either bus.
-fn virtio(
-    transport: Transport,
-    attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
-    let mut plugs = Vec::new();
-    for (number, attachment) in attachments.into_iter().enumerate() {
-        match attachment {
-            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
-            Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
-        }
-    }
-    for share in shares {
-        let tag = share.tag.clone();
-        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
-    }
-    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
-}
-
-/// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec) -> Vec<&'static str> {
-    match bus {
-        BusSpec::Virtio(virtio) => virtio.modules(),
-        BusSpec::LguestDma { .. } => Vec::new(),
-    }
+    // The first processes that are ours do not listen to the button.
+    let record = Record::new(arguments, memory, cpus, !ours && !own);
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record })
 }
 
 /// Where `--gdb` waits.
@@ -239,16 +204,10 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<Own
         kvm: engine == Engine::Kvm,
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
+        internet: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
         shares,
     }
-}
-
-fn no_linux_net() -> Mistake {
-    Mistake(
-        "--net: a later version will have it for Linux; the default Guest has it now, on --bus lguest-dma"
-            .to_owned(),
-    )
 }
 
 fn check_guest(guest: &GuestChoice, arguments: &RunArguments) -> Result<(), Mistake> {
@@ -266,17 +225,18 @@ fn check_command(
     guest: &GuestChoice,
     own_initrd: Option<&[u8]>,
     arguments: &RunArguments,
+    wishes: &Wishes,
 ) -> Result<(), Mistake> {
     let ours = match own_initrd {
         Some(initrd) => initramfs::is_ours(initrd),
         None => matches!(guest, GuestChoice::Debian(_)),
     };
-    if ours || arguments.command.is_empty() {
+    let wanted = arguments.command.first().map(|command| format!("COMMAND {command}"));
+    let Some(wanted) = wanted.or(wishes.option().map(str::to_owned)).filter(|_| !ours) else {
         return Ok(());
-    }
-    let command = &arguments.command[0];
+    };
     Err(Mistake(format!(
-        "COMMAND {command}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
+        "{wanted}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
     )))
 }
 
@@ -374,29 +334,19 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
     )))
 }
 
-/// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_session(
-    mut initrd: Vec<u8>,
-    attached: bool,
-    word: &MarkWord,
-    mounts: Vec<Mount>,
-    command: &[String],
-) -> Vec<u8> {
-    let mode = if attached {
-        let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
-        Mode::Console(terminal::size(), kind)
-    } else {
-        Mode::Pipes
-    };
-    initrd.resize(initrd.len().next_multiple_of(4), 0);
-    initrd.extend(Session { mode, word: word.clone(), mounts, command: command.to_vec() }.archive());
-    initrd
+/// What a session of ours talks to.
+fn mode(attached: bool) -> Mode {
+    if !attached {
+        return Mode::Pipes;
+    }
+    Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
 }
 
-fn start(plan: Plan) -> Result<Ending, Mistake> {
+fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
     let console = Console::new(plan.ours);
+    console.tell(clock.clone());
     let screen = console.screen(plan.stream, io::stdout(), button.clone());
     let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
     let watch = plan.watching.begin(&mut machine)?;
@@ -413,8 +363,11 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
+    let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
     plan.sandbox.close(&button)?;
+    clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
+    clock.note(Moment::End);
     debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
@@ -473,12 +426,6 @@ mod tests {
     fn a_guest_that_dies_after_its_report_is_dead() {
         let ending = ended(Outcome::Dead("triple fault".to_owned()), b"status 0\n");
         assert_eq!(ending, Ending::Dead("triple fault".to_owned()));
-    }
-
-    #[test]
-    fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), Vec::new(), &[]);
-        assert_eq!(&initrd[8..14], b"070701");
     }
 
     #[test]

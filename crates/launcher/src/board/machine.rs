@@ -204,12 +204,24 @@ impl Power {
     }
 }
 
+/// The power button, for any thread.
+#[derive(Clone)]
+pub struct PowerButton(Arc<Mutex<Pm<BoardLine, HostClock, Power>>>);
+
+impl PowerButton {
+    /// Asks the Guest to go; one that listens shuts down.
+    pub fn press(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).press_power_button();
+    }
+}
+
 /// A machine, ready to run.
 pub struct Machine {
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
     consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
     outputs: [OutputPump; 2],
+    button: PowerButton,
     /// Loaders are done with it, but it owns the memory file that the engines map.
     _memory: Arc<Memory>,
 }
@@ -259,12 +271,13 @@ impl Machine {
                 Some(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?)
             }
         };
-        attach_chipset(&mut ports, &mut mapped, pci, &platform, &power)?;
+        let button = attach_chipset(&mut ports, &mut mapped, pci, &platform, &power)?;
         Ok(Machine {
             board: Board::new(ports, mapped, lguest, power, platform, Errands::new(vcpus.len())),
             vcpus,
             consoles,
             outputs,
+            button,
             _memory: memory,
         })
     }
@@ -284,6 +297,11 @@ impl Machine {
     pub fn stopper(&self) -> Stopper {
         let desk = self.board.desk.clone();
         Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone(), desk }
+    }
+
+    /// The power button.
+    pub fn power_button(&self) -> PowerButton {
+        self.button.clone()
     }
 
     /// Sends errands to the vCPUs.
@@ -370,17 +388,18 @@ fn attach_chipset(
     pci: PciBus,
     platform: &Platform,
     power: &Power,
-) -> Result<(), BusError> {
+) -> Result<PowerButton, BusError> {
     let sci = BoardLine::new(platform, layout::SCI_GSI);
-    let management = Pm::new(sci, HostClock::new(), power.clone());
+    let management = Arc::new(Mutex::new(Pm::new(sci, HostClock::new(), power.clone())));
     ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
-    ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;
+    ports.attach(layout::PM..layout::PM + pm::REGISTERS, management.clone() as Arc<Mutex<dyn Device>>)?;
     let keyboard = layout::KEYBOARD..layout::KEYBOARD + reset::COMMAND_REGISTERS;
     ports.attach(keyboard, Arc::new(Mutex::new(KeyboardReset::new(power.clone()))))?;
     let pci = Arc::new(pci);
     mapped.attach_window(layout::PCI_MEMORY, pci.clone())?;
     let root = PciRoot::new(power.clone(), pci);
-    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(root)))
+    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(root)))?;
+    Ok(PowerButton(management))
 }
 
 #[cfg(test)]

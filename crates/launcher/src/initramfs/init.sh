@@ -7,12 +7,13 @@
 #   SHARES   the host's directories, as TAG:ro or TAG:rw, each to be found at /mnt/TAG
 #   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
-# "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
+# "begun" at once, "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
 # line when it has seen the end of the output.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
+[ ! -c /dev/ttyS1 ] || echo begun >/dev/ttyS1
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
@@ -26,6 +27,33 @@ for module in /lguest/modules/*.ko; do
     [ ! -r "$module" ] || insmod "$module"
 done
 rm -rf /lguest/modules
+
+# The user network has one plan of addresses, and is known by the address of its card (networks.rs): nobody has to ask, and
+# the session finds it ready. On other networks a DHCP server is asked while the session begins.
+ifconfig lo 127.0.0.1
+if [ -r /sys/class/net/eth0/address ]; then
+    read -r card </sys/class/net/eth0/address
+    case $card in
+    02:6c:67:*)
+        ifconfig eth0 10.0.2.15 netmask 255.255.255.0
+        route add default gw 10.0.2.2
+        echo nameserver 10.0.2.3 >/etc/resolv.conf ;;
+    *)
+        # What udhcpc calls with what it was told (its own examples/udhcp/simple.script, in short).
+        cat >/lguest/lease <<'END'
+#!/bin/sh
+case $1 in
+bound | renew)
+    ifconfig "$interface" "$ip" netmask "$subnet"
+    [ -z "$router" ] || route add default gw "${router%% *}"
+    for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf ;;
+esac
+END
+        chmod +x /lguest/lease
+        ifconfig eth0 up
+        udhcpc -i eth0 -s /lguest/lease -t 3 -n -q >/dev/null 2>&1 & ;;
+    esac
+fi
 
 MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES=
 [ -r /lguest/session ] && . /lguest/session
