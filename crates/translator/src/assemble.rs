@@ -26,7 +26,7 @@ pub mod host {
 }
 
 /// A memory operand: `[base + index * scale + displacement]`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mem {
     /// Base register.
     pub base: Option<Reg>,
@@ -196,6 +196,17 @@ impl Code {
     pub fn lea(&mut self, wide: bool, to: Reg, mem: Mem) {
         self.with_memory(&[], wide, &[0x8d], to.0, mem);
     }
+    /// `xor to, [mem]` (64 bits; sets flags)
+    pub fn xor_memory(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], true, &[0x33], to.0, mem);
+    }
+
+    /// `and reg, -4096`: the beginning of a page (sets flags)
+    pub fn page_of(&mut self, reg: Reg) {
+        self.with_register(true, &[0x81], 4, reg.0);
+        self.dword(-4096i32 as u32);
+    }
+
     /// `add to, [mem]` (64 bits; sets flags)
     pub fn add_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x03], to.0, mem);

@@ -1,7 +1,7 @@
 //! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
 //!
 //! ```text
-//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables | memos | marks
 //!                                              ^ rsp while the Guest runs
 //! ```
 //! There is a bank of jump tables for each of the modes that must not find each other's units ([`BANKS`]).
@@ -15,6 +15,7 @@ use crate::SetupError;
 use crate::cache::calls::Calls;
 use crate::cache::returns::Returns;
 use crate::cpu::{Cpu, flags};
+use crate::memos::STRETCH;
 use std::mem::offset_of;
 
 /// Entries in one jump table: one for each value of a target's low sixteen bits, the hash that `movzx` computes.
@@ -30,10 +31,13 @@ pub const BANKS: usize = 3;
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
 
 /// Pairs of a target and its code in one user space's second table: see `cache/second.rs`.
-pub const PAIRS: usize = 1 << 13;
+pub const PAIRS: usize = 1 << 15;
 
 /// Bytes of all second tables; the supervisor's place stays empty, so that one multiplication finds a space's.
 const ALL_PAIRS: usize = (1 + SPACES) * PAIRS * 16;
+
+/// Memos of all units: see `memos.rs`. As many as the code of a full arena has accesses.
+pub const MEMOS: usize = 1 << 20;
 
 /// Spans of one unit at most: see `spans.rs`.
 pub const SPANS: usize = 16;
@@ -89,6 +93,8 @@ pub struct Frame {
     pub kept: u64,
     /// Addends that accesses of one span share; in a span of a known page, the page's host address.
     pub spans: [u64; SPANS],
+    /// Registers that gave way in the unit that runs: see `swaps.rs`.
+    pub swapped: [u64; crate::swaps::COUNT],
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
     pub reach: [u64; 2],
     /// Where a second look goes on.
@@ -168,9 +174,15 @@ impl FrameMapping {
     /// Distance from the frame to the first second table.
     pub const PAIRS: usize = Self::JUMPS + BANKS * BANK_SLOTS * 8;
 
+    /// Distance from the frame to the memos, sixteen bytes each: a page and its addend.
+    pub const MEMOS: usize = Self::PAIRS + ALL_PAIRS;
+
+    /// Distance from the frame to the marks, a byte for each stretch of memos.
+    pub const MEMO_MARKS: usize = Self::MEMOS + 16 * MEMOS;
+
     /// Maps a frame of zeros.
     pub fn new() -> Result<FrameMapping, SetupError> {
-        let length = Self::FRAME + Self::PAIRS + ALL_PAIRS;
+        let length = Self::FRAME + Self::MEMO_MARKS + MEMOS / STRETCH;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh private mapping where the kernel likes.
@@ -224,6 +236,22 @@ impl FrameMapping {
     pub fn set_pair(&self, space: usize, index: usize, pair: [u64; 2]) {
         // SAFETY: as above.
         unsafe { self.pair(space, index).write(pair) };
+    }
+
+    /// Lets a memo say that its access went to `page`, or nowhere.
+    pub fn set_memo(&self, memo: usize, page: u64) {
+        assert!(memo < MEMOS);
+        let place = self.start.wrapping_add(Self::FRAME + Self::MEMOS + 16 * memo).cast::<u64>();
+        // SAFETY: the number was checked; the memos are only touched by the vCPU's thread.
+        unsafe { place.write(page) };
+    }
+
+    /// Whether generated code wrote a memo of this stretch since it was last asked.
+    pub fn take_memo_mark(&self, stretch: usize) -> bool {
+        assert!(stretch < MEMOS / STRETCH);
+        let place = self.start.wrapping_add(Self::FRAME + Self::MEMO_MARKS + stretch);
+        // SAFETY: the number was checked; the marks are only touched by the vCPU's thread.
+        unsafe { place.replace(0) != 0 }
     }
 
     /// Sets all entries of one table, counted from the first bank's first.

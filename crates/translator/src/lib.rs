@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`cpu`] | the state a processor has between two instructions |
 //! | `frame` | how generated code reaches that state: the host's `rsp` points at it |
-//! | `decode`, `classify`, `vector_state`, `liveness`, `spans` | bytes become a unit; what each instruction needs; which flags are free; which accesses lie in one page |
+//! | `decode`, `classify`, `vector_state`, `liveness`, `spans`, `swaps`, `memos` | bytes become a unit; what each instruction needs; which flags are free; which accesses lie in one page; which registers change places; what hot accesses remember |
 //! | `rewrite` | a unit becomes host code, one room a class |
 //! | `cache` | where host code stands, how units are found, linked and forgotten |
 //! | [`memory`] | addend tables, page walks, slow accesses |
@@ -35,6 +35,8 @@ mod classify;
 mod vector_state;
 mod liveness;
 mod spans;
+mod swaps;
+mod memos;
 mod unit;
 mod rewrite;
 mod cache;

@@ -36,18 +36,21 @@ impl Vcpu {
         let size = operand_size(instruction);
         assert!(size <= LARGEST, "a vector operand of {size} bytes");
         let writes = matches!(operand_access(instruction), OpAccess::Write | OpAccess::CondWrite);
-        // What its segment refuses is out of reach as a whole, and matters only if it is touched.
-        let (address, refused) = match self.operand_place(instruction, size, writes) {
-            Ok(Some(address)) => (address, None),
-            Ok(None) => return self.unsupported(instruction),
-            Err(exception) => {
-                (self.operand_offset(instruction).map_or(0, |(_, offset)| offset), Some(exception))
-            }
+        let intent = if writes { Intent::Write } else { Intent::Read };
+        let Some((segment, offset)) = self.operand_offset(instruction) else {
+            return self.unsupported(instruction);
         };
+        // Beyond its segment an operand has no address; whatever stands for it there is never reached.
+        let address = self.cpu().linear(segment, offset, 1, intent).unwrap_or(offset);
         let mut before = [0; LARGEST];
-        let mut pieces = self.pieces(instruction, address, &mut before[..size], writes);
-        if let Some(exception) = refused {
-            pieces.iter_mut().for_each(|piece| piece.fault = Some(Fault::Exception(exception)));
+        let mut pieces = self.pieces(instruction, address, &mut before[..size], intent);
+        // What its segment refuses matters only if it is touched, as a page does. A limit in the middle of a page takes the
+        // whole piece on that page away, which no flat segment does.
+        for piece in pieces.iter_mut().filter(|piece| piece.start < piece.end) {
+            let (start, length) = (offset.wrapping_add(piece.start as u64), piece.end - piece.start);
+            if let Err(exception) = self.cpu().linear(segment, start, length as u64, intent) {
+                piece.fault = Some(Fault::Exception(exception));
+            }
         }
         let [first, second] = pieces;
         self.bounce.choose(first.fault.is_none(), second.fault.is_none());
@@ -79,7 +82,7 @@ impl Vcpu {
         instruction: &Instruction,
         address: u64,
         bytes: &mut [u8],
-        writes: bool,
+        intent: Intent,
     ) -> [Piece; 2] {
         let middle = bytes.len().min(4096 - (address & 0xfff) as usize);
         let end = bytes.len();
@@ -88,7 +91,6 @@ impl Vcpu {
             if start == end {
                 return Piece { address, start, end, fault: None };
             }
-            let intent = if writes { Intent::Write } else { Intent::Read };
             let read = self.with_memory(|cpu, memory| {
                 let access = Access::by_operand(cpu, intent);
                 memory.read_virtual(cpu, address, &mut bytes[start..end], access)

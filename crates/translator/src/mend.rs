@@ -43,6 +43,7 @@ impl Vcpu {
         if flags_aside {
             self.take_flags_aside();
         }
+        self.swap_back(unit);
         let start = self.cache.unit(unit);
         let word = start.key.mode.word();
         self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
@@ -61,10 +62,10 @@ impl Vcpu {
         }
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
-                let unit = self.cache.unit(unit);
-                let offset = unit.start + u32::from(unit.marks[mark as usize].host);
+                let start = self.cache.unit(unit);
+                let offset = start.start + u32::from(start.marks[mark as usize].host);
                 let host = self.cache.arena.address(offset as usize);
-                self.resume = Some(Resume { host, losses: Some(self.losses_known) });
+                self.resume = Some(Resume::inside(unit, host, self.losses_known));
                 Ok(())
             }
             Ok(Mended::ByHand) => {
@@ -246,6 +247,7 @@ impl Vcpu {
             }
             Lent::Strings { .. } | Lent::Push { .. } => {}
         }
+        self.swap_back(index);
         if mark.flags_aside {
             self.take_flags_aside();
         }

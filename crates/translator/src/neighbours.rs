@@ -142,6 +142,7 @@ impl Vcpu {
             self.ram.sharing().gave_up_code(self.me, page);
         }
         self.cache.reset();
+        self.memos.reset();
         self.sight.tell(CodeNews::StartedOver);
         self.resume = None;
         self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);

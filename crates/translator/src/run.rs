@@ -10,6 +10,7 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::frame::{ZMM_LANES, pack_flags, unpack_flags};
 use crate::liveness;
+use crate::memory::tables::Losses;
 use crate::memory::walk::{Access, Intent, Paging, canonical, walk};
 use crate::rewrite::{self, Place};
 use crate::sight::CodeNews;
@@ -35,19 +36,25 @@ const PEEK_BYTES: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resume {
     /// Host address.
-    pub(crate) host: u64,
-    /// In the middle of a unit, whose spans (`spans.rs`) know entries of the tables: only while none of them was lost since.
-    pub(crate) losses: Option<u64>,
+    host: u64,
+    /// In the middle of this unit, whose spans (`spans.rs`) know entries of the tables: only while the count of lost ones
+    /// is this.
+    inside: Option<(UnitIndex, Losses)>,
 }
 
 impl Resume {
-    /// At a place where nothing of the tables is known.
+    /// At a place where nothing of the tables is known and registers are in their places.
     pub(crate) fn at(host: u64) -> Resume {
-        Resume { host, losses: None }
+        Resume { host, inside: None }
     }
 
-    fn holds(self, losses: u64) -> bool {
-        self.losses.is_none_or(|known| known == losses)
+    /// In the middle of a unit that was left when so many entries had been lost.
+    pub(crate) fn inside(unit: UnitIndex, host: u64, losses: Losses) -> Resume {
+        Resume { host, inside: Some((unit, losses)) }
+    }
+
+    fn holds(self, losses: Losses) -> bool {
+        self.inside.is_none_or(|(_, known)| known == losses)
     }
 }
 
@@ -101,7 +108,12 @@ impl Vcpu {
     /// Enters generated code, and deals with why it came back; none after an exception was delivered instead.
     pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
         let host = match self.resume.take() {
-            Some(resume) if resume.holds(self.spaces.tables.losses.get()) => resume.host,
+            Some(resume) if resume.holds(self.spaces.tables.losses.get()) => {
+                if let Some((unit, _)) = resume.inside {
+                    self.swap(unit);
+                }
+                resume.host
+            }
             _ if !self.in_units() => return self.step_by_hand().map(|()| None),
             _ => match self.find()? {
                 Some(host) => {
@@ -144,6 +156,7 @@ impl Vcpu {
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
             unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nostack, preserves_flags)) };
         }
+        self.heed_losses();
         let frame = self.frame();
         frame.flags = pack_flags(frame.cpu.rflags);
         frame.target = host;
@@ -157,13 +170,29 @@ impl Vcpu {
         let began = self.sight.now();
         enter(address);
         self.sight.spent(began, |ticks| &mut ticks.generated);
-        self.losses_known = self.spaces.tables.losses.get();
         if let Some(unit) = self.running.closed.take() {
             self.cache.reopen(unit);
+            self.met(unit);
         }
         let frame = self.frame();
         frame.cpu.rflags = frame.cpu.rflags & !flags::ARITHMETIC | unpack_flags(frame.flags);
         Reason::from_number(frame.reason)
+    }
+
+    /// A kick met a unit at work: it is made anew, with memos.
+    fn met(&mut self, unit: UnitIndex) {
+        if self.memos.met(self.cache.unit(unit).key) {
+            self.cache.kill(unit, &self.frames);
+        }
+    }
+
+    /// Forgets memos that may say what no entry says any more.
+    fn heed_losses(&mut self) {
+        let (losses, space) = (self.spaces.tables.losses.get(), self.frame().view_of_user);
+        if losses.of_users != self.losses_known.of_users || space != self.memos_of {
+            self.memos.wipe(&self.frames);
+        }
+        (self.losses_known, self.memos_of) = (losses, space);
     }
 
     /// How code is translated just now.
@@ -329,11 +358,13 @@ impl Vcpu {
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
             two_pages: second_page.is_some(),
+            memos: self.memos.room(&key),
         };
         let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
         let start = self.cache.arena.append(&rewritten.code)?;
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
+        self.memos.give(rewritten.memos, &self.frames);
         let size = rewritten.code.len() as u32;
         let unit = Unit {
             key,
@@ -343,6 +374,7 @@ impl Vcpu {
             door: rewritten.door,
             size,
             marks: rewritten.marks,
+            swaps: rewritten.swaps,
             exits: rewritten.exits,
             incoming: Default::default(),
             bytes: 0,

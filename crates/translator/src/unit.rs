@@ -1,6 +1,7 @@
 //! A unit: a run of Guest instructions and the host code made from it.
 
 use crate::cpu::mode::CodeSize;
+use crate::swaps::Swaps;
 use crate::vector_state::VectorState;
 use iced_x86::Instruction;
 use smallvec::SmallVec;
@@ -126,6 +127,9 @@ pub enum Exit {
         target: u64,
         /// The target is wanted with [`Mode::apart`].
         apart: bool,
+        /// Set for a jump to the unit's own beginning that leaves its registers swapped: where it may be linked to, from the
+        /// unit's host start. Nothing else may be linked then.
+        inner: Option<u32>,
         /// The unit it is linked to.
         linked: Option<UnitIndex>,
     },
@@ -176,6 +180,8 @@ pub struct Unit {
     pub door: u32,
     /// Bytes of host code.
     pub size: u32,
+    /// Registers that are elsewhere between its entry and its exits.
+    pub swaps: Swaps,
     /// Instruction starts, ascending.
     pub marks: Vec<Mark>,
     /// Ways out.

@@ -15,6 +15,8 @@ use crate::exit::Exit;
 use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
+use crate::memory::tables::Losses;
+use crate::memos::Memos;
 use crate::play::Pending;
 use crate::requirements::requirements;
 use crate::rewrite::Tools;
@@ -132,7 +134,10 @@ pub struct Vcpu {
     /// Where to go on, when that is not the unit at `rip`.
     pub(crate) resume: Option<Resume>,
     /// [`crate::memory::tables::Tables::losses`] when generated code was left.
-    pub(crate) losses_known: u64,
+    pub(crate) losses_known: Losses,
+    pub(crate) memos: Memos,
+    /// What users' memos are about.
+    pub(crate) memos_of: u64,
     pub(crate) window: bool,
     pub(crate) nmi_window: bool,
     pub(crate) bounce: Bounce,
@@ -184,7 +189,9 @@ impl Vcpu {
             running,
             pending: None,
             resume: None,
-            losses_known: 0,
+            losses_known: Losses::default(),
+            memos: Memos::default(),
+            memos_of: 0,
             window: false,
             nmi_window: false,
             bounce: Bounce::new()?,

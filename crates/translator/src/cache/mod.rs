@@ -142,12 +142,21 @@ impl Cache {
 
     /// Makes a direct exit jump straight to `target`.
     pub fn link(&mut self, from: UnitIndex, exit: u32, target: UnitIndex) {
-        let entry = self.unit(target).start + self.unit(target).door;
+        let Some(entry) = self.entry_from(from, exit, target) else { return };
         if let Some(Exit::Direct { linked, .. }) = self.units[from as usize].exits.get_mut(exit as usize) {
             *linked = Some(target);
         }
         self.aim(from, exit, entry);
         self.units[target as usize].incoming.push((from, exit));
+    }
+
+    /// Where a linked exit arrives, in the arena; none if it must not be linked to that unit.
+    fn entry_from(&self, from: UnitIndex, exit: u32, target: UnitIndex) -> Option<u32> {
+        let unit = self.unit(target);
+        match self.unit(from).exits[exit as usize] {
+            Exit::Direct { inner: Some(inner), .. } => (from == target).then_some(unit.start + inner),
+            _ => Some(unit.start + unit.door),
+        }
     }
 
     /// Points a direct exit's jump at an arena offset.
@@ -195,8 +204,9 @@ impl Cache {
             let start = self.units[index as usize].start;
             match self.units[index as usize].exits[exit] {
                 Exit::Direct { linked: Some(target), .. } => {
-                    let entry = self.unit(target).start + self.unit(target).door;
-                    self.aim(index, exit as u32, entry);
+                    if let Some(entry) = self.entry_from(index, exit as u32, target) {
+                        self.aim(index, exit as u32, entry);
+                    }
                 }
                 Exit::Direct { .. } => {}
                 Exit::Table { at, disp } => {

@@ -105,6 +105,18 @@ struct Book {
     runs: Runs,
 }
 
+/// Entries that were taken away or replaced, counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// In the halves that only the supervisor sees.
+    pub of_supervisor: u64,
+    /// In users' halves.
+    pub of_users: u64,
+}
+
+/// Halves that are the supervisor's: the first ones.
+const SUPERVISORS: usize = 2;
+
 /// All tables of one vCPU.
 pub struct Tables {
     file: OwnedFd,
@@ -117,8 +129,8 @@ pub struct Tables {
     void: Vec<FxHashSet<u32>>,
     /// Entries filled since the start.
     pub fills: u64,
-    /// Entries taken away or replaced since the start: who holds on to what an entry said looks whether this moved.
-    pub losses: Cell<u64>,
+    /// Who holds on to what an entry said looks whether this moved.
+    pub losses: Cell<Losses>,
 }
 
 // SAFETY: the mappings are owned; they move between threads with their vCPU.
@@ -188,7 +200,7 @@ impl Tables {
             run_writers: RunWriters::default(),
             void: (0..SPACES).map(|_| FxHashSet::default()).collect(),
             fills: 0,
-            losses: Cell::new(0),
+            losses: Cell::default(),
         };
         tables.views.push(tables.map_view(Half::SupervisorLow, Some(Half::High))?);
         for space in 0..SPACES {
@@ -238,7 +250,9 @@ impl Tables {
     fn set(&self, half: usize, number: u64, value: u64) {
         let old = self.get(half, number);
         if old != 0 && old != value {
-            self.losses.set(self.losses.get() + 1);
+            let mut losses = self.losses.get();
+            *(if half < SUPERVISORS { &mut losses.of_supervisor } else { &mut losses.of_users }) += 1;
+            self.losses.set(losses);
         }
         // SAFETY: `entry` checked the number; only this vCPU's thread touches its tables.
         unsafe { entry(&self.halves, half, number).write(value) };

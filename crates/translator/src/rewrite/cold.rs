@@ -4,6 +4,7 @@
 //! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
 
 use super::Rewriter;
+use super::remembered::LookUp;
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::cache::wide::wake;
@@ -54,8 +55,12 @@ pub(super) enum Ask {
     Resync(u64),
     /// An exit to the side whose target must go through the jump table.
     Leave(u64),
+    /// An exit to the side whose target may be linked, once the registers are back in their places.
+    LeaveDirectly(u64),
     /// A direct exit's request for its target.
     Link(usize),
+    /// A look into the table on a memo's behalf.
+    LookUp(Box<LookUp>),
     /// An exit to the unit of the same code in which every access looks for itself.
     Apart(u64),
 }
@@ -107,26 +112,41 @@ impl Rewriter<'_> {
                     let jump = self.code.jump();
                     self.code.bind(jump, back);
                 }
-                Ask::Resync(next) => self.resync(next),
-                Ask::Leave(target) => self.leave_by_table(target),
-                Ask::Link(number) => self.ask_for_target(number),
-                Ask::Apart(target) => {
-                    let jump = self.code.jump();
-                    let stub = self.code.here();
-                    self.code.bind(jump, stub);
-                    let number = self.exits.len();
-                    let after = jump.0 as u32;
-                    self.exits.push(Exit::Direct { after, stub: 0, target, apart: true, linked: None });
-                    self.ask_for_target(number);
+                Ask::Resync(next) => {
+                    self.swap_back();
+                    self.resync(next);
                 }
+                Ask::Leave(target) => {
+                    self.swap_back();
+                    self.leave_by_table(target);
+                }
+                Ask::Link(number) => self.ask_for_target(number),
+                Ask::LeaveDirectly(target) => self.leave_directly(target, false),
+                Ask::Apart(target) => self.leave_directly(target, true),
+                Ask::LookUp(look) => self.look_up_for_memo(*look),
             }
         }
         self.tools.colds = colds;
     }
 
+    /// A direct exit that is not on the hot path.
+    pub(super) fn leave_directly(&mut self, target: u64, apart: bool) {
+        self.swap_back();
+        let jump = self.code.jump();
+        let stub = self.code.here();
+        self.code.bind(jump, stub);
+        let number = self.exits.len();
+        let after = jump.0 as u32;
+        self.exits.push(Exit::Direct { after, stub: 0, target, apart, inner: None, linked: None });
+        self.ask_for_target(number);
+    }
+
     /// The stub of a direct exit.
     fn ask_for_target(&mut self, number: usize) {
         let here = self.code.here() as u32;
+        if matches!(self.exits[number], Exit::Direct { inner: Some(_), .. }) {
+            self.swap_back();
+        }
         if let Exit::Direct { stub, .. } = &mut self.exits[number] {
             *stub = here;
         }

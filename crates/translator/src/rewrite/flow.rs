@@ -10,7 +10,6 @@ use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{FRAME, GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::frame::{BANK_SLOTS, Frame, FrameMapping};
-use crate::rewrite::operands::home;
 use crate::unit::{Exit, Part};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 use smallvec::smallvec;
@@ -65,23 +64,24 @@ impl Rewriter<'_> {
     }
 
     fn side_exit(&mut self, taken: Patch, target: u64) {
-        if self.key.mode.single() {
-            let ask = Ask::Resync(target);
-            self.colds.push(Cold { jumps: smallvec![taken], restore: Restore::Nothing, ask });
-        } else if self.linkable(target) {
-            self.link(taken, target);
+        let ask = if self.key.mode.single() {
+            Ask::Resync(target)
+        } else if !self.linkable(target) {
+            Ask::Leave(target)
+        } else if self.swaps.none() || target == self.key.pc {
+            return self.link(taken, target);
         } else {
-            self.colds.push(Cold {
-                jumps: smallvec![taken],
-                restore: Restore::Nothing,
-                ask: Ask::Leave(target),
-            });
-        }
+            Ask::LeaveDirectly(target)
+        };
+        self.colds.push(Cold { jumps: smallvec![taken], restore: Restore::Nothing, ask });
     }
 
     /// Leaves the unit for a known target.
     pub(super) fn leave_to(&mut self, target: u64) {
         self.settle_flags();
+        if target != self.key.pc || !self.linkable(target) {
+            self.swap_back();
+        }
         if self.key.mode.single() {
             self.resync(target);
         } else if self.linkable(target) {
@@ -98,7 +98,9 @@ impl Rewriter<'_> {
 
     fn link(&mut self, jump: Patch, target: u64) {
         let exit = self.exits.len();
-        self.exits.push(Exit::Direct { after: jump.0 as u32, stub: 0, target, apart: false, linked: None });
+        let inner = (target == self.key.pc && !self.swaps.none()).then_some(self.inner);
+        let after = jump.0 as u32;
+        self.exits.push(Exit::Direct { after, stub: 0, target, apart: false, inner, linked: None });
         self.colds.push(Cold { jumps: smallvec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
     }
 
@@ -113,6 +115,7 @@ impl Rewriter<'_> {
     /// Leaves for the target in the first scratch register.
     pub(super) fn leave_computed(&mut self) {
         self.settle_flags();
+        self.swap_back();
         if self.key.mode.single() {
             return self.jump_to(self.thunks.lookup);
         }
@@ -141,9 +144,9 @@ impl Rewriter<'_> {
             return self.load_operand(instruction, S0);
         }
         let number = instruction.op0_register().number();
-        match home(number as u8) {
+        match self.home(number as u8) {
             Some(register) => self.code.mov(S0, register),
-            None => self.code.load(S0, Mem::frame(Frame::gpr(number))),
+            None => self.code.load(S0, Mem::frame(self.frame_place(number as u8))),
         }
     }
 

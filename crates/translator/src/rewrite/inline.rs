@@ -13,7 +13,6 @@ use crate::cpu::segments::{GS, Segment};
 use crate::cpu::{Cpu, R11, flags};
 use crate::frame::Frame;
 use crate::rewrite::memory::segment_base;
-use crate::rewrite::operands::home;
 use crate::rewrite::stack::Pushed;
 use crate::unit::Site;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
@@ -170,8 +169,8 @@ impl Rewriter<'_> {
             _ => return false,
         };
         let number = instruction.op0_register().number();
-        self.code.load(home(number as u8).unwrap_or(S0), Mem::frame(cpu(field)));
-        if home(number as u8).is_none() {
+        self.code.load(self.home(number as u8).unwrap_or(S0), Mem::frame(cpu(field)));
+        if self.home(number as u8).is_none() {
             self.code.store(Mem::frame(Frame::gpr(number)), S0);
         }
         true
@@ -183,7 +182,7 @@ impl Rewriter<'_> {
         let number = target.full_register().number();
         let narrow = target.size() == 2;
         self.code.load_selector(S0, Mem::frame(selector(instruction.op1_register())));
-        match (home(number as u8), narrow) {
+        match (self.home(number as u8), narrow) {
             (Some(to), false) => self.code.mov(to, S0),
             (Some(to), true) => self.code.mov16(to, S0),
             (None, false) => self.code.store(Mem::frame(Frame::gpr(number)), S0),

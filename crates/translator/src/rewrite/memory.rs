@@ -13,11 +13,12 @@
 //! canonical misses host memory by a multiple of 2^48 and faults, which is the Guest's #GP.
 
 use super::cold::Jumps;
-use super::{Ask, Cold, Restore, Rewriter, touches_flags};
+use super::flags::touches_flags;
+use super::remembered::Wanted;
+use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
-use crate::rewrite::operands::home;
 use crate::unit::{Part, Site};
 use iced_x86::{Code, Instruction, Register};
 use smallvec::smallvec;
@@ -106,9 +107,9 @@ impl Rewriter<'_> {
 
     fn bit_register(&mut self, instruction: &Instruction, to: Reg) {
         let number = instruction.op1_register().full_register().number() as u8;
-        match home(number) {
+        match self.home(number) {
             Some(register) => self.code.mov(to, register),
-            None => self.code.load(to, Mem::frame(Frame::gpr(number.into()))),
+            None => self.code.load(to, Mem::frame(self.frame_place(number))),
         }
     }
 
@@ -120,6 +121,17 @@ impl Rewriter<'_> {
 
     /// Leaves the host bytes of the Guest's operand in the place returned; spoils flags and scratch registers.
     fn translate(&mut self, address: Address, size: usize, write: bool) -> Mem {
+        let part = Part::Operand { size: size as u16, write };
+        let start = match address {
+            Address::Based(base, disp) => Some(Mem::at(base, disp)),
+            Address::Computed => Some(Mem::at(S0, 0)),
+            Address::Constant(_) | Address::Stack(_) => None,
+        };
+        if let Some(start) = start
+            && self.remember(&Wanted { start, size, before: 0, part, apart: None }).is_some()
+        {
+            return Mem { index: Some((S1, 1)), ..start };
+        }
         let mut jumps = Jumps::new();
         let place = match address {
             Address::Constant(constant) => {
@@ -162,7 +174,7 @@ impl Rewriter<'_> {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         jumps.push(self.code.jump_if(cond::Z));
-        let ask = self.memory_site(Part::Operand { size: size as u16, write });
+        let ask = self.memory_site(part);
         self.colds.push(Cold { jumps, restore: Restore::Nothing, ask });
         place
     }
@@ -205,8 +217,10 @@ impl Rewriter<'_> {
         let address = match (instruction.memory_base(), instruction.memory_index()) {
             (Register::RIP | Register::EIP, _) => Address::Constant(instruction.memory_displacement64()),
             (Register::None, Register::None) => Address::Constant(instruction.memory_displacement64()),
-            (base, Register::None) if wide && segment.is_none() && home(base.number() as u8).is_some() => {
-                let home = home(base.number() as u8).expect("just asked");
+            (base, Register::None)
+                if wide && segment.is_none() && self.home(base.number() as u8).is_some() =>
+            {
+                let home = self.home(base.number() as u8).expect("just asked");
                 Address::Based(home, instruction.memory_displacement64() as i32)
             }
             (Register::ESP, Register::None) if !self.key.mode.long() && segment.is_none() => {
@@ -262,8 +276,8 @@ impl Rewriter<'_> {
             return None;
         }
         let number = register.number() as u8;
-        Some(home(number).unwrap_or_else(|| {
-            self.code.load(scratch, Mem::frame(Frame::gpr(number.into())));
+        Some(self.home(number).unwrap_or_else(|| {
+            self.code.load(scratch, Mem::frame(self.frame_place(number)));
             scratch
         }))
     }

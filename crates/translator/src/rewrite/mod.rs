@@ -13,24 +13,28 @@
 
 mod cold;
 mod operands;
+mod flags;
 mod memory;
 mod together;
+mod remembered;
 mod stack;
 mod flow;
 mod inline;
 mod strings;
 mod legacy;
 
-use crate::assemble::host::{GUEST_RSP, RAX, RCX, S0, S1};
+use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
-use crate::frame::Frame;
+use crate::frame::{Frame, SPANS};
 use crate::spans::{Roles, Spans};
+use crate::swaps::{self, Swaps};
 use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
+use flags::touches_flags;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_bits, operand_size};
 use smallvec::{SmallVec, smallvec};
@@ -44,12 +48,16 @@ pub struct Rewritten {
     pub entry: u32,
     /// See [`crate::unit::Unit::door`].
     pub door: u32,
+    /// See [`crate::unit::Unit::swaps`].
+    pub swaps: Swaps,
     /// See [`Mark`].
     pub marks: Vec<Mark>,
     /// See [`Exit`].
     pub exits: SmallVec<[Exit; 2]>,
     /// To be numbered from the first number the rewriter was given.
     pub sites: Vec<Site>,
+    /// Memos it uses, from the first one the rewriter was given.
+    pub memos: u32,
 }
 
 /// Tools that are costly to make and used for every unit.
@@ -98,6 +106,8 @@ pub struct Place {
     pub first_site: u32,
     /// Its last instruction ends in another page than it begins in.
     pub two_pages: bool,
+    /// First memo that is free, and how many there are.
+    pub memos: (u32, u32),
 }
 
 /// One unit in the making.
@@ -125,6 +135,14 @@ struct Rewriter<'a> {
     roles: Roles,
     /// Spans whose addend is in its slot, a bit each.
     found: u32,
+    /// Where spans' addends are, by slot.
+    slots: [usize; SPANS],
+    /// Memos used so far.
+    memos: u32,
+    /// Registers that are elsewhere between here and the exits.
+    swaps: Swaps,
+    /// Where jumps to the unit's own beginning arrive with registers swapped.
+    inner: u32,
     /// AVX-512's registers are in the processor: see `cache/wide.rs`.
     awake: bool,
     /// The current instruction is the unit's last.
@@ -145,6 +163,8 @@ pub fn unit(
 ) -> Rewritten {
     let mut spans = std::mem::take(&mut tools.spans);
     let apart = key.mode.apart || !key.mode.long();
+    let swappable = key.mode.long() && !key.mode.single();
+    let swaps = if swappable { swaps::choose(&block.instructions) } else { Swaps::default() };
     let roles = spans.find(&block.instructions, apart, &mut tools.info);
     let mut rewriter = Rewriter {
         code: Code { bytes: std::mem::take(&mut tools.buffer) },
@@ -163,12 +183,18 @@ pub fn unit(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        slots: [0; SPANS],
+        memos: 0,
+        swaps,
+        inner: 0,
         awake: false,
         last: false,
         failed: false,
     };
     rewriter.check_target();
     let entry = rewriter.code.here() as u32;
+    rewriter.swap();
+    rewriter.inner = rewriter.code.here() as u32;
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
         rewriter.last = n + 1 == block.instructions.len();
         rewriter.roles = roles[n];
@@ -191,9 +217,11 @@ pub fn unit(
         code: rewriter.code.bytes,
         entry,
         door,
+        swaps,
         marks: rewriter.marks,
         exits: rewriter.exits,
         sites: rewriter.sites,
+        memos: rewriter.memos,
     }
 }
 
@@ -207,7 +235,7 @@ pub fn snippet(
     address: u64,
 ) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
-    let place = Place { address, unit: 0, first_site: 0, two_pages: false };
+    let place = Place { address, unit: 0, first_site: 0, two_pages: false, memos: (0, 0) };
     let mut rewriter = Rewriter {
         code: Code::default(),
         colds: Vec::new(),
@@ -225,6 +253,10 @@ pub fn snippet(
         aside: false,
         roles: Roles::default(),
         found: 0,
+        slots: [0; SPANS],
+        memos: 0,
+        swaps: Swaps::default(),
+        inner: 0,
         awake: true,
         last: false,
         failed: false,
@@ -332,7 +364,9 @@ impl Rewriter<'_> {
         // What Rust does may change any table.
         self.found = 0;
         self.settle_flags();
-        let resumes = resumes(instruction) && !self.key.mode.single();
+        // No unit with such an instruction swaps, except one that turned out to have no encoding.
+        let resumes = resumes(instruction) && !self.key.mode.single() && self.swaps.none();
+        self.swap_back();
         let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes };
         self.call_site(self.thunks.system, site);
     }
@@ -352,38 +386,6 @@ impl Rewriter<'_> {
         let target = to.wrapping_sub(self.place.address) as i64;
         let distance = i32::try_from(target - patch.0 as i64).expect("the arena spans less than 2 GiB");
         self.code.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
-    }
-
-    /// Sets the Guest's flags aside, if somebody may still want them, so that address arithmetic may use the host's.
-    /// They stay aside over any number of accesses.
-    fn set_flags_aside(&mut self) {
-        if !self.live || self.aside {
-            return;
-        }
-        self.code.mov(S0, RAX);
-        self.code.flags_to_ax();
-        self.code.store32(Mem::frame(offset_of!(Frame, saved_flags)), RAX);
-        self.code.mov(RAX, S0);
-        self.aside = true;
-    }
-
-    /// Brings them back, before somebody looks at them or another unit begins; spoils the second scratch register.
-    fn settle_flags(&mut self) {
-        if !self.aside {
-            return;
-        }
-        self.code.mov(S1, RAX);
-        self.code.load32(RAX, Mem::frame(offset_of!(Frame, saved_flags)));
-        self.code.flags_from_ax();
-        self.code.mov(RAX, S1);
-        self.aside = false;
-    }
-
-    /// Says where the flags are when the current instruction's own access faults.
-    fn note_flags(&mut self) {
-        if let Some(mark) = self.marks.last_mut() {
-            mark.flags_aside = self.aside;
-        }
     }
 
     /// After an instruction that may have moved the stack pointer off its alignment: stack accesses do not check
@@ -435,7 +437,7 @@ impl Rewriter<'_> {
         }
         // It may raise an arithmetic exception.
         self.note_flags();
-        if operands::renamed(instruction) || !self.key.mode.long() {
+        if self.renamed(instruction) || !self.key.mode.long() {
             // The same bytes may mean something else to the host.
             self.operation(instruction, None);
         } else {
@@ -450,23 +452,23 @@ impl Rewriter<'_> {
         let target = instruction.op0_register();
         let number = target.full_register().number() as u8;
         let wide = target.size() == 8 && memory::address_is_wide(instruction);
-        match (target.size(), operands::home(number)) {
+        match (target.size(), self.home(number)) {
             (2, home) => {
                 // A 16-bit result keeps the rest of its register.
                 self.code.lea(memory::address_is_wide(instruction), S0, address);
                 let to = home.unwrap_or(S1);
                 if home.is_none() {
-                    self.code.load(S1, Mem::frame(Frame::gpr(number.into())));
+                    self.code.load(S1, Mem::frame(self.frame_place(number)));
                 }
                 self.code.mov16(to, S0);
                 if home.is_none() {
-                    self.code.store(Mem::frame(Frame::gpr(number.into())), S1);
+                    self.code.store(Mem::frame(self.frame_place(number)), S1);
                 }
             }
             (_, Some(home)) => self.code.lea(wide, home, address),
             (_, None) => {
                 self.code.lea(wide, S0, address);
-                self.code.store(Mem::frame(Frame::gpr(number.into())), S0);
+                self.code.store(Mem::frame(self.frame_place(number)), S0);
             }
         }
     }
@@ -476,9 +478,4 @@ impl Rewriter<'_> {
         !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
             && operands::writes_memory(self.tools, instruction)
     }
-}
-
-/// True when an instruction reads flags or changes some of them.
-fn touches_flags(instruction: &Instruction) -> bool {
-    instruction.rflags_read() | instruction.rflags_modified() != 0
 }

@@ -6,6 +6,7 @@ use crate::assemble::{Mem, Reg};
 use crate::classify::renumber;
 use crate::cpu::RSP;
 use crate::frame::Frame;
+use crate::swaps::Whereabouts;
 use crate::unit::Lent;
 use iced_x86::{Instruction, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register};
 use smallvec::{SmallVec, smallvec};
@@ -14,8 +15,8 @@ use std::mem::offset_of;
 /// As many as an instruction has register operands.
 type Few<T> = SmallVec<[T; 4]>;
 
-/// The host register a Guest register lives in; `None` for those that live in the frame.
-pub fn home(guest: u8) -> Option<Reg> {
+/// The host register a Guest register usually lives in; `None` for those that live in the frame.
+fn usual_home(guest: u8) -> Option<Reg> {
     match guest {
         4 => Some(GUEST_RSP),
         9..=11 => None,
@@ -23,21 +24,8 @@ pub fn home(guest: u8) -> Option<Reg> {
     }
 }
 
-/// True when a register operand is not where the Guest's encoding says.
-fn moved(register: Register) -> bool {
-    register.is_gpr()
-        && !is_high_byte(register)
-        && matches!(register.full_register().number(), 4 | 9 | 10 | 11)
-}
-
 fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
-}
-
-/// True when an instruction without memory operand must be encoded anew.
-pub fn renamed(instruction: &Instruction) -> bool {
-    (0..instruction.op_count())
-        .any(|n| instruction.op_kind(n) == OpKind::Register && moved(instruction.op_register(n)))
 }
 
 /// True when an instruction may leave the stack pointer off a multiple of a stack word, given that it was on one.
@@ -98,6 +86,53 @@ struct StandIn {
 }
 
 impl Rewriter<'_> {
+    /// The host register that holds a Guest register here; `None` if it is in the frame.
+    pub(super) fn home(&self, guest: u8) -> Option<Reg> {
+        match self.swaps.find(guest) {
+            Whereabouts::Usual => usual_home(guest),
+            Whereabouts::Host(host) => Some(Reg(host)),
+            Whereabouts::Out(_) => None,
+        }
+    }
+
+    /// The place in the frame of a Guest register without a home.
+    pub(super) fn frame_place(&self, guest: u8) -> usize {
+        match self.swaps.find(guest) {
+            Whereabouts::Out(place) => offset_of!(Frame, swapped) + 8 * place,
+            _ => Frame::gpr(guest.into()),
+        }
+    }
+
+    /// Lets registers change places: the way into a unit.
+    pub(super) fn swap(&mut self) {
+        for (guest, host) in self.swaps.pairs() {
+            let (out, host) = (Mem::frame(self.frame_place(host as u8)), Reg(host as u8));
+            self.code.store(out, host);
+            self.code.load(host, Mem::frame(Frame::gpr(guest)));
+        }
+    }
+
+    /// And back: every way out.
+    pub(super) fn swap_back(&mut self) {
+        for (guest, host) in self.swaps.pairs() {
+            let (out, host) = (Mem::frame(self.frame_place(host as u8)), Reg(host as u8));
+            self.code.store(Mem::frame(Frame::gpr(guest)), host);
+            self.code.load(host, out);
+        }
+    }
+
+    /// True when a register operand is not where the Guest's encoding says.
+    fn moved(&self, register: Register) -> bool {
+        let number = register.full_register().number() as u8;
+        register.is_gpr() && !is_high_byte(register) && self.home(number) != Some(Reg(number))
+    }
+
+    /// True when an instruction without memory operand must be encoded anew.
+    pub(super) fn renamed(&self, instruction: &Instruction) -> bool {
+        (0..instruction.op_count())
+            .any(|n| instruction.op_kind(n) == OpKind::Register && self.moved(instruction.op_register(n)))
+    }
+
     /// Encodes `instruction` with its registers renamed and its memory operand at `memory`, which may use both scratch
     /// registers. Registers of the frame are brought into scratch registers, or into a borrowed one when the scratch
     /// registers do not suffice.
@@ -111,7 +146,7 @@ impl Rewriter<'_> {
         if let Some(place) = memory {
             free.retain(|&mut r| place.base != Some(r) && place.index.is_none_or(|(i, _)| i != r));
         }
-        let guests = frame_registers(instruction);
+        let guests = self.frame_registers(instruction);
         if guests.len() > free.len()
             && let Some(place) = memory
             && place.index.is_some()
@@ -123,7 +158,7 @@ impl Rewriter<'_> {
         }
         let mut lent = Few::new();
         if guests.len() > free.len() {
-            let borrowed = borrowable(instruction);
+            let borrowed = self.borrowable(instruction);
             self.lend(borrowed);
             lent.push(borrowed);
             free.push(borrowed);
@@ -132,14 +167,14 @@ impl Rewriter<'_> {
             && uses_high_byte(instruction)
         {
             // ah..bh cannot be encoded beside r8..r15: the address moves to a borrowed low register.
-            let low = borrowable_low(instruction);
+            let low = self.borrowable_low(instruction);
             self.lend(low);
             lent.push(low);
             self.code.lea(true, low, place);
             memory = Some(Mem::at(low, 0));
         }
         let stand_ins = self.bring_in(instruction, &guests, &free);
-        rename(&mut changed, &stand_ins);
+        self.rename(&mut changed, &stand_ins);
         if let Some(place) = memory {
             point_at(&mut changed, place);
         }
@@ -147,7 +182,8 @@ impl Rewriter<'_> {
         self.encode(&changed);
         for stand_in in &stand_ins {
             if stand_in.written {
-                self.code.store(Mem::frame(Frame::gpr(stand_in.guest.into())), stand_in.host);
+                let place = self.frame_place(stand_in.guest);
+                self.code.store(Mem::frame(place), stand_in.host);
             }
         }
         for register in lent {
@@ -158,11 +194,11 @@ impl Rewriter<'_> {
     /// ah..bh into the stack pointer (`movsx esp, dh`): its home needs a prefix that ah..bh forbid, so a low register
     /// plays its part.
     fn operation_on_low_stack_pointer(&mut self, instruction: &Instruction) {
-        let low = borrowable_low(instruction);
+        let low = self.borrowable_low(instruction);
         self.lend(low);
         self.code.mov(low, GUEST_RSP);
         let mut changed = super::legacy::modern(instruction);
-        rename(&mut changed, &[StandIn { guest: RSP as u8, host: low, written: true }]);
+        self.rename(&mut changed, &[StandIn { guest: RSP as u8, host: low, written: true }]);
         self.encode(&changed);
         self.code.mov(GUEST_RSP, low);
         self.code.load(low, Mem::frame(offset_of!(Frame, borrowed)));
@@ -181,9 +217,10 @@ impl Rewriter<'_> {
             return Few::new();
         }
         let options = InstructionInfoOptions::NO_MEMORY_USAGE | InstructionInfoOptions::NO_REGISTER_USAGE;
+        let places: Few<usize> = guests.iter().map(|&guest| self.frame_place(guest)).collect();
         let info = self.tools.info.info_options(instruction, options);
         let mut result = Few::new();
-        for (&guest, &host) in guests.iter().zip(free) {
+        for ((&guest, &host), place) in guests.iter().zip(free).zip(places) {
             let (mut read, mut written) = (false, false);
             for n in 0..instruction.op_count() {
                 let register = instruction.op_register(n);
@@ -199,11 +236,68 @@ impl Rewriter<'_> {
                 read |= access != OpAccess::Write || register.size() < 4;
             }
             if read {
-                self.code.load(host, Mem::frame(Frame::gpr(guest.into())));
+                self.code.load(host, Mem::frame(place));
             }
             result.push(StandIn { guest, host, written });
         }
         result
+    }
+
+    /// The frame's registers among the register operands, each once.
+    fn frame_registers(&self, instruction: &Instruction) -> Few<u8> {
+        let mut result = Few::new();
+        for n in 0..instruction.op_count() {
+            let register = instruction.op_register(n);
+            if instruction.op_kind(n) == OpKind::Register && register.is_gpr() {
+                let number = register.full_register().number() as u8;
+                if self.home(number).is_none() && !result.contains(&number) {
+                    result.push(number);
+                }
+            }
+        }
+        result
+    }
+
+    /// True when an operand is in this host register.
+    fn names_host(&self, instruction: &Instruction, host: Reg) -> bool {
+        (0..instruction.op_count()).any(|n| {
+            let register = instruction.op_register(n);
+            instruction.op_kind(n) == OpKind::Register
+                && register.is_gpr()
+                && (is_high_byte(register) && register.full_register().number() == host.0.into()
+                    || self.home(register.full_register().number() as u8) == Some(host))
+        })
+    }
+
+    /// A register that the instruction neither names nor uses without naming it: no instruction uses r12 to r15 so.
+    fn borrowable(&self, instruction: &Instruction) -> Reg {
+        (12..16)
+            .map(Reg)
+            .find(|&r| !self.names_host(instruction, r))
+            .expect("three operands leave one of four registers")
+    }
+
+    /// The same among registers that need no prefix. rbp, rsi and rdi are implicit only in string and frame instructions.
+    fn borrowable_low(&self, instruction: &Instruction) -> Reg {
+        [7, 6, 5]
+            .map(Reg)
+            .into_iter()
+            .find(|&r| !self.names_host(instruction, r))
+            .expect("one operand is a high byte")
+    }
+
+    /// Renames register operands to where their values are.
+    fn rename(&self, changed: &mut Instruction, stand_ins: &[StandIn]) {
+        for n in 0..changed.op_count() {
+            let register = changed.op_register(n);
+            if changed.op_kind(n) != OpKind::Register || !self.moved(register) {
+                continue;
+            }
+            let guest = register.full_register().number() as u8;
+            let host = stand_ins.iter().find(|s| s.guest == guest).map(|s| s.host).or(self.home(guest));
+            let host = host.expect("every register of the frame has a stand-in");
+            changed.set_op_register(n, renumber(register, host.0));
+        }
     }
 
     /// Encodes a changed instruction here. One that has no encoding any more is left to Rust: see `instruction`.
@@ -214,21 +308,6 @@ impl Rewriter<'_> {
         self.code.bytes = encoder.take_buffer();
         self.failed |= done.is_err();
     }
-}
-
-/// The frame's registers among the register operands, each once.
-fn frame_registers(instruction: &Instruction) -> Few<u8> {
-    let mut result = Few::new();
-    for n in 0..instruction.op_count() {
-        let register = instruction.op_register(n);
-        if instruction.op_kind(n) == OpKind::Register && register.is_gpr() {
-            let number = register.full_register().number() as u8;
-            if home(number).is_none() && !result.contains(&number) {
-                result.push(number);
-            }
-        }
-    }
-    result
 }
 
 fn uses_high_byte(instruction: &Instruction) -> bool {
@@ -242,37 +321,6 @@ fn names(instruction: &Instruction, number: usize) -> bool {
             && instruction.op_register(n).is_gpr()
             && instruction.op_register(n).full_register().number() == number
     })
-}
-
-/// A register that the instruction neither names nor uses without naming it: no instruction uses r12 to r15 so.
-fn borrowable(instruction: &Instruction) -> Reg {
-    (12..16)
-        .map(Reg)
-        .find(|r| !names(instruction, r.0.into()))
-        .expect("three operands leave one of four registers")
-}
-
-/// The same among registers that need no prefix. rbp, rsi and rdi are implicit only in string and frame instructions.
-fn borrowable_low(instruction: &Instruction) -> Reg {
-    [7, 6, 5]
-        .map(Reg)
-        .into_iter()
-        .find(|r| !names(instruction, r.0.into()))
-        .expect("one operand is a high byte")
-}
-
-/// Renames register operands to where their values are.
-fn rename(changed: &mut Instruction, stand_ins: &[StandIn]) {
-    for n in 0..changed.op_count() {
-        let register = changed.op_register(n);
-        if changed.op_kind(n) != OpKind::Register || !moved(register) {
-            continue;
-        }
-        let guest = register.full_register().number() as u8;
-        let host = stand_ins.iter().find(|s| s.guest == guest).map(|s| s.host).or(home(guest));
-        let host = host.expect("every register of the frame has a stand-in");
-        changed.set_op_register(n, renumber(register, host.0));
-    }
 }
 
 /// Replaces the memory operand by one that is relative to host registers.

@@ -17,7 +17,6 @@ use super::{Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
-use crate::rewrite::operands::home;
 use crate::unit::{Lent, Part};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use smallvec::smallvec;
@@ -52,14 +51,14 @@ impl Rewriter<'_> {
         match instruction.op0_kind() {
             OpKind::Register => {
                 let number = instruction.op0_register().full_register().number();
-                match home(number as u8) {
+                match self.home(number as u8) {
                     Some(GUEST_RSP) if !self.key.mode.long() => {
                         // What is pushed is the pointer before it moves.
                         self.code.store(Mem::frame(offset_of!(Frame, kept)), GUEST_RSP);
                         Pushed::Kept(offset_of!(Frame, kept))
                     }
                     Some(register) => Pushed::Register(register),
-                    None => Pushed::Kept(Frame::gpr(number)),
+                    None => Pushed::Kept(self.frame_place(number as u8)),
                 }
             }
             OpKind::Memory => {
@@ -152,7 +151,7 @@ impl Rewriter<'_> {
     fn pop(&mut self, instruction: &Instruction) {
         let place = self.stack_place(Mem::at(GUEST_RSP, 0), Part::Pop);
         let number = instruction.op0_register().number();
-        match home(number as u8) {
+        match self.home(number as u8) {
             // `pop rsp` ends with what it read.
             Some(GUEST_RSP) => {
                 self.load_word(GUEST_RSP, place);
@@ -162,7 +161,8 @@ impl Rewriter<'_> {
             Some(register) => self.load_word(register, place),
             None => {
                 self.code.load(S0, place);
-                self.code.store(Mem::frame(Frame::gpr(number)), S0);
+                let place = self.frame_place(number as u8);
+                self.code.store(Mem::frame(place), S0);
             }
         }
         self.move_stack(Mem::at(GUEST_RSP, self.key.mode.word() as i32));

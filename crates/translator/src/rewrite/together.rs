@@ -5,10 +5,11 @@
 //!            s1 = table[s0]            ; mov [slot], s1            ; op [register + s1 + displacement]
 //!   Member   mov s1, [slot]            ; op [register + s1 + displacement]
 //! ```
-//! In a known page nothing is to be checked, and the slot holds the page's host address: `op [s1 + place in the page]`.
+//! With a memo ([`crate::memos`]), the first one's addend is there and is not stored again. In a known page nothing is to be checked, and the slot holds the page's host address: `op [s1 + place in the page]`.
 //! A member touches no flag.
 
 use super::cold::Jumps;
+use super::remembered::Wanted;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{S0, S1};
 use crate::assemble::{Mem, Reg, cond};
@@ -26,8 +27,8 @@ struct Around {
     after: u16,
 }
 
-fn slot_place(slot: u8) -> Mem {
-    Mem::frame(offset_of!(Frame, spans) + 8 * usize::from(slot))
+fn span_place(slot: u8) -> usize {
+    offset_of!(Frame, spans) + 8 * usize::from(slot)
 }
 
 impl Rewriter<'_> {
@@ -80,27 +81,44 @@ impl Rewriter<'_> {
                 if base == S0 { Mem::sum(S0, S1, before.into()) } else { Mem::sum(base, S1, at.disp) }
             }
             Role::Member { slot } => {
-                self.code.load(S1, slot_place(slot));
+                self.code.load(S1, self.slot(slot));
                 Mem::sum(base, S1, at.disp)
             }
             Role::Alone => unreachable!("asked before"),
         }
     }
 
+    /// Where a span's addend is.
+    fn slot(&self, slot: u8) -> Mem {
+        Mem::frame(self.slots[usize::from(slot)])
+    }
+
+    /// The span's addend is in this field of the frame from now on.
+    fn found(&mut self, slot: u8, place: usize) {
+        self.slots[usize::from(slot)] = place;
+        self.found |= 1 << slot;
+    }
+
     /// Leaves the addend of a span's page in its slot and in the second scratch register.
     fn first(&mut self, at: Mem, around: &Around, part: Part) {
         let before = i32::from(around.before);
-        self.code.lea(true, S0, Mem { disp: at.disp.wrapping_sub(before), ..at });
-        if let Some(crosses) = self.check_crossing(usize::from(around.before + around.after)) {
-            let here = self.marks.last().map_or(0, |mark| u64::from(mark.guest));
+        let size = usize::from(around.before + around.after);
+        let start = Mem { disp: at.disp.wrapping_sub(before), ..at };
+        let here = self.key.pc + self.marks.last().map_or(0, |mark| u64::from(mark.guest));
+        let wanted = Wanted { start, size, before, part, apart: Some(here) };
+        if let Some(place) = self.remember(&wanted) {
+            return self.found(around.slot, place);
+        }
+        self.code.lea(true, S0, start);
+        if let Some(crosses) = self.check_crossing(size) {
             let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
-            let ask = Ask::Apart(self.key.pc + here);
-            self.colds.push(Cold { jumps: smallvec![crosses], restore, ask });
+            self.colds.push(Cold { jumps: smallvec![crosses], restore, ask: Ask::Apart(here) });
         }
         self.page_number();
         self.look_up(S0, before, part);
-        self.code.store(slot_place(around.slot), S1);
-        self.found |= 1 << around.slot;
+        let place = span_place(around.slot);
+        self.code.store(Mem::frame(place), S1);
+        self.found(around.slot, place);
     }
 
     /// The entry of the page whose number is in the second scratch register. Rust is told of the access `before` bytes
@@ -127,10 +145,11 @@ impl Rewriter<'_> {
                 self.code.constant(S1, address >> 12 & 0xf_ffff_ffff);
                 self.look_up(S0, 0, part);
                 self.code.lea(true, S1, Mem { disp: -within, ..Mem::sum(S0, S1, 0) });
-                self.code.store(slot_place(slot), S1);
-                self.found |= 1 << slot;
+                let place = span_place(slot);
+                self.code.store(Mem::frame(place), S1);
+                self.found(slot, place);
             }
-            Role::Member { slot } => self.code.load(S1, slot_place(slot)),
+            Role::Member { slot } => self.code.load(S1, self.slot(slot)),
             Role::Alone => unreachable!("asked before"),
         }
         Mem::at(S1, within)

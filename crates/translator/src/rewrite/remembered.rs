@@ -1,0 +1,146 @@
+//! Accesses that try the page they went to last time first. See [`crate::memos`].
+//!
+//! ```text
+//!   lea s1, [address] ; xor s1, [memo.page] ; cmp s1, 4096 - size ; ja cold
+//!   back: mov s1, [memo.addend]
+//!
+//!   cold: lea s0, [address]           does it cross a page? its entry, as in memory.rs
+//!         mov [memo.addend], s1
+//!         mov byte [mark], 1 ; s1 = s0's page ; mov [memo.page], s1 ; jmp back
+//! ```
+
+use super::cold::Ask;
+use super::{Cold, Restore, Rewriter};
+use crate::assemble::host::{S0, S1};
+use crate::assemble::{Mem, cond};
+use crate::frame::FrameMapping;
+use crate::memos::STRETCH;
+use crate::unit::{Part, Site};
+use smallvec::smallvec;
+
+/// An access, or the first of a span.
+pub(super) struct Wanted {
+    /// Where it, or the span, begins.
+    pub(super) start: Mem,
+    /// Its bytes, or the span's.
+    pub(super) size: usize,
+    /// Bytes of the span before the access.
+    pub(super) before: i32,
+    /// What Rust is told when there is no entry.
+    pub(super) part: Part,
+    /// A span that crosses a page's end is left to the unit in which all are apart, from this instruction on.
+    pub(super) apart: Option<u64>,
+}
+
+/// What a stub needs to look an address up.
+pub(super) struct LookUp {
+    start: Mem,
+    size: usize,
+    before: i32,
+    apart: Option<u64>,
+    memo: usize,
+    thunk: u64,
+    site: Site,
+    /// The Guest's flags are aside.
+    aside: bool,
+    /// Where the hot path goes on.
+    back: usize,
+}
+
+/// A memo's fields, from the frame on.
+fn page(memo: usize) -> usize {
+    FrameMapping::MEMOS + 16 * memo
+}
+
+fn addend(memo: usize) -> usize {
+    page(memo) + 8
+}
+
+impl Rewriter<'_> {
+    /// Leaves the addend for an access in the second scratch register, and says in which field of the frame it is; none if
+    /// there is no memo for it. Flags are spoilt.
+    pub(super) fn remember(&mut self, wanted: &Wanted) -> Option<usize> {
+        let (first, free) = self.place.memos;
+        if !self.key.mode.long() || self.key.mode.single() || self.memos == free {
+            return None;
+        }
+        let memo = (first + self.memos) as usize;
+        self.memos += 1;
+        // What is not a home register may change before the stub needs it.
+        let start = match wanted.start {
+            Mem { base: Some(S0), disp, .. } => {
+                if disp != 0 {
+                    self.code.lea(true, S0, wanted.start);
+                }
+                Mem::at(S0, 0)
+            }
+            start => start,
+        };
+        if start.disp == 0 {
+            self.code.mov(S1, start.base.expect("an access has a base"));
+        } else {
+            self.code.lea(true, S1, start);
+        }
+        self.code.xor_memory(S1, Mem::frame(page(memo)));
+        self.code.cmp(S1, 4096 - wanted.size as u32);
+        let other = self.code.jump_if(cond::A);
+        let back = self.code.here();
+        self.code.load(S1, Mem::frame(addend(memo)));
+        let Ask::Site { thunk, site } = self.memory_site(wanted.part) else {
+            unreachable!("a memory site is a site")
+        };
+        let (size, before, apart, aside) = (wanted.size, wanted.before, wanted.apart, self.aside);
+        let look = LookUp { start, size, before, apart, memo, thunk, site, aside, back };
+        self.colds.push(Cold {
+            jumps: smallvec![other],
+            restore: Restore::Nothing,
+            ask: Ask::LookUp(Box::new(look)),
+        });
+        Some(addend(memo))
+    }
+
+    /// The stub.
+    pub(super) fn look_up_for_memo(&mut self, look: LookUp) {
+        if look.start != Mem::at(S0, 0) {
+            self.code.lea(true, S0, look.start);
+        }
+        let crosses = self.check_crossing(look.size);
+        self.page_number();
+        self.code.load_table(S1, S1);
+        self.code.test(S1);
+        let missing = self.code.jump_if(cond::Z);
+        self.code.store(Mem::frame(addend(look.memo)), S1);
+        self.code.store8_immediate(Mem::frame(FrameMapping::MEMO_MARKS + look.memo / STRETCH), 1);
+        self.code.mov(S1, S0);
+        self.code.page_of(S1);
+        self.code.store(Mem::frame(page(look.memo)), S1);
+        let back = self.code.jump();
+        self.code.bind(back, look.back);
+        let here = self.code.here();
+        self.code.bind(missing, here);
+        match (crosses, look.apart) {
+            (Some(crosses), Some(pc)) => {
+                self.tell_of_miss(look.before, look.thunk, look.site);
+                let here = self.code.here();
+                self.code.bind(crosses, here);
+                self.aside = look.aside;
+                self.settle_flags();
+                self.leave_directly(pc, true);
+            }
+            (crosses, _) => {
+                if let Some(crosses) = crosses {
+                    self.code.bind(crosses, here);
+                }
+                self.tell_of_miss(look.before, look.thunk, look.site);
+            }
+        }
+    }
+
+    /// Rust looks at the access itself, not at where its span begins.
+    fn tell_of_miss(&mut self, before: i32, thunk: u64, site: Site) {
+        if before != 0 {
+            self.code.lea(true, S0, Mem::at(S0, before));
+        }
+        self.call_site(thunk, site);
+    }
+}
