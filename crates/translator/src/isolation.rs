@@ -7,7 +7,7 @@
 //!
 //! A unit contains four kinds of memory operands, and no fifth:
 //!
-//! 1. `[rsp + constant]`: the frame. Guest registers never are in the host's `rsp`; an instruction that names `rsp` is
+//! 1. `[rsp + constant]`: the frame, and the memos behind it. Guest registers never are in the host's `rsp`; an instruction that names `rsp` is
 //!    encoded anew with another register. The only `rsp + index` is a jump table, whose index is sixteen bits of
 //!    a target and a number that Rust wrote.
 //! 2. `gs:[page * 8]`: the addend table. `page` is bits 12 to 47 of an address, so it lies in the view of 2^36 entries
@@ -15,6 +15,10 @@
 //! 3. `[address + addend]`: the Guest's bytes. The addend was read for the page of `address`, was not 0, and the
 //!    access does not cross the page's end: checked, or known because stack pointers are multiples of eight.
 //!    Entries are made in one place (`mend.rs`), from a page walk whose result `Ram::offset` found in a region of RAM.
+//!    The addend may come out of the frame: a span's first access left it there and saw that all of the span lies in
+//!    its page (`spans.rs`); or a memo's, whose page is compared with all 64 bits of the address (`memos.rs`). Both hold
+//!    what an entry said, and neither is used again once an entry was taken away: a unit is not entered again in its
+//!    middle then (`Resume`), and memos are wiped before the next one runs.
 //! 4. Constants of ours (masks, thunks), which the Guest does not choose.
 //!
 //! Instructions that touch memory in another way (two operands, areas of a variable size, implied addresses) are not
@@ -45,7 +49,7 @@
 //! | gs base | a view of the addend tables, written by Rust or by thunks from the frame |
 //! | fs base | the host thread's, untouched: `wrfsbase`, `wrmsr` and selector loads change the frame's copy |
 //! | r9 | the Guest's `rsp`; r10, r11: scratch; the Guest's r9 to r11 are in the frame |
-//! | the other general registers | the Guest's, as values; none is used as an address without a lookup |
+//! | the other general registers | the Guest's, as values (inside a unit some have changed places: `swaps.rs`); none is used as an address without a lookup |
 //! | arithmetic flags | the Guest's, or free |
 //! | DF, AC, TF, NT, IOPL, IF | the host's, always: `std`, `popf`, `stac`, `iret` change the frame's copy |
 //! | vectors, x87, MXCSR | the Guest's; the way out puts MXCSR back, and leaving the vCPU's thread the rest |
@@ -62,7 +66,7 @@
 //! # What is not claimed
 //!
 //! - **Speculation.** A conditional jump that was trained (Spectre v1) can run a unit's access before its checks are
-//!   done: with an addend of 0, or across a page's end. It then reads, in speculation, host memory of this process at an
+//!   done: with an addend of 0, with a memo's for another page, or across a page's end. It then reads, in speculation, host memory of this process at an
 //!   address the Guest chose. An indirect jump's prediction can be trained within the process (v2), and buffers shared
 //!   with a sibling thread can leak (MDS and its kin). Nothing here fences that: a fence an access costs more than the
 //!   translator gains, and masking an address cannot stop the addend's load. What there is: this process holds no

@@ -131,6 +131,8 @@ impl Guest {
     }
 
     pub(crate) fn place(&mut self, case: &Case) {
+        // Half of the cases as code that ran for long, half as code that did not.
+        self.vcpu.take_all_code_for_hot(case.seed & 1 != 0);
         world::fill(&mut self.before, case.memory_seed, &case.patches);
         write(&self.ram, WINDOWS_AT, &self.before[..]);
         let slot = (case.state.rip - CODE) / SLOT * SLOT;

@@ -146,6 +146,82 @@ fn an_access_that_rust_plays_ends_what_the_span_knew() {
     assert_eq!(machine.vcpu.gpr(reg::RSI), 30);
 }
 
+/// A user's page, and another for the same place.
+const USERS: u64 = 0x6000_0000_0000;
+
+#[test]
+fn hot_code_forgets_where_a_page_was_when_it_moves() {
+    // Reads, and then a write that the page forbids: the handler gives the user a page of its own, as copy-on-write does.
+    let mut machine = Machine::new();
+    machine.vcpu.take_all_code_for_hot(true);
+    machine.map(USERS, BEHIND_FIRST, P | U);
+    for page in [BEHIND_FIRST, BEHIND_SECOND] {
+        (0..4).for_each(|n| machine.put(page + 8 * n, page + n));
+    }
+    let place = machine.load_anew(
+        USER_CODE,
+        &assembled!(
+            "mov ecx, 3",
+            "2: mov rax, [rbx]",
+            "add rax, [rbx + 8]",
+            "add rax, [rbx + rcx * 8]",
+            "loop 2b",
+            "mov [rbx + 16], ecx",
+            "mov rax, [rbx]",
+            "mov rdx, [rbx + 8]",
+            "mov rsi, [rbx + rcx * 8 + 24]",
+            "int3"
+        ),
+    );
+    machine.start_user(place);
+    machine.vcpu.set_gpr(reg::RBX, USERS);
+    let trapped = machine.run_to_trap();
+    assert_eq!((trapped.vector, trapped.error_code, trapped.cr2), (14, 7, USERS + 16));
+    assert_eq!(machine.vcpu.gpr(reg::RAX), 3 * BEHIND_FIRST + 2);
+    machine.map(USERS, BEHIND_SECOND, P | W | U);
+    assert_eq!(machine.run_to_trap().vector, 3);
+    let found = [reg::RAX, reg::RDX, reg::RSI].map(|register| machine.vcpu.gpr(register));
+    assert_eq!(found, [BEHIND_SECOND, BEHIND_SECOND + 1, BEHIND_SECOND + 3]);
+    assert_eq!(machine.get(BEHIND_FIRST + 16), BEHIND_FIRST + 2, "the old page is as it was");
+}
+
+#[test]
+fn hot_code_finds_words_across_pages_and_pages_that_take_turns() {
+    let mut machine = Machine::new();
+    machine.vcpu.take_all_code_for_hot(true);
+    machine.map(USERS, BEHIND_FIRST, P | W | U);
+    machine.map(USERS + 0x1000, BEHIND_SECOND, P | W | U);
+    let mut expected = 0u64;
+    for n in 0..1024u64 {
+        let physical = if n < 512 { BEHIND_FIRST + 8 * n } else { BEHIND_SECOND + 8 * (n - 512) };
+        machine.put(physical, n * 0x0101_0101);
+    }
+    let word = |at: u64| {
+        let byte = |at: u64| ((at / 8) * 0x0101_0101).to_le_bytes()[at as usize % 8];
+        u64::from_le_bytes(std::array::from_fn(|n| byte(at + n as u64)))
+    };
+    // Steps of 777 bytes: of every alignment, in one page and the other, now and then across.
+    for n in 0..10 {
+        expected = expected.wrapping_add(word(n * 777)).wrapping_add(word(n * 777 + 5));
+    }
+    let place = machine.load_anew(
+        USER_CODE,
+        &assembled!(
+            "mov ecx, 10",
+            "xor eax, eax",
+            "2: add rax, [rbx]",
+            "add rax, [rbx + 5]",
+            "add rbx, 777",
+            "loop 2b",
+            "int3"
+        ),
+    );
+    machine.start_user(place);
+    machine.vcpu.set_gpr(reg::RBX, USERS);
+    assert_eq!(machine.run_to_trap().vector, 3);
+    assert_eq!(machine.vcpu.gpr(reg::RAX), expected);
+}
+
 /// r9 to r11 are used much, the others little: they change places. One access faults in the middle.
 fn swapping() -> Vec<u8> {
     assembled!(
