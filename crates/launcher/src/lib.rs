@@ -18,6 +18,7 @@ pub mod attachments;
 pub mod disks;
 pub mod user_network;
 pub mod share;
+pub mod root;
 pub mod run;
 pub mod default_guest;
 pub mod kernel_image;

@@ -24,7 +24,7 @@ use crate::ending::Ending;
 use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
-use crate::initramfs::session::{Mode, Mount, Session};
+use crate::initramfs::session::{Mode, Session};
 use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
@@ -32,6 +32,7 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::root::{self, Root};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
 use crate::supervise::{Reason, StopButton, Supervisor};
@@ -95,9 +96,10 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let shares: Vec<ShareSpec> =
+    let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
-    let usual = match (own, arguments.disk.is_empty() && shares.is_empty()) {
+    let rooted = matches!(guest, GuestChoice::Directory(_) | GuestChoice::Image(_));
+    let usual = match (own, arguments.disk.is_empty() && shares.is_empty() && !rooted) {
         (true, _) => BusChoice::LguestDma,
         (false, true) => BusChoice::Pci,
         (false, false) => BusChoice::Mmio,
@@ -109,8 +111,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         ));
     }
     let mounts = share::mounts(&shares)?;
-    let shared = shares.iter().map(|share| share.directory.clone()).collect();
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares, cpus)?;
+    let mut attachments = attachments::read(&arguments.disk, &arguments.net)?;
+    let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
+    let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
+    let bus = bus_spec(choice, attachments, shares, cpus)?;
+    let drivers = drivers(&bus, !shared.is_empty(), root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -128,7 +133,10 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, &drivers(&bus, !mounts.is_empty()), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers, &progress)?
+        }
+        (GuestChoice::Directory(_) | GuestChoice::Image(_), own_kernel) => {
+            root_files(own_kernel, &drivers, &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -140,8 +148,10 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let initrd =
-        if ours { with_session(initrd, attached, &word, mounts, &arguments.command) } else { initrd };
+    let session =
+        Session { mode: mode(attached), word: word.clone(), mounts, command: arguments.command.clone() };
+    let wishes = root.map_or_else(|| session.archive(), |root| root.session(&session));
+    let initrd = if ours { with_wishes(initrd, &wishes) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -204,12 +214,13 @@ fn bus_spec(
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec, shares: bool) -> Vec<&'static str> {
+fn drivers(bus: &BusSpec, shares: bool, root: Option<&Root>) -> Vec<&'static str> {
     let mut drivers = match bus {
         BusSpec::Mmio(_) => vec!["virtio_mmio", "virtio_blk", "virtio_rng"],
         BusSpec::Pci | BusSpec::LguestDma { .. } => Vec::new(),
     };
     drivers.extend(shares.then_some("virtiofs"));
+    drivers.extend(root.into_iter().flat_map(Root::modules));
     drivers
 }
 
@@ -274,7 +285,7 @@ fn check_command(
 ) -> Result<(), Mistake> {
     let ours = match own_initrd {
         Some(initrd) => initramfs::is_ours(initrd),
-        None => matches!(guest, GuestChoice::Debian(_)),
+        None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
     };
     if ours || arguments.command.is_empty() {
         return Ok(());
@@ -302,10 +313,7 @@ fn open_kernel(option: &str, path: &Path) -> Result<Kernel, Mistake> {
 }
 
 fn later_guest(path: &Path) -> Option<&'static str> {
-    let mut beginning = vec![0; 4096];
-    let length =
-        std::fs::File::open(path).and_then(|mut file| io::Read::read(&mut file, &mut beginning)).ok()?;
-    request::later_guest(&beginning[..length])
+    request::later_guest(&request::beginning(path))
 }
 
 fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Mistake> {
@@ -379,22 +387,35 @@ fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
     )))
 }
 
-/// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_session(
-    mut initrd: Vec<u8>,
-    attached: bool,
-    word: &MarkWord,
-    mounts: Vec<Mount>,
-    command: &[String],
-) -> Vec<u8> {
-    let mode = if attached {
-        let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
-        Mode::Console(terminal::size(), kind)
-    } else {
-        Mode::Pipes
+/// A root's kernel, Debian's unless there is another, and what leads from the one to the other.
+fn root_files(
+    own_kernel: Option<Kernel>,
+    drivers: &[&str],
+    progress: &Progress,
+) -> Result<(Kernel, Vec<u8>), Mistake> {
+    let (kernel, modules) = match own_kernel {
+        Some(kernel) => (kernel, Vec::new()),
+        None => {
+            let name = PackageName::new(debian::DEFAULT_KERNEL).expect("a well-formed name");
+            debian::kernel(&user_cache()?, &name, drivers, progress)?
+        }
     };
+    Ok((kernel, root::initramfs(&modules)))
+}
+
+/// What the session's program talks to.
+fn mode(attached: bool) -> Mode {
+    if !attached {
+        return Mode::Pipes;
+    }
+    let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
+    Mode::Console(terminal::size(), kind)
+}
+
+/// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
+fn with_wishes(mut initrd: Vec<u8>, wishes: &[u8]) -> Vec<u8> {
     initrd.resize(initrd.len().next_multiple_of(4), 0);
-    initrd.extend(Session { mode, word: word.clone(), mounts, command: command.to_vec() }.archive());
+    initrd.extend(wishes);
     initrd
 }
 
@@ -482,8 +503,8 @@ mod tests {
 
     #[test]
     fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_session(vec![0; 7], false, &MarkWord::draw(), Vec::new(), &[]);
-        assert_eq!(&initrd[8..14], b"070701");
+        let initrd = with_wishes(vec![0; 7], b"070701");
+        assert_eq!(&initrd[8..], b"070701");
     }
 
     #[test]

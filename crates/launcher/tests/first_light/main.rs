@@ -13,6 +13,7 @@ mod bad_input;
 mod session;
 mod disks;
 mod shares;
+mod roots;
 mod legacy;
 mod protocols;
 mod prompt;
