@@ -14,6 +14,14 @@ pub trait Device: Send {
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
+/// A range of addresses behind which others decide who answers: PCI's memory. It does its own locking.
+pub trait Window: Send + Sync {
+    /// As [`Device::read`].
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// As [`Device::write`].
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
 /// A device that a bus and somebody else (an input thread) share.
 pub type Shared<D> = Arc<Mutex<D>>;
 
@@ -33,9 +41,32 @@ pub enum BusError {
     Empty(Range<u64>),
 }
 
+enum Owner {
+    Device(Arc<Mutex<dyn Device>>),
+    Window(Arc<dyn Window>),
+}
+
+impl Owner {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match self {
+            Owner::Device(device) => device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data),
+            Owner::Window(window) => window.read(offset, data),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        match self {
+            Owner::Device(device) => {
+                device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data)
+            }
+            Owner::Window(window) => window.write(offset, data),
+        }
+    }
+}
+
 struct Attached {
     range: Range<u64>,
-    device: Arc<Mutex<dyn Device>>,
+    owner: Owner,
 }
 
 /// Addresses and their owners, sorted.
@@ -55,6 +86,18 @@ impl Bus {
     /// # Errors
     /// [`BusError`] when the range is empty or has an owner.
     pub fn attach(&mut self, range: Range<u64>, device: Arc<Mutex<dyn Device>>) -> Result<(), BusError> {
+        self.give(range, Owner::Device(device))
+    }
+
+    /// Gives `range` to a window.
+    ///
+    /// # Errors
+    /// As for [`Self::attach`].
+    pub fn attach_window(&mut self, range: Range<u64>, window: Arc<dyn Window>) -> Result<(), BusError> {
+        self.give(range, Owner::Window(window))
+    }
+
+    fn give(&mut self, range: Range<u64>, owner: Owner) -> Result<(), BusError> {
         if range.is_empty() {
             return Err(BusError::Empty(range));
         }
@@ -66,7 +109,7 @@ impl Bus {
         if let Some(old) = overlap {
             return Err(BusError::Overlap { new: range, old: old.range.clone() });
         }
-        self.attached.insert(place, Attached { range, device });
+        self.attached.insert(place, Attached { range, owner });
         Ok(())
     }
 
@@ -74,8 +117,8 @@ impl Bus {
     pub fn read(&self, address: u64, size: u8) -> u64 {
         let mut bytes = [0xff; 8];
         let data = &mut bytes[..usize::from(size.clamp(1, 8))];
-        if let Some((device, offset)) = self.find(address, data.len()) {
-            device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+        if let Some((owner, offset)) = self.find(address, data.len()) {
+            owner.read(offset, data);
         }
         let bits = data.len() * 8;
         u64::from_le_bytes(bytes) & (u64::MAX >> (64 - bits))
@@ -85,17 +128,17 @@ impl Bus {
     pub fn write(&self, address: u64, size: u8, value: u64) {
         let bytes = value.to_le_bytes();
         let data = &bytes[..usize::from(size.clamp(1, 8))];
-        if let Some((device, offset)) = self.find(address, data.len()) {
-            device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        if let Some((owner, offset)) = self.find(address, data.len()) {
+            owner.write(offset, data);
         }
     }
 
     /// The owner of the whole access. One that straddles a range's end belongs to nobody.
-    fn find(&self, address: u64, size: usize) -> Option<(&Mutex<dyn Device>, u64)> {
+    fn find(&self, address: u64, size: usize) -> Option<(&Owner, u64)> {
         let place = self.attached.partition_point(|a| a.range.start <= address);
         let found = &self.attached[place.checked_sub(1)?];
         let end = address.checked_add(size as u64)?;
-        (end <= found.range.end).then(|| (&*found.device, address - found.range.start))
+        (end <= found.range.end).then(|| (&found.owner, address - found.range.start))
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::bus::{Bus, Device};
 use crate::cmos::Cmos;
 use crate::outside::{Clock, InterruptLine, Output, PowerChange, PowerSwitch};
-use crate::pci::{self, PciRoot};
+use crate::pci::{self, PciBus, PciRoot};
 use crate::pm::{self, Pm};
 use crate::reset::KeyboardReset;
 use crate::serial::{self, Serial};
@@ -60,7 +60,7 @@ fn devices() -> Vec<Placed> {
         (0x70, 2, Arc::new(Mutex::new(Cmos::new(world())))),
         (0x600, pm::REGISTERS, Arc::new(Mutex::new(Pm::new(world(), world(), world())))),
         (0x64, 1, Arc::new(Mutex::new(KeyboardReset::new(world())))),
-        (0xcf8, pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(world())))),
+        (0xcf8, pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(world(), Arc::new(PciBus::new(0..0)))))),
     ]
 }
 

@@ -7,6 +7,12 @@ pub trait InterruptLine: Send {
     fn set(&self, up: bool);
 }
 
+/// Where messages of message-signalled interrupts go: a write of `data` at `address`, which only interrupt controllers hear.
+pub trait Messages: Send {
+    /// Sends one. An address where no controller listens, and data that no controller understands, are lost.
+    fn send(&self, address: u64, data: u32);
+}
+
 /// Time, as devices with a clock of their own need it.
 pub trait Clock: Send {
     /// Nanoseconds since some fixed moment; never goes back.

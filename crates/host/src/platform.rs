@@ -8,6 +8,7 @@ use crate::clock::TscRate;
 use crate::clock::paravirtual::ClockOrigin;
 use crate::engine::Vcpu;
 use crate::interrupts::Interrupts;
+use crate::irq::message::Message;
 use crate::irq::{Controllers, Gsi, Line};
 use crate::kvm::{KvmError, KvmLine, KvmMachine, KvmVcpu};
 use crate::memory::{Memory, MemoryError};
@@ -100,6 +101,18 @@ impl Platform {
         match self {
             Platform::Translator(controllers) => PlatformLine::Translator(controllers.line(gsi)),
             Platform::Kvm(machine) => PlatformLine::Kvm(machine.line(gsi)),
+        }
+    }
+
+    /// A device writes an interrupt message: `data` at `address`. One that no APIC understands is lost, as it would be on a bus.
+    pub fn send_message(&self, address: u64, data: u32) {
+        match self {
+            Platform::Translator(controllers) => {
+                Message::of_write(address, data)
+                    .into_iter()
+                    .for_each(|message| controllers.send_message(message));
+            }
+            Platform::Kvm(machine) => machine.send_message(address, data),
         }
     }
 

@@ -167,12 +167,16 @@ mod tests {
     use super::*;
 
     fn found(wanted: &str) -> Result<Person, Failure> {
-        let root = std::env::temp_dir().join(format!("lguest-init-books-{}", std::process::id()));
+        // A place for each look: tests run side by side.
+        let name = format!("lguest-init-books-{}-{}", std::process::id(), wanted.replace(':', "-"));
+        let root = std::env::temp_dir().join(name);
         fs::create_dir_all(root.join("etc")).unwrap();
         let users = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/srv:/bin/false\n# odd line\n";
         fs::write(root.join("etc/passwd"), users).unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nweb:x:44:\ntape:x:26:web,root\n").unwrap();
-        look_up(wanted, root.to_str().unwrap())
+        let found = look_up(wanted, root.to_str().unwrap());
+        fs::remove_dir_all(root).unwrap();
+        found
     }
 
     #[test]

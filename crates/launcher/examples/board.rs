@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use lguest_launcher::board::{BusSpec, Machine, MachineSpec};
+use lguest_launcher::board::{BusSpec, Machine, MachineSpec, VirtioSpec};
 use lguest_launcher::engine::Engine;
 use lguest_launcher::kernel_image::program::{Kernel, Program};
 
@@ -18,7 +18,7 @@ fn main() {
     let cmdline = arguments.next().unwrap_or_else(|| "console=ttyS0 earlyprintk=ttyS0".into());
     let spec = MachineSpec {
         engine: Engine::Translator,
-        bus: BusSpec::Pci,
+        bus: BusSpec::Virtio(VirtioSpec::bare()),
         memory: 512 << 20,
         cpus: 1,
         hidden: Default::default(),

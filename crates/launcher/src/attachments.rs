@@ -13,9 +13,9 @@ pub const BROKER: &str = "link-broker";
 /// The bus of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusChoice {
-    /// PCI, the default for Linux without disks.
+    /// Virtio on PCI, the default for Linux.
     Pci,
-    /// Virtio in memory, the default for Linux with disks.
+    /// Virtio in memory.
     Mmio,
     /// lguest's first generation, the default for the default Guest.
     LguestDma,

@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::images::command::ImagesArguments;
+use crate::running::command::StopArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,6 +44,10 @@ pub enum Command {
     /// Start a machine
     #[command(after_help = EXAMPLES)]
     Run(Box<RunArguments>),
+    /// List the machines that run
+    Ps,
+    /// Stop machines: press the power button, and pull the plug when that is of no use
+    Stop(StopArguments),
     /// Tell what this machine offers, which engine would run, and what would make it faster
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
@@ -50,6 +56,16 @@ pub enum Command {
     Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
     Initramfs(InitramfsArguments),
+    /// Print a script that completes lguest's words in a shell, as in `source <(lguest completions bash)`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual's page, as in `lguest man run | man -l -`
+    Man {
+        /// A subcommand with a page of its own
+        subcommand: Option<String>,
+    },
 }
 
 /// `lguest run`.
@@ -107,21 +123,21 @@ pub struct RunArguments {
     #[arg(long)]
     pub keep: bool,
 
-    /// A variable of the environment for the command in a root: NAME=VALUE, or NAME for your own value. May be repeated
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub env: Vec<String>,
-
     /// Who runs the command in a root, by name or number; root unless given
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
-    /// The directory in a root where the command starts; the user's home unless given
-    #[arg(long, value_name = "DIR")]
-    pub workdir: Option<PathBuf>,
-
     /// How the Guest finds its devices: pci or mmio (virtio) for Linux, lguest-dma for the default Guest
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
+
+    /// A variable for COMMAND or the shell; without VALUE, with the value it has here. May be repeated
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+
+    /// The directory in the Guest that COMMAND or the shell starts in
+    #[arg(long, value_name = "PATH")]
+    pub workdir: Option<String>,
 
     /// Stop the machine after so many seconds, with exit status 124
     #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
@@ -131,6 +147,10 @@ pub struct RunArguments {
     /// cause, time by kind; --stats=json for programs
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "table")]
     pub stats: Option<String>,
+
+    /// At the end, print on standard error where the time went: to the kernel, to the first process, to the command, to its end
+    #[arg(long)]
+    pub time: bool,
 
     /// Write /tmp/perf-PID.map, so that perf shows which of the Guest's code runs
     #[arg(long)]

@@ -15,6 +15,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::boot_time::{Clock, Moment};
 use crate::control::{Report, ReportReader};
 use crate::marker::{MarkFinder, MarkWord};
 use crate::supervise::StopButton;
@@ -49,6 +50,7 @@ struct State {
     ready: bool,
     ended: bool,
     status: Option<u8>,
+    clock: Option<Arc<Clock>>,
     /// The last byte shown was not the end of a line.
     line_open: bool,
 }
@@ -65,6 +67,11 @@ impl Console {
         let console = Console::default();
         console.lock().ready = !reports;
         console
+    }
+
+    /// From now on the Guest's reports are noted here.
+    pub fn tell(&self, clock: Arc<Clock>) {
+        self.lock().clock = Some(clock);
     }
 
     /// Where the first serial port's bytes go: to `output`, as far as they should.
@@ -120,7 +127,15 @@ impl Console {
     fn hear(&self, report: Report) {
         tracing::debug!(?report, "the Guest reports");
         let mut state = self.lock();
+        if let Some(clock) = &state.clock {
+            clock.note(match report {
+                Report::Begun => Moment::FirstProcess,
+                Report::Ready => Moment::Command,
+                Report::Status(_) => Moment::End,
+            });
+        }
         match report {
+            Report::Begun => {}
             Report::Ready => {
                 state.ready = true;
                 self.shared.1.notify_all();

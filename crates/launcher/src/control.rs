@@ -1,6 +1,6 @@
 //! The control channel: what our first process writes to its second serial port.
 //!
-//! Two lines have a meaning, `ready` (input may come) and `status N` (the session ended with N, 0 to 255). The
+//! Three lines have a meaning, `begun` (the first process is there), `ready` (input may come) and `status N` (the session ended with N, 0 to 255). The
 //! bytes come from the Guest, so they may be anything, for ever: a line longer than any of ours is dropped as it
 //! comes, and of several reports the first one counts.
 
@@ -10,6 +10,8 @@ const LONGEST_LINE: usize = 32;
 /// What a line said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// The first process is there.
+    Begun,
     /// The session is about to start and reads its input.
     Ready,
     /// The session ended with this exit status.
@@ -42,8 +44,10 @@ impl ReportReader {
 
 fn parse(line: &[u8]) -> Option<Report> {
     let line = std::str::from_utf8(line).ok()?.trim_end_matches('\r');
-    if line == "ready" {
-        return Some(Report::Ready);
+    match line {
+        "begun" => return Some(Report::Begun),
+        "ready" => return Some(Report::Ready),
+        _ => {}
     }
     let digits = line.strip_prefix("status ")?;
     if digits.len() > 3 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -63,7 +67,7 @@ mod tests {
 
     #[test]
     fn both_lines_are_understood_with_and_without_carriage_return() {
-        assert_eq!(reports(b"ready\nstatus 0\n"), [Report::Ready, Report::Status(0)]);
+        assert_eq!(reports(b"begun\nready\nstatus 0\n"), [Report::Begun, Report::Ready, Report::Status(0)]);
         assert_eq!(reports(b"ready\r\nstatus 255\r\n"), [Report::Ready, Report::Status(255)]);
     }
 

@@ -21,10 +21,10 @@ const BOARD: [Row; 9] = [
         "MSRs of KVM's paravirtual interface",
         "the time of day and of the processor, without calibration",
     ),
-    ("PCI root", "ports 0xcf8-0xcff", "host bridge of an empty bus"),
+    ("PCI root", "ports 0xcf8-0xcff", "host bridge, and what --bus pci puts beside it"),
 ];
 
-/// On `--bus mmio`: `--disk` in the order given, then this one.
+/// On `--bus pci` and `--bus mmio`: `--disk`, then `--share`, each in the order given, then this one.
 const VIRTIO: [Row; 3] = [
     (
         "block",
@@ -52,16 +52,8 @@ const LGUEST_BUS: [Row; 4] = [
 ];
 
 const BUSES: [Row; 3] = [
-    (
-        "pci",
-        "--bus pci",
-        "usual for Linux without disks and shares; one root, without devices in this version",
-    ),
-    (
-        "mmio",
-        "--bus mmio",
-        "usual for Linux with disks or shares; virtio in memory from 0xd0000000, announced by ACPI",
-    ),
+    ("pci", "--bus pci", "usual for Linux; virtio on PCI with MSI-X, up to 30 devices"),
+    ("mmio", "--bus mmio", "virtio in memory from 0xd0000000, announced by ACPI; up to 7 devices"),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 
@@ -69,7 +61,7 @@ const BUSES: [Row; 3] = [
 pub fn list() -> String {
     let mut text = section("Buses", &BUSES);
     text += &section("On every machine", &BOARD);
-    text += &section("On the bus mmio, for Linux", &VIRTIO);
+    text += &section("On the buses pci and mmio, for Linux", &VIRTIO);
     text += &section("On the bus lguest-dma, for the default Guest or one that has its drivers", &LGUEST_BUS);
     text
 }

@@ -20,6 +20,8 @@ pub enum Ending {
     PowerOff,
     /// The user pressed Ctrl-A X.
     UserStop,
+    /// `kill` in a debugger.
+    DebuggerStop,
     /// The time limit.
     TimeLimit(Duration),
     /// A signal to lguest, or SIGPIPE for a reader of our output that went away.
@@ -37,7 +39,7 @@ impl Ending {
     pub fn code(&self) -> u8 {
         match self {
             Ending::Status(status) => *status,
-            Ending::PowerOff | Ending::UserStop => 0,
+            Ending::PowerOff | Ending::UserStop | Ending::DebuggerStop => 0,
             Ending::TimeLimit(_) => TIME_LIMIT,
             Ending::Signal(number) => u8::try_from(SIGNAL_BASE + number).unwrap_or(u8::MAX),
             Ending::Mistake(_) => MISTAKE,
@@ -50,6 +52,7 @@ impl Ending {
         match self {
             Ending::Status(_) | Ending::PowerOff | Ending::Signal(_) => None,
             Ending::UserStop => Some("stopped by Ctrl-A X".to_owned()),
+            Ending::DebuggerStop => Some("ended by the debugger".to_owned()),
             Ending::TimeLimit(limit) => {
                 Some(format!("the time limit of {} s (--timeout) was reached", limit.as_secs_f64()))
             }

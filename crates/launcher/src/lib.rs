@@ -12,13 +12,16 @@
 //! It has no unsafe code, and nothing that a Guest writes can make it grow: `control` and `console` say how.
 
 pub mod cli;
+pub mod config;
 pub mod request;
+pub mod wishes;
 pub mod engine;
 pub mod attachments;
 pub mod disks;
 pub mod user_network;
 pub mod share;
 pub mod root;
+mod guest_files;
 pub mod run;
 pub mod default_guest;
 pub mod kernel_image;
@@ -28,6 +31,8 @@ pub mod debian;
 pub mod images;
 pub mod board;
 pub mod supervise;
+pub mod running;
+pub mod boot_time;
 pub mod stats;
 pub mod memory_account;
 pub mod symbols;
@@ -45,4 +50,5 @@ pub mod progress;
 pub mod ending;
 pub mod build_initramfs;
 pub mod doctor;
+pub mod manual;
 pub mod devices;

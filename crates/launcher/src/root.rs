@@ -4,8 +4,7 @@
 //! (`lguest_init::plan`). Unless asked with `--keep`, the root itself is only read, and what the Guest changes lies in
 //! its memory: the host then offers the directory or the disk read only, whatever the Guest thinks of it.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lguest_devices::fuse::Validity;
 use lguest_init::plan::{self, Plan, Terminal};
@@ -30,53 +29,8 @@ const FIRST_DISK: &str = "/dev/vda";
 pub struct Root {
     place: plan::Root,
     keep: bool,
-    process: Process,
+    user: Option<String>,
     modules: [&'static str; 2],
-}
-
-/// How the program is to be run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Process {
-    /// `NAME=value`.
-    pub environment: Vec<Vec<u8>>,
-    /// Who runs it.
-    pub user: Option<String>,
-    /// Where.
-    pub directory: Option<PathBuf>,
-}
-
-impl Process {
-    /// Reads `--env`, `--user` and `--workdir`.
-    ///
-    /// # Errors
-    /// One sentence: a name that is none, a directory that is no absolute path.
-    pub fn read(arguments: &RunArguments) -> Result<Process, Mistake> {
-        let environment = arguments.env.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
-        let directory = arguments.workdir.clone();
-        match &directory {
-            Some(directory) if !directory.is_absolute() => Err(Mistake(format!(
-                "--workdir {}: is a path in the Guest; give one that begins with /",
-                directory.display()
-            ))),
-            _ => Ok(Process { environment, user: arguments.user.clone(), directory }),
-        }
-    }
-}
-
-/// `NAME=value`, or `NAME` for the caller's own value.
-fn variable(text: &str) -> Result<Vec<u8>, Mistake> {
-    let name = text.split('=').next().unwrap_or_default();
-    if name.is_empty() {
-        return Err(Mistake(format!(
-            "--env {text}: has no name; give NAME=VALUE, or NAME for your own value"
-        )));
-    }
-    if text.contains('=') {
-        return Ok(text.as_bytes().to_vec());
-    }
-    let value = std::env::var_os(text)
-        .ok_or_else(|| Mistake(format!("--env {text}: your environment has no {text}; give {text}=VALUE")))?;
-    Ok([text.as_bytes(), b"=", value.as_bytes()].concat())
 }
 
 impl Root {
@@ -107,7 +61,7 @@ impl Root {
                 "--initrd: GUEST is a root, which lguest starts with one of its own; leave it out".to_owned(),
             ));
         }
-        Ok(Some(Root { place, keep, process: Process::read(arguments)?, modules }))
+        Ok(Some(Root { place, keep, user: arguments.user.clone(), modules }))
     }
 
     /// The modules that reach it.
@@ -115,8 +69,8 @@ impl Root {
         &self.modules
     }
 
-    /// What the first process is told, as an archive to append to [`initramfs`].
-    pub fn session(&self, session: &Session) -> Vec<u8> {
+    /// The [`initramfs`] with what the first process is told behind it.
+    pub fn append_to(&self, mut initrd: Vec<u8>, session: &Session) -> Vec<u8> {
         let terminal = match &session.mode {
             Mode::Pipes => Terminal::Pipes,
             Mode::Console(size, kind) => {
@@ -127,6 +81,7 @@ impl Root {
             tag: mount.tag.clone(),
             readonly: mount.readonly,
         };
+        let variables = session.wishes.environment.iter();
         let plan = Plan {
             terminal,
             word: session.word.as_str().to_owned(),
@@ -134,14 +89,16 @@ impl Root {
             keep: self.keep,
             shares: session.mounts.iter().map(share).collect(),
             command: session.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
-            environment: self.process.environment.clone(),
-            user: self.process.user.clone(),
-            directory: self.process.directory.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
+            environment: variables.map(|(name, value)| format!("{name}={value}").into_bytes()).collect(),
+            user: self.user.clone(),
+            directory: session.wishes.directory.as_ref().map(|path| path.as_bytes().to_vec()),
         };
         let mut archive = Archive::new();
         archive.entry("lguest", FileKind::Directory, 0o755, b"");
         archive.entry(plan::PLACE.trim_start_matches('/'), FileKind::Regular, 0o600, &plan.write());
-        archive.finish()
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(archive.finish());
+        initrd
     }
 }
 
@@ -176,12 +133,7 @@ fn disk(path: &Path, keep: bool) -> Result<AttachedDisk, Mistake> {
 
 /// The first option that only a root has a use for.
 fn only_for_roots(arguments: &RunArguments) -> Option<Mistake> {
-    let given = [
-        ("--keep", arguments.keep),
-        ("--env", !arguments.env.is_empty()),
-        ("--user", arguments.user.is_some()),
-        ("--workdir", arguments.workdir.is_some()),
-    ];
+    let given = [("--keep", arguments.keep), ("--user", arguments.user.is_some())];
     let (option, _) = given.into_iter().find(|(_, given)| *given)?;
     Some(Mistake(format!(
         "{option}: is for a GUEST that is a root: a directory, or an image of a file system"

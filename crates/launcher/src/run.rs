@@ -5,39 +5,37 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, VirtioSpec};
-use crate::cache::Cache;
+use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
+use crate::boot_time::{Clock, Moment};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
-use crate::debian;
-use crate::debian::package::PackageName;
 use crate::default_guest;
 use crate::doctor;
 use crate::ending::Ending;
 use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
+use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
+use crate::initramfs;
 use crate::initramfs::session::{Mode, Session};
-use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
-use crate::kernel_image::program::Kernel;
-use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
-use crate::root::{self, Root};
+use crate::root::Root;
+use crate::running::{self, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
+use crate::wishes::Wishes;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
@@ -45,12 +43,6 @@ const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
 const QUIET: &str = " quiet";
 /// In a session of pipes the kernel's warnings would stand among the program's output; only its death may.
 const SILENT: &str = " quiet loglevel=1";
-
-/// The largest initial RAM disk read. It has to fit the Guest's memory besides.
-const LARGEST_INITRD: u64 = 4 << 30;
-
-/// What a kernel needs beside its own file and its initrd. Debian's panic with 16 MiB and boot with 32.
-const LEAST_TO_LIVE_ON: u64 = 32 << 20;
 
 /// The console's serial port.
 const CONSOLE_PORT: usize = 0;
@@ -71,18 +63,25 @@ struct Plan {
     watching: Watching,
     gdb: Option<Place>,
     sandbox: Sandbox,
+    record: Record,
 }
 
 /// Runs one machine.
-pub fn run(arguments: &RunArguments) -> Ending {
+pub fn run(arguments: &RunArguments, clock: Clock) -> Ending {
+    let clock = Arc::new(clock);
     let plan = match prepare(arguments) {
         Ok(plan) => plan,
         Err(mistake) => return Ending::Mistake(mistake.to_string()),
     };
-    match start(plan) {
+    let ending = match start(plan, &clock) {
         Ok(ending) => ending,
-        Err(mistake) => Ending::Mistake(mistake.to_string()),
+        Err(mistake) => return Ending::Mistake(mistake.to_string()),
+    };
+    if arguments.time {
+        // A reader that is gone misses it.
+        let _ = io::stderr().write_all(clock.report().as_bytes());
     }
+    ending
 }
 
 fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
@@ -91,6 +90,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let cpus = request::cpus(&arguments.cpus)?;
     let hidden = request::cpu_features(&arguments.cpu_features)?;
     let wish = Wish::read(&arguments.sandbox)?;
+    let wishes = Wishes::read(arguments)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
@@ -98,16 +98,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
     let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
-    let rooted = matches!(guest, GuestChoice::Directory(_) | GuestChoice::Image(_));
-    let usual = match (own, arguments.disk.is_empty() && shares.is_empty() && !rooted) {
-        (true, _) => BusChoice::LguestDma,
-        (false, true) => BusChoice::Pci,
-        (false, false) => BusChoice::Mmio,
-    };
+    let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice == BusChoice::Mmio {
+    if own && choice != BusChoice::LguestDma {
         return Err(Mistake(
-            "--bus mmio: the default Guest has no drivers for it yet; leave it out".to_owned(),
+            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
     let mounts = share::mounts(&shares)?;
@@ -115,7 +110,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
     let bus = bus_spec(choice, attachments, shares, cpus)?;
-    let drivers = drivers(&bus, !shared.is_empty(), root.as_ref());
+    let drivers = drivers(&bus, root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -123,9 +118,14 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
+        if let Some(option) = wishes.option() {
+            return Err(Mistake(format!(
+                "{option}: the default Guest's commands have none; name another GUEST, as debian"
+            )));
+        }
         Some(default_guest::cmdline(cmdline.as_deref(), &arguments.command, attached)?)
     } else {
-        check_command(&guest, own_initrd.as_deref(), arguments)?;
+        check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
         cmdline
     };
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
@@ -148,10 +148,13 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let session =
-        Session { mode: mode(attached), word: word.clone(), mounts, command: arguments.command.clone() };
-    let wishes = root.map_or_else(|| session.archive(), |root| root.session(&session));
-    let initrd = if ours { with_wishes(initrd, &wishes) } else { initrd };
+    let command = arguments.command.clone();
+    let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
+    let initrd = match &root {
+        Some(root) => root.append_to(initrd, &session),
+        None if ours => session.append_to(initrd),
+        None => initrd,
+    };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -165,7 +168,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         (true, false) => Stream::Session(word),
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox })
+    // The first processes that are ours do not listen to the button.
+    let record = Record::new(arguments, memory, cpus, !ours && !own);
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record })
 }
 
 /// The bus with what is attached to it.
@@ -177,7 +182,7 @@ fn bus_spec(
 ) -> Result<BusSpec, Mistake> {
     match bus {
         BusChoice::LguestDma if !shares.is_empty() => {
-            Err(Mistake("--share: needs a Linux Guest on --bus mmio, which has virtio-fs".to_owned()))
+            Err(Mistake("--share: needs a Linux Guest, on --bus pci or mmio".to_owned()))
         }
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
@@ -185,41 +190,38 @@ fn bus_spec(
             let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
             Ok(BusSpec::LguestDma { attachments, links })
         }
-        BusChoice::Mmio => {
-            let mut plugs = Vec::new();
-            for (number, attachment) in attachments.into_iter().enumerate() {
-                match attachment {
-                    Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
-                    Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
-                }
-            }
-            for share in shares {
-                let tag = share.tag.clone();
-                plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
-            }
-            Ok(BusSpec::Mmio(VirtioSpec::new(plugs)?))
-        }
-        BusChoice::Pci if !shares.is_empty() => Err(Mistake(
-            "--share: a later version will have it on --bus pci; --bus mmio has it now".to_owned(),
-        )),
-        BusChoice::Pci => match attachments.first() {
-            None => Ok(BusSpec::Pci),
-            Some(Attachment::Disk(_)) => Err(Mistake(
-                "--disk: a later version will have it on --bus pci; --bus mmio has it now, for Linux"
-                    .to_owned(),
-            )),
-            Some(_) => Err(no_linux_net()),
-        },
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
     }
 }
 
+/// Virtio devices for what is attached, on either bus.
+fn virtio(
+    transport: Transport,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let mut plugs = Vec::new();
+    for (number, attachment) in attachments.into_iter().enumerate() {
+        match attachment {
+            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
+            Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
+        }
+    }
+    for share in shares {
+        let tag = share.tag.clone();
+        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+    }
+    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
+}
+
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec, shares: bool, root: Option<&Root>) -> Vec<&'static str> {
+fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
     let mut drivers = match bus {
-        BusSpec::Mmio(_) => vec!["virtio_mmio", "virtio_blk", "virtio_rng"],
-        BusSpec::Pci | BusSpec::LguestDma { .. } => Vec::new(),
+        BusSpec::Virtio(virtio) => virtio.modules(),
+        BusSpec::LguestDma { .. } => Vec::new(),
     };
-    drivers.extend(shares.then_some("virtiofs"));
     drivers.extend(root.into_iter().flat_map(Root::modules));
     drivers
 }
@@ -247,8 +249,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 /// What this machine's vCPUs will ask of the host.
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
-        BusSpec::Pci => (&[], false),
-        BusSpec::Mmio(_) => (&[], true),
+        BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
@@ -282,147 +283,34 @@ fn check_command(
     guest: &GuestChoice,
     own_initrd: Option<&[u8]>,
     arguments: &RunArguments,
+    wishes: &Wishes,
 ) -> Result<(), Mistake> {
     let ours = match own_initrd {
         Some(initrd) => initramfs::is_ours(initrd),
         None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
     };
-    if ours || arguments.command.is_empty() {
+    let wanted = arguments.command.first().map(|command| format!("COMMAND {command}"));
+    let Some(wanted) = wanted.or(wishes.option().map(str::to_owned)).filter(|_| !ours) else {
         return Ok(());
-    }
-    let command = &arguments.command[0];
+    };
     Err(Mistake(format!(
-        "COMMAND {command}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
+        "{wanted}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
     )))
 }
 
-fn open_kernel(option: &str, path: &Path) -> Result<Kernel, Mistake> {
-    KernelImage::open(path).map(Kernel::from).map_err(|error| {
-        let name = path.display();
-        let later = match error {
-            KernelError::NoKernel | KernelError::Compressed(_) => later_guest(path),
-            _ => None,
-        };
-        match later {
-            Some(kind) => Mistake(format!(
-                "{option} {name}: is {kind}, which a later version will start; give debian or a kernel"
-            )),
-            None => Mistake(format!("{option} {name}: {error}")),
-        }
-    })
-}
-
-fn later_guest(path: &Path) -> Option<&'static str> {
-    request::later_guest(&request::beginning(path))
-}
-
-fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Mistake> {
-    let name = path.display();
-    let fault = |cause: io::Error| Mistake(format!("--initrd {name}: cannot be read: {cause}"));
-    let file = std::fs::File::open(path).map_err(fault)?;
-    let length = file.metadata().map_err(fault)?.len();
-    if length >= memory.min(LARGEST_INITRD) {
-        return Err(Mistake(format!(
-            "--initrd {name}: is {} MiB, which does not fit a Guest of {} MiB; give more --memory",
-            length >> 20,
-            memory >> 20
-        )));
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    // The file may grow while we read; the limit holds all the same.
-    io::Read::read_to_end(&mut io::Read::take(file, memory.min(LARGEST_INITRD)), &mut bytes)
-        .map_err(fault)?;
-    Ok(bytes)
-}
-
-fn debian_files(
-    name: &PackageName,
-    own_kernel: Option<Kernel>,
-    own_initrd: Option<Vec<u8>>,
-    drivers: &[&str],
-    progress: &Progress,
-) -> Result<(Kernel, Vec<u8>), Mistake> {
-    let (own_kernel, own_initrd) = match (own_kernel, own_initrd) {
-        (Some(kernel), Some(initrd)) => return Ok((kernel, initrd)),
-        other => other,
-    };
-    let cache = user_cache()?;
-    let (kernel, modules) = match own_kernel {
-        Some(kernel) => (kernel, Vec::new()),
-        None => debian::kernel(&cache, name, drivers, progress)?,
-    };
-    let mut initrd = match own_initrd {
-        Some(initrd) => initrd,
-        None => Initramfs::new(&debian::busybox(&cache, progress)?).finish(),
-    };
-    if initramfs::is_ours(&initrd) && !modules.is_empty() {
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(initramfs::modules::archive(&modules));
-    }
-    Ok((kernel, initrd))
-}
-
-/// The user's cache.
-///
-/// # Errors
-/// When the environment does not say where it is.
-pub fn user_cache() -> Result<Cache, Mistake> {
-    Cache::of_the_user().ok_or_else(|| {
-        Mistake("there is no place for a cache; set LGUEST_CACHE to a folder that can be written".to_owned())
-    })
-}
-
-/// The kernel and the initrd have to be in memory together, and the kernel unpacks the latter beside itself.
-fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
-    let needed = initrd.saturating_mul(2).saturating_add(kernel).saturating_add(LEAST_TO_LIVE_ON);
-    if needed <= memory {
-        return Ok(());
-    }
-    Err(Mistake(format!(
-        "--memory {}M: the kernel ({} MiB) and its initial RAM disk ({} MiB) do not fit; give at least {}M",
-        memory >> 20,
-        kernel >> 20,
-        initrd >> 20,
-        needed.div_ceil(1 << 20)
-    )))
-}
-
-/// A root's kernel, Debian's unless there is another, and what leads from the one to the other.
-fn root_files(
-    own_kernel: Option<Kernel>,
-    drivers: &[&str],
-    progress: &Progress,
-) -> Result<(Kernel, Vec<u8>), Mistake> {
-    let (kernel, modules) = match own_kernel {
-        Some(kernel) => (kernel, Vec::new()),
-        None => {
-            let name = PackageName::new(debian::DEFAULT_KERNEL).expect("a well-formed name");
-            debian::kernel(&user_cache()?, &name, drivers, progress)?
-        }
-    };
-    Ok((kernel, root::initramfs(&modules)))
-}
-
-/// What the session's program talks to.
+/// What a session of ours talks to.
 fn mode(attached: bool) -> Mode {
     if !attached {
         return Mode::Pipes;
     }
-    let kind = std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned());
-    Mode::Console(terminal::size(), kind)
+    Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
 }
 
-/// Our initramfs with this run's wishes appended. The kernel takes archives that begin at a multiple of four.
-fn with_wishes(mut initrd: Vec<u8>, wishes: &[u8]) -> Vec<u8> {
-    initrd.resize(initrd.len().next_multiple_of(4), 0);
-    initrd.extend(wishes);
-    initrd
-}
-
-fn start(plan: Plan) -> Result<Ending, Mistake> {
+fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
     let console = Console::new(plan.ours);
+    console.tell(clock.clone());
     let screen = console.screen(plan.stream, io::stdout(), button.clone());
     let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
     let watch = plan.watching.begin(&mut machine)?;
@@ -439,8 +327,11 @@ fn start(plan: Plan) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
+    let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
     plan.sandbox.close(&button)?;
+    clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
+    clock.note(Moment::End);
     debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {
         // The shell's prompt, or our sentence, begins a line of its own. A reader that is gone misses it.
@@ -499,17 +390,5 @@ mod tests {
     fn a_guest_that_dies_after_its_report_is_dead() {
         let ending = ended(Outcome::Dead("triple fault".to_owned()), b"status 0\n");
         assert_eq!(ending, Ending::Dead("triple fault".to_owned()));
-    }
-
-    #[test]
-    fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let initrd = with_wishes(vec![0; 7], b"070701");
-        assert_eq!(&initrd[8..], b"070701");
-    }
-
-    #[test]
-    fn files_that_do_not_fit_name_the_memory_that_would_do() {
-        let Mistake(sentence) = check_room(100 << 20, 50 << 20, 128 << 20).unwrap_err();
-        assert!(sentence.ends_with("give at least 282M"), "{sentence}");
     }
 }

@@ -149,6 +149,11 @@ impl Life {
         self.device.features() | feature::VERSION_1 | feature::INDIRECT_DESCRIPTORS
     }
 
+    /// What the driver accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
     /// The driver accepts features: word 0 or 1 of the 64. Too late once they are agreed on.
     pub fn accept(&mut self, word: u32, bits: u32) {
         if word > 1 || self.has(status::FEATURES_OK) {

@@ -1,7 +1,7 @@
 //! Virtio (virtio 1.2): one implementation of each device, over any transport.
 //!
 //! ```text
-//!   driver's writes ─► transport (mmio)  registers ─► life     status, features, queues: what every device has
+//!   driver's writes ─► transport (mmio, pci) registers ─► life     status, features, queues: what every device has
 //!                                                       │
 //!                                                       ▼
 //!   interrupt       ◄─ Signals  ◄─────────────────── device    block, rng: takes chains from a ring, gives them back
@@ -23,6 +23,7 @@ pub mod rings;
 pub mod life;
 pub mod waker;
 pub mod mmio;
+pub mod pci;
 pub mod rng;
 pub mod block;
 pub mod fs;

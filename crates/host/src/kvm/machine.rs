@@ -115,6 +115,13 @@ impl KvmMachine {
         KvmLine { machine: self.clone(), gsi }
     }
 
+    /// A device writes an interrupt message. One that no local APIC understands is lost.
+    pub fn send_message(&self, address: u64, data: u32) {
+        let (address_lo, address_hi) = (address as u32, (address >> 32) as u32);
+        // What the Guest asked for may make no sense; the kernel says so, and nobody else has to know.
+        let _ = self.vm.signal_msi(kvm_msi { address_lo, address_hi, data, ..Default::default() });
+    }
+
     /// Ends the run of every vCPU, from any thread.
     pub fn stop(&self) {
         self.kicks.stop();

@@ -18,7 +18,7 @@ use acpi_tables::gas::{self, GAS};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::{Aml, facs::FACS};
+use acpi_tables::{Aml, AmlSink, facs::FACS};
 
 use lguest_devices::{cmos, pci, pm, virtio};
 use lguest_host::irq::{TIMER_PIN, ioapic::IOAPIC_BASE, lapic::APIC_BASE};
@@ -50,11 +50,22 @@ const MADT_LOCAL_NMI: u8 = 4;
 const AS_THE_BUS: u16 = 0;
 const HIGH_LEVEL: u16 = 0b1101;
 
-/// Puts the tables into memory for a machine of `cpus` vCPUs with virtio devices in the first `virtio` slots. Returns the root pointer's address.
+/// Virtio devices that the tables have to name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Virtio {
+    /// On the lguest bus nobody reads tables.
+    None,
+    /// In the first so many slots of memory.
+    Mmio(u8),
+    /// The first so many on PCI, which are found by asking; the tables say how their interrupt lines run.
+    Pci(u8),
+}
+
+/// Puts the tables into memory for a machine of `cpus` vCPUs with these virtio devices. Returns the root pointer's address.
 ///
 /// # Errors
 /// [`MemoryError`] when the machine has less than a mebibyte of RAM.
-pub fn place(memory: &Memory, cpus: u32, virtio: u8) -> Result<GuestAddress, MemoryError> {
+pub fn place(memory: &Memory, cpus: u32, virtio: Virtio) -> Result<GuestAddress, MemoryError> {
     // The root pointer comes first, so that a search of the BIOS area finds it; it is written last.
     let root = GuestAddress(layout::ACPI_TABLES.start);
     let mut place = Place { memory, next: root.0 + ALIGNMENT };
@@ -153,15 +164,15 @@ fn madt(cpus: u32) -> Sdt {
 }
 
 /// What cannot be found by asking the hardware.
-fn dsdt(virtio: u8) -> Sdt {
+fn dsdt(virtio: Virtio) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_SIZE, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&soft_off());
-    dsdt.append_slice(&pci_root());
+    dsdt.append_slice(&pci_root(if let Virtio::Pci(devices) = virtio { devices } else { 0 }));
     for number in 0..layout::SERIAL.len() {
         dsdt.append_slice(&serial_port(number));
     }
     dsdt.append_slice(&clock());
-    for slot in 0..virtio {
+    for slot in 0..if let Virtio::Mmio(slots) = virtio { slots } else { 0 } {
         dsdt.append_slice(&virtio_device(slot));
     }
     dsdt
@@ -173,7 +184,7 @@ fn soft_off() -> Vec<u8> {
     bytes(&Name::new("\\_S5_".into(), &Package::new(vec![&kind, &kind, &0u8, &0u8])))
 }
 
-fn pci_root() -> Vec<u8> {
+fn pci_root(devices: u8) -> Vec<u8> {
     let windows: [&dyn Aml; 5] = [
         // One bus, so that nobody looks for others.
         &AddressSpace::new_bus_number(0u16, 0u16),
@@ -188,7 +199,27 @@ fn pci_root() -> Vec<u8> {
             None,
         ),
     ];
-    device("PCI0", &EISAName::new("PNP0A03"), 0, &windows)
+    let routes: Vec<Vec<u8>> = (0..devices).map(route).collect();
+    let routes: Vec<Raw<'_>> = routes.iter().map(|route| Raw(route)).collect();
+    let routes = Package::new(routes.iter().map(|route| route as &dyn Aml).collect());
+    device_with("PCI0", &EISAName::new("PNP0A03"), 0, &windows, &[&Name::new("_PRT".into(), &routes)])
+}
+
+/// How pin A of this PCI device runs: an element of `_PRT` (ACPI 6.5, 6.2.13). Any function of the slot, pin, no interrupt
+/// link, and so a line of the I/O APIC.
+fn route(device: u8) -> Vec<u8> {
+    let (slot, gsi) = (u32::from(device) + 1, layout::virtio_gsi(device));
+    let address = slot << 16 | 0xffff;
+    bytes(&Package::new(vec![&address, &0u8, &0u8, &gsi]))
+}
+
+/// AML that is bytes already.
+struct Raw<'a>(&'a [u8]);
+
+impl Aml for Raw<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(self.0);
+    }
 }
 
 fn serial_port(number: usize) -> Vec<u8> {
@@ -213,10 +244,22 @@ fn virtio_device(slot: u8) -> Vec<u8> {
 
 /// `Scope (\_SB) { Device (NAME) { _HID, _UID, _CRS } }`
 fn device(name: &str, hardware: &dyn Aml, number: u8, resources: &[&dyn Aml]) -> Vec<u8> {
+    device_with(name, hardware, number, resources, &[])
+}
+
+/// The same, with more in it.
+fn device_with(
+    name: &str,
+    hardware: &dyn Aml,
+    number: u8,
+    resources: &[&dyn Aml],
+    more: &[&dyn Aml],
+) -> Vec<u8> {
     let identity = Name::new("_HID".into(), hardware);
     let unique = Name::new("_UID".into(), &number);
     let current = Name::new("_CRS".into(), &ResourceTemplate::new(resources.to_vec()));
-    let device = Device::new(Path::new(name), vec![&identity, &unique, &current]);
+    let own: [&dyn Aml; 3] = [&identity, &unique, &current];
+    let device = Device::new(Path::new(name), own.iter().chain(more).copied().collect());
     bytes(&Scope::new("\\_SB_".into(), vec![&device]))
 }
 

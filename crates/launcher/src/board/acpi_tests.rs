@@ -6,7 +6,7 @@ use super::*;
 
 fn machine(cpus: u32) -> (Memory, GuestAddress) {
     let memory = Memory::new(2 << 20).unwrap();
-    let root = place(&memory, cpus, layout::VIRTIO_SLOTS).unwrap();
+    let root = place(&memory, cpus, Virtio::Pci(31)).unwrap();
     (memory, root)
 }
 

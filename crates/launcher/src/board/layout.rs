@@ -13,7 +13,7 @@
 //!   0x0010_0000 ..             RAM: the kernel where its ELF file says, the initrd at the top of low RAM
 //!   0xc000_0000 .. 4 GiB       hole
 //!     0xd000_0000 .. 0xd000_8000   virtio, a page a device on --bus mmio: interrupts 16 to 23, level
-//!     0xe000_0000 .. 0xf000_0000   PCI memory window
+//!     0xe000_0000 .. 0xf000_0000   PCI memory window; on --bus pci virtio, 32 KiB a device, interrupts 16 to 23 by turns
 //!     0xfec0_0000                  I/O APIC
 //!     0xfee0_0000                  local APICs
 //!   4 GiB ..                   the rest of RAM
@@ -66,9 +66,18 @@ pub fn virtio_window(slot: u8) -> u64 {
     0xd000_0000 + u64::from(slot) * 0x1000
 }
 
-/// Its interrupt, level and high.
+/// Interrupts of virtio devices, on either bus.
+pub const VIRTIO_GSIS: Range<u8> = 16..16 + VIRTIO_SLOTS;
+
+/// The interrupt of the device in this slot of memory, or of this number on PCI, where every eighth shares it. Level; high in
+/// memory, and as PCI has it there.
 pub fn virtio_gsi(slot: u8) -> u8 {
-    16 + slot
+    VIRTIO_GSIS.start + slot % VIRTIO_SLOTS
+}
+
+/// Where the registers of this PCI device are before the Guest moves them: firmware gives each its place, and so do we.
+pub fn pci_registers(device: u8) -> u32 {
+    PCI_MEMORY.start as u32 + u32::from(device) * lguest_devices::virtio::pci::SIZE
 }
 
 /// First serial port: the console.

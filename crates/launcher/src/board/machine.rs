@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use lguest_devices::bus::{Bus, BusError, Device};
 use lguest_devices::cmos::Cmos;
 use lguest_devices::outside::{Clock, PowerChange, PowerSwitch};
-use lguest_devices::pci::{self, PciRoot};
+use lguest_devices::pci::{self, PciBus, PciRoot};
 use lguest_devices::pm::{self, Pm};
 use lguest_devices::reset::{self, KeyboardReset};
 use lguest_devices::serial;
@@ -30,17 +30,15 @@ use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace}
 use super::loading::{self, LoadError};
 use super::platform::BoardLine;
 use super::processors::Board;
-use super::virtio_bus::{self, VirtioBusError, VirtioSpec};
+use super::virtio_bus::{self, Transport, VirtioBusError, VirtioSpec};
 use crate::attachments::Attachment;
 use crate::engine::Engine;
 use crate::kernel_image::program::Kernel;
 
 /// The bus on which a Guest finds its devices.
 pub enum BusSpec {
-    /// PCI, with no devices yet but the bridge.
-    Pci,
-    /// Virtio in memory.
-    Mmio(VirtioSpec),
+    /// Virtio, on PCI or in memory.
+    Virtio(VirtioSpec),
     /// lguest's first generation.
     LguestDma {
         /// Its devices, in this order; the console comes by itself.
@@ -206,12 +204,24 @@ impl Power {
     }
 }
 
+/// The power button, for any thread.
+#[derive(Clone)]
+pub struct PowerButton(Arc<Mutex<Pm<BoardLine, HostClock, Power>>>);
+
+impl PowerButton {
+    /// Asks the Guest to go; one that listens shuts down.
+    pub fn press(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).press_power_button();
+    }
+}
+
 /// A machine, ready to run.
 pub struct Machine {
     vcpus: Vec<Box<dyn Vcpu>>,
     board: Board,
     consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
     outputs: [OutputPump; 2],
+    button: PowerButton,
     /// Loaders are done with it, but it owns the memory file that the engines map.
     _memory: Arc<Memory>,
 }
@@ -231,7 +241,7 @@ impl Machine {
             setup_header: spec.kernel.setup_header.as_deref(),
             command_line: &spec.cmdline,
             initrd: &spec.initrd,
-            acpi_root: acpi::place(&memory, spec.cpus, virtio_slots(&spec.bus))?,
+            acpi_root: acpi::place(&memory, spec.cpus, virtio_in_tables(&spec.bus))?,
         };
         let by_parameters = matches!(spec.bus, BusSpec::LguestDma { .. });
         let entry = loading::place(&spec.kernel, &boot, by_parameters, &memory)?;
@@ -245,12 +255,10 @@ impl Machine {
             attach_serial(&mut ports, &platform, 1, &outputs)?,
         ];
         let power = Power::default();
-        attach_chipset(&mut ports, &platform, &power)?;
-        let mut mapped = Bus::new();
+        let (mut mapped, mut pci) = (Bus::new(), PciBus::new(layout::PCI_MEMORY));
         let lguest = match spec.bus {
-            BusSpec::Pci => None,
-            BusSpec::Mmio(virtio) => {
-                virtio_bus::attach(&mut mapped, virtio, &memory, &platform)?;
+            BusSpec::Virtio(virtio) => {
+                virtio_bus::attach(&mut mapped, &mut pci, virtio, &memory, &platform)?;
                 None
             }
             BusSpec::LguestDma { attachments, .. } => {
@@ -260,11 +268,13 @@ impl Machine {
                 Some(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?)
             }
         };
+        let button = attach_chipset(&mut ports, &mut mapped, pci, &platform, &power)?;
         Ok(Machine {
             board: Board::new(ports, mapped, lguest, power, platform, Errands::new(vcpus.len())),
             vcpus,
             consoles,
             outputs,
+            button,
             _memory: memory,
         })
     }
@@ -284,6 +294,11 @@ impl Machine {
     pub fn stopper(&self) -> Stopper {
         let desk = self.board.desk.clone();
         Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone(), desk }
+    }
+
+    /// The power button.
+    pub fn power_button(&self) -> PowerButton {
+        self.button.clone()
     }
 
     /// Sends errands to the vCPUs.
@@ -319,11 +334,14 @@ impl Machine {
     }
 }
 
-/// How many virtio devices the tables name.
-fn virtio_slots(bus: &BusSpec) -> u8 {
+/// What the tables have to name.
+fn virtio_in_tables(bus: &BusSpec) -> acpi::Virtio {
     match bus {
-        BusSpec::Mmio(virtio) => virtio.slots(),
-        BusSpec::Pci | BusSpec::LguestDma { .. } => 0,
+        BusSpec::Virtio(virtio) => match virtio.transport() {
+            Transport::Pci => acpi::Virtio::Pci(virtio.devices()),
+            Transport::Mmio => acpi::Virtio::Mmio(virtio.devices()),
+        },
+        BusSpec::LguestDma { .. } => acpi::Virtio::None,
     }
 }
 
@@ -361,14 +379,24 @@ fn attach_serial(
 }
 
 /// The small parts that every PC has: clock, power management, reset lines, the PCI root.
-fn attach_chipset(ports: &mut Bus, platform: &Platform, power: &Power) -> Result<(), BusError> {
+fn attach_chipset(
+    ports: &mut Bus,
+    mapped: &mut Bus,
+    pci: PciBus,
+    platform: &Platform,
+    power: &Power,
+) -> Result<PowerButton, BusError> {
     let sci = BoardLine::new(platform, layout::SCI_GSI);
-    let management = Pm::new(sci, HostClock::new(), power.clone());
+    let management = Arc::new(Mutex::new(Pm::new(sci, HostClock::new(), power.clone())));
     ports.attach(layout::CMOS, Arc::new(Mutex::new(Cmos::new(HostClock::new()))))?;
-    ports.attach(layout::PM..layout::PM + pm::REGISTERS, Arc::new(Mutex::new(management)))?;
+    ports.attach(layout::PM..layout::PM + pm::REGISTERS, management.clone() as Arc<Mutex<dyn Device>>)?;
     let keyboard = layout::KEYBOARD..layout::KEYBOARD + reset::COMMAND_REGISTERS;
     ports.attach(keyboard, Arc::new(Mutex::new(KeyboardReset::new(power.clone()))))?;
-    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(PciRoot::new(power.clone()))))
+    let pci = Arc::new(pci);
+    mapped.attach_window(layout::PCI_MEMORY, pci.clone())?;
+    let root = PciRoot::new(power.clone(), pci);
+    ports.attach(layout::PCI..layout::PCI + pci::REGISTERS, Arc::new(Mutex::new(root)))?;
+    Ok(PowerButton(management))
 }
 
 #[cfg(test)]

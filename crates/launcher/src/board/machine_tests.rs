@@ -14,7 +14,7 @@ fn spec(memory: u64, cpus: u32, vmlinux: &[u8]) -> MachineSpec {
     let kernel = Kernel { program: Program::Bytes(vmlinux.to_vec()), setup_header: None };
     MachineSpec {
         engine: Engine::Translator,
-        bus: BusSpec::Pci,
+        bus: BusSpec::Virtio(VirtioSpec::bare()),
         memory,
         cpus,
         hidden: Default::default(),
@@ -63,7 +63,8 @@ fn every_port_of_the_map_has_one_owner() {
     let outputs = [sink(), sink()];
     attach_serial(&mut ports, &platform, 0, &outputs).unwrap();
     attach_serial(&mut ports, &platform, 1, &outputs).unwrap();
-    attach_chipset(&mut ports, &platform, &Power::default()).unwrap();
+    let pci = PciBus::new(layout::PCI_MEMORY);
+    attach_chipset(&mut ports, &mut Bus::new(), pci, &platform, &Power::default()).unwrap();
     assert_eq!(ports.read(layout::SERIAL[0] + 5, 1), 0x60, "a serial port with nothing to send");
     assert_eq!(ports.read(layout::PM + 4, 2), 1, "ACPI mode");
     assert_eq!(ports.read(0x80, 1), 0xff, "nobody");

@@ -25,5 +25,7 @@ mod machine;
 
 pub use console::MachineGone;
 pub use lguest_bus::{LguestBusError, LinkPlace};
-pub use machine::{BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, Stopper};
-pub use virtio_bus::{Plug, TooManyDevices, VirtioBusError, VirtioSpec};
+pub use machine::{
+    BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, PowerButton, Stopper,
+};
+pub use virtio_bus::{Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};

@@ -1,5 +1,6 @@
 //! What the devices write is what the Guest runs.
 
+use lguest_devices::outside::InterruptLine;
 use lguest_host::clock::Calibration;
 use lguest_host::engine::Exit;
 use lguest_host::memory::GuestAddress;
@@ -66,37 +67,93 @@ fn the_view_has_both_parts_of_a_large_memory_and_nothing_between() {
     }
 }
 
-#[test]
-fn every_device_has_a_place_and_no_more_devices_than_places_are_taken() {
-    let folder = tempfile::tempdir().unwrap();
-    let disks = |count: usize| -> Vec<Plug> {
-        (0..count)
-            .map(|number| {
-                let path = folder.path().join(format!("{count}-{number}"));
-                std::fs::write(&path, [0; 512]).unwrap();
-                Plug::disk(number, AttachedDisk::open(path.to_str().unwrap()).unwrap(), 2)
-            })
-            .collect()
-    };
-    let refused = VirtioSpec::new(disks(8)).err().unwrap();
-    assert!(refused.to_string().contains("room for 7 devices, and 8"));
+fn disks(folder: &tempfile::TempDir, count: usize) -> Vec<Plug> {
+    (0..count)
+        .map(|number| {
+            let path = folder.path().join(format!("{count}-{number}"));
+            std::fs::write(&path, [0; 512]).unwrap();
+            Plug::disk(number, AttachedDisk::open(path.to_str().unwrap()).unwrap(), 2)
+        })
+        .collect()
+}
+
+/// The buses of a machine with these devices.
+fn attached(transport: Transport, plugs: Vec<Plug>) -> (Bus, PciBus, Platform) {
     let (memory, platform, _vcpu) = guest();
-    let mut mapped = Bus::new();
-    let spec = VirtioSpec::new(disks(7)).unwrap();
-    assert_eq!(spec.slots(), layout::VIRTIO_SLOTS);
-    attach(&mut mapped, spec, &memory, &platform).unwrap();
+    let (mut mapped, mut pci) = (Bus::new(), PciBus::new(layout::PCI_MEMORY));
+    let spec = VirtioSpec::new(transport, plugs).unwrap();
+    attach(&mut mapped, &mut pci, spec, &memory, &platform).unwrap();
+    (mapped, pci, platform)
+}
+
+#[test]
+fn every_device_has_a_window_and_no_more_devices_than_windows_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = VirtioSpec::new(Transport::Mmio, disks(&folder, 8)).err().unwrap();
+    assert!(refused.to_string().contains("--bus mmio has room for 7 devices, and 8"), "{refused}");
+    let (mapped, ..) = attached(Transport::Mmio, disks(&folder, 7));
     let kind = |slot| mapped.read(layout::virtio_window(slot) + 8, 4);
     assert_eq!((0..8).map(kind).collect::<Vec<_>>(), [2, 2, 2, 2, 2, 2, 2, 4]);
 }
 
 #[test]
+fn every_device_has_a_slot_on_pci_and_registers_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = VirtioSpec::new(Transport::Pci, disks(&folder, 31)).err().unwrap();
+    assert!(refused.to_string().contains("--bus pci has room for 30 devices, and 31"), "{refused}");
+    let (mut mapped, pci, _) = attached(Transport::Pci, disks(&folder, 30));
+    let pci = Arc::new(pci);
+    mapped.attach_window(layout::PCI_MEMORY, pci.clone()).unwrap();
+    let mut places = Vec::new();
+    for slot in 1..SLOTS {
+        let mut head = [0; 4];
+        pci.read_configuration(slot, 0, &mut head);
+        assert_eq!(head, [0xf4, 0x1a, if slot < 31 { 0x42 } else { 0x44 }, 0x10], "slot {slot}");
+        pci.read_configuration(slot, 0x10, &mut head);
+        pci.write_configuration(slot, 4, &[2, 0]);
+        let address = u64::from(u32::from_le_bytes(head));
+        let queues = if slot < 31 { 2 } else { 1 };
+        assert_eq!(mapped.read(address + 0x12, 2), queues, "slot {slot}");
+        places.push(address);
+    }
+    places.dedup();
+    assert_eq!(places.len(), 31);
+}
+
+#[test]
 fn a_device_that_the_outside_wakes_is_given_its_waker_when_it_has_its_place() {
-    let (memory, platform, _vcpu) = guest();
-    let (sender, wakers) = std::sync::mpsc::channel();
-    let plug = Plug::woken(VirtioRng::new(HostEntropy), move |waker| sender.send(waker).unwrap());
-    let mut mapped = Bus::new();
-    attach(&mut mapped, VirtioSpec::new(vec![plug]).unwrap(), &memory, &platform).unwrap();
-    // Without a driver it stays asleep; the lock is free again for the vCPU.
-    wakers.recv().unwrap().wake();
-    assert_eq!(mapped.read(layout::virtio_window(0) + 8, 4), 4);
+    for transport in [Transport::Mmio, Transport::Pci] {
+        let (sender, wakers) = std::sync::mpsc::channel();
+        let plug = Plug::woken(VirtioRng::new(HostEntropy), move |waker| sender.send(waker).unwrap());
+        let _machine = attached(transport, vec![plug]);
+        // Without a driver it stays asleep; the lock is free again for the vCPU.
+        wakers.recv().unwrap().wake();
+    }
+}
+
+#[test]
+fn a_shared_line_is_up_while_one_of_its_devices_holds_it() {
+    let (_memory, platform, _vcpu) = guest();
+    let Platform::Translator(controllers) = &platform else { panic!("another engine") };
+    // Entry 16 of the I/O APIC to vector 0x30, level; it shows in its remote IRR while the line is taken.
+    let write = |register: u64, value: u64| {
+        assert!(controllers.write_memory(0, 0xfec0_0000, 4, register));
+        assert!(controllers.write_memory(0, 0xfec0_0010, 4, value));
+    };
+    write(0x30, 1 << 15 | 0x30);
+    let waits = || {
+        controllers.write_memory(0, 0xfec0_0000, 4, 0x30);
+        controllers.read_memory(0, 0xfec0_0010, 4).unwrap() & 1 << 14 != 0
+    };
+    let line = SharedLine::new(BoardLine::new(&platform, 16));
+    let wires = [line.wire(0), line.wire(8)];
+    wires[0].set(true);
+    assert!(waits());
+    wires[1].set(true);
+    wires[0].set(false);
+    controllers.write_memory(0, 0xfec0_0040, 4, 0x30);
+    assert!(waits(), "the other still holds it, so it comes again");
+    wires[1].set(false);
+    controllers.write_memory(0, 0xfec0_0040, 4, 0x30);
+    assert!(!waits());
 }

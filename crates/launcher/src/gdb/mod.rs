@@ -104,7 +104,7 @@ fn serve(mut machine: Machine, answers: Answers, events: &Receiver<Event>, butto
                 None => Next::Leave,
             },
             Next::Kill => {
-                button.press(Ending::UserStop);
+                button.press(Ending::DebuggerStop);
                 Next::Leave
             }
             Next::Leave => break,
@@ -178,9 +178,12 @@ fn hear<'a>(mut state: State<'a>, machine: &mut Machine, bytes: &[u8]) -> Next<'
                     Err(_) => return Next::Leave,
                 }
             }
-            Ok(State::Disconnected(over)) => {
+            Ok(State::Disconnected(mut over)) => {
                 return match over.get_reason() {
-                    DisconnectReason::Kill => Next::Kill,
+                    DisconnectReason::Kill => {
+                        over.borrow_conn().say_killed();
+                        Next::Kill
+                    }
                     _ => Next::Leave,
                 };
             }

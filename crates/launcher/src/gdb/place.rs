@@ -145,6 +145,14 @@ impl Answers {
     pub fn hang_up(&self) {
         self.stream.hang_up();
     }
+
+    /// Answers `vKill`, which gdbstub leaves to those who can start a program anew; GDB calls no answer a lost connection.
+    pub fn say_killed(&mut self) {
+        self.waiting.extend(b"$OK#9a");
+        // A debugger that is gone has what it wanted.
+        let _ = gdbstub::conn::Connection::flush(self);
+        self.hang_up();
+    }
 }
 
 impl gdbstub::conn::Connection for Answers {

@@ -5,11 +5,13 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::ImageError;
+use super::name::ImageName;
+use super::pull;
 use super::store::{self, Listed, Store};
 use crate::ending::Ending;
+use crate::guest_files;
 use crate::progress::Progress;
 use crate::request::Mistake;
-use crate::run;
 
 /// The least digits of an image's identity that name it.
 const LEAST_DIGITS: usize = 4;
@@ -25,9 +27,10 @@ pub struct ImagesArguments {
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Unpack the image of an archive or a layout into the cache, as a run would
+    /// Take an image into the cache: from a registry, an archive or a layout
     Pull {
-        /// The archive or layout; of several images in it, PATH:TAG takes one
+        /// REGISTRY/NAME:TAG (a registry of this machine, as localhost:5000, is asked without encryption), or the path of an
+        /// archive or layout, with :TAG if it holds several images
         image: String,
     },
     /// Remove images; those that a machine runs from stay
@@ -36,13 +39,13 @@ pub enum Action {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Remove every image that no machine runs from
+    /// Remove every image that no machine runs from, and what interrupted pulls left
     Prune,
 }
 
 /// Does it.
 pub fn perform(arguments: &ImagesArguments) -> (String, Ending) {
-    let done = run::user_cache().and_then(|cache| {
+    let done = guest_files::user_cache().and_then(|cache| {
         let store = Store::new(cache);
         let progress = Progress::new(false);
         match &arguments.action {
@@ -68,8 +71,13 @@ pub fn path_and_tag(word: &str) -> (&Path, Option<&str>) {
 }
 
 fn pull(store: &Store, image: &str, progress: &Progress) -> Result<String, Mistake> {
+    let fault = |cause| Mistake(format!("IMAGE {image}: {cause}"));
     let (path, tag) = path_and_tag(image);
-    let held = store.take(path, tag, progress).map_err(|cause| Mistake(format!("IMAGE {image}: {cause}")))?;
+    let held = if path.exists() || image.starts_with(['.', '/']) {
+        store.take(path, tag, progress).map_err(fault)?
+    } else {
+        pull::pull(store, &ImageName::read(image)?, progress).map_err(fault)?
+    };
     Ok(format!("{}\n", held.id.short()))
 }
 
@@ -88,7 +96,8 @@ fn remove(store: &Store, names: &[String], progress: &Progress) -> Result<String
 }
 
 fn prune(store: &Store, progress: &Progress) -> Result<String, Mistake> {
-    let (mut freed, mut kept) = (0, 0);
+    let mut freed = pull::prune(store).map_err(|cause| store.unusable(cause).sentence())?;
+    let mut kept = 0;
     for one in store.list() {
         if store.remove(&one.id, progress).map_err(ImageError::sentence)? {
             freed += one.note.bytes;

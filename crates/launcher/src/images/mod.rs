@@ -7,6 +7,7 @@
 //!                                        tree       ... into a folder that nothing can leave
 //!                                        sweep      what a layer takes away
 //!                                        digest     every part is what it was named
+//!                           name, registry, pull     parts from a registry become a layout in the cache
 //!                                        store      the cache, where it appears whole or not at all
 //! ```
 //! The formats are the OCI's (image-spec 1.1) and `docker save`'s. Everything in an image is somebody else's word: each thing
@@ -19,6 +20,9 @@ pub mod layer;
 pub mod source;
 pub mod manifest;
 pub mod store;
+pub mod name;
+pub mod registry;
+pub mod pull;
 pub mod command;
 
 #[cfg(test)]
@@ -29,6 +33,8 @@ mod layer_tests;
 mod hostile_tests;
 #[cfg(test)]
 mod store_tests;
+#[cfg(test)]
+mod registry_tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +43,7 @@ use thiserror::Error;
 
 use digest::Sum;
 use layer::LayerError;
+use registry::RegistryError;
 use tree::Shown;
 
 /// Why there is no image.
@@ -91,6 +98,9 @@ pub enum ImageError {
         /// What was wrong.
         cause: LayerError,
     },
+    /// A registry did not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The cache cannot be used.
     #[error("the cache folder {path} cannot be used: {cause}; set LGUEST_CACHE to one that can be written")]
     Cache {

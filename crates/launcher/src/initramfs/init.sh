@@ -7,12 +7,13 @@
 #   SHARES   the host's directories, as TAG:ro or TAG:rw, each to be found at /mnt/TAG
 #   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
-# "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
+# "begun" at once, "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
 # line when it has seen the end of the output.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
+[ ! -c /dev/ttyS1 ] || echo begun >/dev/ttyS1
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm

@@ -4,6 +4,7 @@
 //! with two files that `init.sh` reads: `/lguest/session` and `/lguest/command`.
 
 use crate::marker::MarkWord;
+use crate::wishes::Wishes;
 
 use super::newc::{Archive, FileKind};
 
@@ -45,15 +46,24 @@ pub struct Session {
     pub mounts: Vec<Mount>,
     /// The program and its arguments; empty means a shell.
     pub command: Vec<String>,
+    /// What it finds when it starts.
+    pub wishes: Wishes,
 }
 
 impl Session {
+    /// An initramfs of ours with these wishes behind it. The kernel takes archives that begin at a multiple of four.
+    pub fn append_to(&self, mut initrd: Vec<u8>) -> Vec<u8> {
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(self.archive());
+        initrd
+    }
+
     /// The archive to append to an initramfs of ours.
     pub fn archive(&self) -> Vec<u8> {
         let mut archive = Archive::new();
         archive.entry("lguest", FileKind::Directory, 0o755, b"");
         archive.entry("lguest/session", FileKind::Regular, 0o644, self.variables().as_bytes());
-        if !self.command.is_empty() {
+        if !self.command.is_empty() || self.wishes.option().is_some() {
             archive.entry("lguest/command", FileKind::Regular, 0o644, self.command_line().as_bytes());
         }
         archive.finish()
@@ -79,8 +89,17 @@ impl Session {
     }
 
     fn command_line(&self) -> String {
+        let mut script = String::new();
+        for (name, value) in &self.wishes.environment {
+            script += &format!("export {name}={}\n", quoted(value));
+        }
+        if let Some(directory) = &self.wishes.directory {
+            // The shell says why; 126 is its own status for what cannot be started.
+            script += &format!("cd {} || exit 126\n", quoted(directory));
+        }
         let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
-        format!("exec {}\n", words.join(" "))
+        let words = if words.is_empty() { "sh".to_owned() } else { words.join(" ") };
+        script + &format!("exec {words}\n")
     }
 }
 
@@ -102,6 +121,7 @@ mod tests {
             word: MarkWord::draw(),
             mounts: vec![],
             command: words.iter().map(ToString::to_string).collect(),
+            wishes: Wishes::default(),
         };
         let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
         assert_eq!(
@@ -115,7 +135,14 @@ mod tests {
         let mode = Mode::Console(TerminalSize { columns: 80, rows: 25 }, "x'; echo bad; '".to_owned());
         let script = format!(
             "{}printf %s \"$TERM\"",
-            Session { mode, word: MarkWord::draw(), mounts: vec![], command: vec![] }.variables()
+            Session {
+                mode,
+                word: MarkWord::draw(),
+                mounts: vec![],
+                command: vec![],
+                wishes: Wishes::default()
+            }
+            .variables()
         );
         let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
         assert_eq!(output.stdout, b"x'; echo bad; '");
@@ -128,12 +155,39 @@ mod tests {
             word: MarkWord::draw(),
             mounts: vec![],
             command: vec!["true".to_owned()],
+            wishes: Wishes::default(),
         }
         .archive();
-        let without =
-            Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command: vec![] }.archive();
+        let without = Session {
+            mode: Mode::Pipes,
+            word: MarkWord::draw(),
+            mounts: vec![],
+            command: vec![],
+            wishes: Wishes::default(),
+        }
+        .archive();
         let holds = |archive: &[u8]| archive.windows(14).any(|window| window == b"lguest/command");
         assert!(holds(&with));
         assert!(!holds(&without));
+    }
+
+    #[test]
+    fn variables_and_the_directory_reach_the_command_as_they_are() {
+        let wishes = Wishes {
+            environment: vec![("A".to_owned(), "it's $B\n`x`".to_owned()), ("A2".to_owned(), String::new())],
+            directory: Some("/proc/self".to_owned()),
+        };
+        let command = ["sh", "-c", "printf '%s|%s|' \"$A\" \"$A2\"; pwd"].map(str::to_owned).to_vec();
+        let session = Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command, wishes };
+        let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "it's $B\n`x`||/proc/self\n");
+    }
+
+    #[test]
+    fn a_session_is_appended_where_the_kernel_looks_for_it() {
+        let wishes = Wishes::default();
+        let session =
+            Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command: vec![], wishes };
+        assert_eq!(&session.append_to(vec![0; 7])[8..14], b"070701");
     }
 }

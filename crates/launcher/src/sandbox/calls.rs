@@ -106,6 +106,9 @@ pub const MESSAGES: &[Call] = &[
     (libc::SYS_shutdown, Only::Any),
 ];
 
+/// `lguest stop` comes to a socket that listens already.
+pub const VISITORS: &[Call] = &[(libc::SYS_accept4, Only::Any)];
+
 /// For `--stats` and `--perf-map`: the kernel's account of our memory is read again from its beginning, and a map of code
 /// that is gone is written anew. Both files are held already.
 pub const WATCHED: &[Call] = &[(libc::SYS_lseek, Only::Any), (libc::SYS_ftruncate, Only::Any)];

@@ -193,7 +193,7 @@ impl Sandbox {
 
     fn whole_process(&self) -> Vec<&'static [Call]> {
         let mut lists = self.vcpu();
-        lists.extend([calls::MESSAGES, calls::THREADS]);
+        lists.extend([calls::MESSAGES, calls::THREADS, calls::VISITORS]);
         lists
     }
 

@@ -162,3 +162,66 @@ fn a_place_that_is_none_is_a_mistake() {
     assert_eq!(done.status, Some(125));
     assert!(done.messages.contains("--gdb nowhere"), "{}", done.messages);
 }
+
+/// Waits until a file holds these words.
+fn wait_for(path: &Path, words: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(path).unwrap_or_default().contains(words) {
+        assert!(Instant::now() < end, "no {words:?} in {}", path.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn ctrl_c_in_gdb_stops_a_guest_that_runs_and_kill_ends_it() {
+    let name = "ctrl_c_in_gdb_stops_a_guest_that_runs_and_kill_ends_it";
+    let folder = folder(name);
+    let (socket, log) = (folder.join("socket"), folder.join("said"));
+    // No end of input: the Guest idles at its prompt until somebody ends it.
+    let mut child = lguest()
+        .args(["run", "--engine", "translator", "--timeout", "100", "--cpus", "2"])
+        .arg("--gdb")
+        .arg(format!("unix:{}", socket.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < end, "the machine does not wait for a debugger");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let said = std::fs::File::create(&log).unwrap();
+    let debugger = Command::new("gdb")
+        .args(["-nx", "-q", "-ex", "set pagination off", "-ex", "set confirm off", "-ex"])
+        .arg(format!("target remote {}", socket.display()))
+        .stdin(Stdio::piped())
+        .stdout(said.try_clone().unwrap())
+        .stderr(said)
+        .spawn();
+    let Ok(mut debugger) = debugger else {
+        let skipped = format!("SKIPPED {name}: gdb is not installed\n");
+        std::io::stderr().lock().write_all(skipped.as_bytes()).unwrap();
+        child.kill().unwrap();
+        return drop(child.wait());
+    };
+    let mut words = debugger.stdin.take().unwrap();
+    for round in 0..3 {
+        writeln!(words, "echo round {round}\\n\ncontinue").unwrap();
+        wait_for(&log, &format!("round {round}"));
+        // Whether it idles already or still starts: it stops where it is.
+        std::thread::sleep(Duration::from_millis(300 * round));
+        let gdb = rustix::process::Pid::from_child(&debugger);
+        rustix::process::kill_process(gdb, rustix::process::Signal::INT).unwrap();
+        writeln!(words, "printf \"stopped {round} %d\\n\", $rip != 0\ninfo threads").unwrap();
+        wait_for(&log, &format!("stopped {round} 1"));
+    }
+    writeln!(words, "kill\nquit").unwrap();
+    drop(words);
+    assert!(wait(&mut debugger, PATIENCE).is_some(), "gdb ends");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(said.matches("SIGINT").count(), 3, "{said}");
+    assert!(said.contains("killed]"), "{said}");
+    assert_eq!(wait(&mut child, PATIENCE), Some(0), "{said}");
+}

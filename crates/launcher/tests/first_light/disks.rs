@@ -186,11 +186,33 @@ fn a_full_host_disk_is_an_error_in_the_guest_and_the_machine_goes_on() {
 }
 
 #[test]
-fn eight_disks_are_one_too_many() {
-    let path = format!("{},ro", disk("eight_disks_are_one_too_many"));
-    let mut words = vec!["run", "debian"];
+fn eight_disks_in_memory_are_one_too_many() {
+    let path = format!("{},ro", disk("eight_disks_in_memory_are_one_too_many"));
+    let mut words = vec!["run", "debian", "--bus", "mmio"];
     words.extend(["--disk", &path].repeat(8));
     let finished = run(&words, "");
     assert_eq!(finished.status, Some(125), "{finished:?}");
     assert!(finished.messages.contains("room for 7 devices, and 8"), "{finished:?}");
+}
+
+#[test]
+fn a_disk_is_the_same_on_either_bus_and_interrupts_by_message_or_by_line() {
+    let test = "a_disk_is_the_same_on_either_bus_and_interrupts_by_message_or_by_line";
+    if !drivers_are_here(test) {
+        return;
+    }
+    let disk = format!("{},ro", disk(test));
+    let quiet = "console=ttyS0 panic=-1 quiet loglevel=1";
+    let no_messages = format!("{quiet} pci=nomsi");
+    for (bus, cmdline, interrupt) in
+        [("pci", quiet, "PCI-MSI"), ("pci", &no_messages, "IO-APIC"), ("mmio", quiet, "IO-APIC")]
+    {
+        let words = ["run", "debian", "--cpus", "2", "--bus", bus, "--cmdline", cmdline, "--disk", &disk];
+        let command = ["--", "sh", "-c", "sha256sum < /dev/vda; grep virtio0 /proc/interrupts"];
+        let finished = run(&[&words[..], &command].concat(), "");
+        assert_eq!(finished.status, Some(0), "{finished:?}");
+        let (sum, interrupts) = finished.output.split_once('\n').expect("two answers");
+        assert_eq!(sum.trim_end(), sha256(&pattern()), "--bus {bus}");
+        assert!(interrupts.contains(interrupt), "--bus {bus}, {cmdline}: {interrupts}");
+    }
 }

@@ -119,7 +119,7 @@ fn a_root_that_cannot_work_is_told_in_one_sentence() {
         (&["run", "debian", "--keep"], "--keep: "),
         (&["run", "--user", "web"], "--user: "),
         (&["run", "/proc/self"], "/proc"),
-        (&["run", path, "--bus", "lguest-dma"], "--bus mmio"),
+        (&["run", path, "--bus", "lguest-dma"], "--bus pci"),
     ] {
         let finished = run(words, "");
         assert_eq!(finished.status, Some(125), "{words:?}: {finished:?}");

@@ -17,6 +17,8 @@ pub struct Aim {
     pub user: bool,
     /// How wide the code is.
     pub bits: u32,
+    /// True when every operand is to lie on two pages of which one is missing or read-only.
+    pub edges: bool,
     /// Registers (one bit each) whose value some instruction relies on.
     pinned: u16,
     /// Registers that an earlier instruction writes: their value is no longer ours to choose.
@@ -26,13 +28,13 @@ pub struct Aim {
 impl Aim {
     /// Nothing is settled but where the code begins.
     pub fn new(state: State, user: bool, bits: u32) -> Aim {
-        Aim { state, patches: Vec::new(), user, bits, pinned: 0, written: 0 }
+        Aim { state, patches: Vec::new(), user, bits, edges: false, pinned: 0, written: 0 }
     }
 
     /// Chooses registers, memory and displacement for one instruction; false when what is settled forbids it.
     pub fn at(&mut self, random: &mut Random, drawn: &mut Encoded) -> bool {
         let instruction = drawn.instruction;
-        if random.once_in(64) {
+        if !self.edges && random.once_in(64) {
             return flow_is_harmless(&instruction); // Somewhere, as the registers happen to be.
         }
         let implicit = self.implicit(random, &instruction);
@@ -58,7 +60,35 @@ impl Aim {
         true
     }
 
+    /// A place for `size` bytes that begins before and ends behind the edge of a window.
+    fn edge(&self, random: &mut Random, size: u64) -> u64 {
+        let back = 1 + random.below(size.max(2) - 1);
+        let narrow = [
+            DATA.start,
+            CONSTANT.start,
+            CONSTANT.start + PAGE,
+            STACK.start,
+            STACK.start + STACK.pages * PAGE,
+        ];
+        let wide = [FAR.start, FAR.start + FAR.pages * PAGE];
+        let edge =
+            if self.bits == 64 && random.once_in(4) { random.pick(&wide) } else { random.pick(&narrow) };
+        edge - back
+    }
+
+    /// Puts the stack pointer, and what `leave` makes one of, so near to an edge that the next eight bytes reach over it.
+    pub fn stack_at_an_edge(&mut self, random: &mut Random) {
+        let size = if self.bits == 64 { 8 } else { 4 };
+        let edge = random.pick(&[STACK.start, STACK.start + STACK.pages * PAGE]);
+        // What is pushed lies below the pointer, what is popped above it.
+        self.state.gpr[4] = edge - size + random.below(2 * size + 1);
+        self.state.gpr[5] = edge - random.below(size);
+    }
+
     fn target(&self, random: &mut Random, size: u64) -> u64 {
+        if self.edges {
+            return self.edge(random, size);
+        }
         let back = random.below(size.max(1) + 1);
         match random.below(64) {
             0 | 1 => CONSTANT.start + PAGE - back,
@@ -91,7 +121,7 @@ impl Aim {
             Maskmovq | Maskmovdqu | Vmaskmovdqu => {
                 self.set(7, place.wrapping_sub(self.segment_base(instruction)))
             }
-            Leave | Enter => self.set(5, STACK.start + PAGE + random.below(PAGE / 2)),
+            Leave | Enter if !self.edges => self.set(5, STACK.start + PAGE + random.below(PAGE / 2)),
             Div if random.once_in(4) => true,
             Div => self.set(2, 0) && self.set(0, small),
             Idiv if random.once_in(4) => true,

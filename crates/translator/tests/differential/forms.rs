@@ -70,6 +70,32 @@ const FEATURES: &[CpuidFeature] = {
     ]
 };
 
+/// Features that are advertised too, and whose instructions no process can be the truth of.
+const FOR_KERNELS: &[CpuidFeature] = {
+    use CpuidFeature::*;
+    &[
+        CPUID,
+        TSC,
+        MSR,
+        SYSCALL,
+        SEP,
+        RDTSCP,
+        RDPMC,
+        RDPID,
+        RDRAND,
+        RDSEED,
+        XSAVE,
+        XSAVEOPT,
+        XSAVEC,
+        XSAVES,
+        INVPCID,
+        SMAP,
+        INTEL286_ONLY,
+        INTEL386_ONLY,
+        FPU287XL_ONLY,
+    ]
+};
+
 /// Every form that is asked of code this wide.
 pub fn all(bits: u32) -> Vec<Code> {
     let forms: Vec<Code> =
@@ -91,6 +117,27 @@ fn is_met(code: Code, bits: u32) -> bool {
         && info.decoder_option() == 0
         && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX)
         && code.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
+}
+
+/// True for a form of 64-bit code that the Guest's processor does not have, by a feature that CPUID does not advertise.
+pub fn is_absent(code: Code) -> bool {
+    let info = code.op_code();
+    let decoded = info.is_instruction()
+        && info.mode64()
+        && info.decoder_option() == 0
+        && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX);
+    let has = |feature: &CpuidFeature| FEATURES.contains(feature) || FOR_KERNELS.contains(feature);
+    let absent = code.cpuid_features().iter().any(|feature| !has(feature));
+    decoded && absent && !is_nothing_where_absent(code)
+}
+
+/// Hints and landing pads that a processor without them takes for `nop`, so that programs need not ask; and calls of a
+/// hypervisor, which there is.
+fn is_nothing_where_absent(code: Code) -> bool {
+    use Mnemonic::*;
+    let hints =
+        [Endbr32, Endbr64, Rdsspd, Rdsspq, Cldemote, Prefetchwt1, Prefetchit0, Prefetchit1, Reservednop];
+    hints.contains(&code.mnemonic()) || matches!(code.mnemonic(), Vmcall | Vmmcall)
 }
 
 /// Why a form of an existing instruction cannot be compared, None when it can.

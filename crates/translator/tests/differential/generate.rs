@@ -11,7 +11,7 @@ use crate::flags::Undefined;
 use crate::forms;
 use crate::random::Random;
 use crate::world::{CODE, FAR, MOST_CODE, PAGE, SLOT, SLOT_HEAD, SLOTS, STACK};
-use iced_x86::{Code, FlowControl, InstructionInfoFactory, OpAccess};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess};
 
 /// How often an instruction is drawn anew when it cannot be aimed.
 const TRIES: usize = 30;
@@ -20,6 +20,37 @@ const TRIES: usize = 30;
 pub fn single(seed: u64, number: u64, code: Code, bits: u32) -> Option<Case> {
     let mut builder = Builder::new(seed, number, forms::only_for_users(code), bits);
     builder.add(code).then(|| builder.finish())
+}
+
+/// One instruction of this form whose operands reach over the edge of what is there; None when it has no operand in memory.
+pub fn at_an_edge(seed: u64, number: u64, code: Code, bits: u32) -> Option<Case> {
+    let mut builder = Builder::new(seed, number, forms::only_for_users(code), bits);
+    builder.aim.edges = true;
+    let mut form = Instruction::default();
+    form.set_code(code);
+    if form.is_stack_instruction() {
+        builder.aim.stack_at_an_edge(&mut builder.random);
+    }
+    let touches = builder.add(code) && builder.touches_memory();
+    touches.then(|| builder.finish())
+}
+
+/// Bytes that the decoder takes for no instruction at all, with some that it knows before and behind; None when chance
+/// found none.
+pub fn nonsense(seed: u64, number: u64, bits: u32) -> Option<Case> {
+    let mut builder = Builder::new(seed, number, false, bits);
+    let random = &mut builder.random;
+    let maps: [&[u8]; 6] = [&[], &[0x0f], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a], &[0xc4]];
+    let prefixes = [0x66, 0xf2, 0xf3, 0xf0, 0x48, 0x40, 0x2e, 0x67];
+    let code = (0..TRIES).find_map(|_| {
+        let mut bytes: Vec<u8> = (0..random.below(3)).map(|_| random.pick(&prefixes)).collect();
+        bytes.extend(random.pick(&maps));
+        // As many immediates and displacements as an instruction could have: the end is never what is wrong.
+        bytes.extend((0..14).map(|_| random.bits() as u8));
+        let mut decoder = Decoder::with_ip(bits, &bytes, builder.aim.state.rip, DecoderOptions::NONE);
+        decoder.decode().is_invalid().then_some(bytes)
+    })?;
+    Some(Case { code, ..builder.finish() })
 }
 
 /// A run of instructions, mostly everyday ones, in which later ones use what earlier ones made.
@@ -96,6 +127,12 @@ impl Builder {
             return true;
         }
         false
+    }
+
+    /// True when the last instruction has an operand in memory, named or not.
+    fn touches_memory(&mut self) -> bool {
+        let last = self.parts.last().map(|part| part.instruction);
+        last.is_some_and(|instruction| !self.facts.info(&instruction).used_memory().is_empty())
     }
 
     fn note_effects(&mut self, part: &Encoded) {

@@ -54,8 +54,8 @@ const LIMITED: u64 = 0x00cf_f300_0000_fffe;
 
 /// A Guest that runs cases one after the other.
 pub struct Guest {
-    ram: Arc<Ram>,
-    vcpu: Vcpu,
+    pub(crate) ram: Arc<Ram>,
+    pub(crate) vcpu: Vcpu,
     /// Odd while the vCPU runs.
     runs: Arc<AtomicU64>,
     before: Box<Memory>,
@@ -102,25 +102,35 @@ impl Guest {
     pub fn run(&mut self, case: &Case) -> Result<Box<Outcome>, String> {
         self.place(case);
         self.until_ready()?;
+        Ok(self.conclude(case))
+    }
+
+    /// The answer of a case that ran to the stubs.
+    pub(crate) fn conclude(&mut self, case: &Case) -> Box<Outcome> {
         // Whoever reads a slot that is not its own finds zeros, as natively.
         let slot = (case.state.rip - CODE) / SLOT * SLOT;
         write(&self.ram, CODE_AT + slot, &[0; (SLOT + SLOT_HEAD) as usize]);
-        Ok(self.collect())
+        self.collect()
     }
 
     /// Runs until the stubs say that they are ready for the next case.
     fn until_ready(&mut self) -> Result<(), String> {
-        self.runs.fetch_add(1, Ordering::Relaxed);
-        let exit = self.vcpu.run();
-        self.runs.fetch_add(1, Ordering::Relaxed);
-        match exit {
+        match self.run_once() {
             Exit::PortOut { port: READY_PORT, .. } => Ok(()),
             Exit::Kicked => Err(format!("runs without end; now at {:#x}", self.vcpu.rip())),
             other => Err(format!("came back with {other:?} at {:#x}", self.vcpu.rip())),
         }
     }
 
-    fn place(&mut self, case: &Case) {
+    /// Runs to the next exit, under the watch.
+    pub(crate) fn run_once(&mut self) -> Exit {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let exit = self.vcpu.run();
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        exit
+    }
+
+    pub(crate) fn place(&mut self, case: &Case) {
         world::fill(&mut self.before, case.memory_seed, &case.patches);
         write(&self.ram, WINDOWS_AT, &self.before[..]);
         let slot = (case.state.rip - CODE) / SLOT * SLOT;
@@ -206,7 +216,7 @@ fn ram() -> Ram {
     Ram::new(&file, RAM_BYTES, vec![all]).expect("the Guest's memory can be mapped")
 }
 
-fn write(ram: &Ram, address: u64, bytes: &[u8]) {
+pub(crate) fn write(ram: &Ram, address: u64, bytes: &[u8]) {
     assert!(ram.write(address, bytes), "{address:#x} is the Guest's memory");
 }
 
@@ -218,7 +228,7 @@ fn write_u64(ram: &Ram, address: u64, value: u64) {
     write(ram, address, &value.to_le_bytes());
 }
 
-fn read_u64(ram: &Ram, address: u64) -> u64 {
+pub(crate) fn read_u64(ram: &Ram, address: u64) -> u64 {
     let mut bytes = [0; 8];
     read(ram, address, &mut bytes);
     u64::from_le_bytes(bytes)

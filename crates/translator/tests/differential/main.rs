@@ -5,6 +5,9 @@
 //! cases together. `native.rs` runs a case in a child process, `guest.rs` in a Guest with the same linear addresses
 //! (`world.rs`) under a supervisor of a few instructions (`stubs.rs`). `report.rs` compares.
 //!
+//! `edges.rs` has every form's operand lie over the end of what is there, `interrupted.rs` interrupts sequences at every
+//! boundary, and `undefined.rs` asks for what the Guest's processor does not have.
+//!
 //! The set is fixed and small by default. To look longer or closer:
 //! `LGUEST_DIFFERENTIAL_ROUNDS=200 LGUEST_DIFFERENTIAL_SEED=7 LGUEST_DIFFERENTIAL_FORM=Cmpxchg cargo test -p
 //! lguest-translator --test differential`. A case that once differed is kept in `regressions.txt`.
@@ -27,6 +30,9 @@ mod aim;
 mod generate;
 mod report;
 mod regressions;
+mod edges;
+mod interrupted;
+mod undefined;
 
 use case::{Case, Outcome};
 use guest::Guest;
@@ -88,6 +94,8 @@ struct Comparison {
     guest: Guest,
     /// See [`Guest::new`].
     limited: bool,
+    /// Every case is interrupted, see `interrupted.rs`.
+    interrupted: bool,
     used: Vec<bool>,
     compared: u64,
     lost: u64,
@@ -102,6 +110,7 @@ impl Comparison {
         Comparison {
             guest: Guest::new(limited),
             limited,
+            interrupted: false,
             used,
             compared: 0,
             lost: 0,
@@ -118,7 +127,7 @@ impl Comparison {
             self.start_anew();
         }
         self.used[slot] = true;
-        let answer = self.guest.run(case);
+        let answer = if self.interrupted { self.guest.run_interrupted(case) } else { self.guest.run(case) };
         if answer.is_err() {
             self.start_anew();
         }
