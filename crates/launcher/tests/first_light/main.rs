@@ -14,6 +14,7 @@ mod bad_input;
 mod session;
 mod wishes;
 mod disks;
+mod networks;
 mod shares;
 mod roots;
 mod legacy;
