@@ -6,6 +6,7 @@ use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Plug, Transport, VirtioSpec};
 use crate::networks;
 use crate::request::{GuestChoice, Mistake};
+use crate::root::Root;
 use crate::share::option::ShareSpec;
 
 /// The networks asked for. A Debian Guest has one unless it was said otherwise: people expect apt-get to work.
@@ -93,11 +94,14 @@ fn virtio(
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-pub fn drivers(bus: &BusSpec) -> Vec<&'static str> {
-    match bus {
+/// With a root, those that reach it.
+pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
+    let mut drivers = match bus {
         BusSpec::Virtio(virtio) => virtio.modules(),
         BusSpec::LguestDma { .. } => Vec::new(),
-    }
+    };
+    drivers.extend(root.into_iter().flat_map(Root::modules));
+    drivers
 }
 
 /// Where this user's links are.

@@ -22,6 +22,8 @@ pub mod networks;
 pub mod buses;
 pub mod user_network;
 pub mod share;
+pub mod root;
+mod guest_files;
 pub mod run;
 pub mod default_guest;
 pub mod kernel_image;

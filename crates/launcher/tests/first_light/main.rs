@@ -18,6 +18,7 @@ mod kills;
 mod memory;
 mod networks;
 mod shares;
+mod roots;
 mod legacy;
 mod protocols;
 mod prompt;
