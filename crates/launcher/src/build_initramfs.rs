@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::cli::InitramfsArguments;
 use crate::debian;
 use crate::ending::Ending;
+use crate::guest_files::user_cache;
 use crate::initramfs::Initramfs;
 use crate::progress::Progress;
 use crate::request::{self, Mistake};
-use crate::run::user_cache;
 
 /// Builds it and writes it whole or not at all.
 pub fn build(arguments: &InitramfsArguments) -> Ending {

@@ -20,6 +20,7 @@ Examples:
   lguest run debian -- uname -a                  one command; its exit status is lguest's
   echo 'echo $((6*7))' | lguest run debian       a script from a pipe
   lguest run debian:linux-image-amd64            another kernel package of Debian's
+  lguest run ./rootfs -- ls /                    a directory as root, or an image; changes are thrown away
   lguest run bzImage --initrd initrd.img         your own kernel and initial RAM disk
 
 Exit status:
@@ -116,6 +117,15 @@ pub struct RunArguments {
     /// given. May be repeated
     #[arg(long, value_name = "DIR")]
     pub share: Vec<String>,
+
+    /// What the Guest changes in its root, a directory or an image, stays. Without it the root is only read, and changes
+    /// are gone at the end
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Who runs the command in a root, by name or number; root unless given
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
 
     /// How the Guest finds its devices: pci or mmio (virtio) for Linux, lguest-dma for the default Guest
     #[arg(long, value_name = "BUS")]

@@ -20,6 +20,8 @@ pub mod attachments;
 pub mod disks;
 pub mod user_network;
 pub mod share;
+pub mod root;
+mod guest_files;
 pub mod run;
 pub mod default_guest;
 pub mod kernel_image;

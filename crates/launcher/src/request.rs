@@ -162,13 +162,17 @@ pub enum GuestChoice {
     Debian(PackageName),
     /// A file that should be a kernel.
     Kernel(PathBuf),
+    /// A directory that is to be the root.
+    Directory(PathBuf),
+    /// An image of a file system that is to be the root.
+    Image(PathBuf),
 }
 
 impl GuestChoice {
-    /// Reads GUEST. Files are only looked at as far as telling a directory.
+    /// Reads GUEST. Of a file only the beginning is looked at.
     ///
     /// # Errors
-    /// For a package name that is none, a file that is not there, and a directory.
+    /// For a package name that is none, and a file that is not there.
     pub fn read(word: Option<&str>) -> Result<GuestChoice, Mistake> {
         let Some(word) = word else { return Ok(GuestChoice::Unsaid) };
         if word == "debian" {
@@ -184,25 +188,40 @@ impl GuestChoice {
         }
         let path = Path::new(word);
         if path.is_dir() {
-            return Err(Mistake(format!(
-                "GUEST {word}: is a directory, which a later version will take as a root; give debian or a kernel"
-            )));
+            return Ok(GuestChoice::Directory(path.to_owned()));
         }
         if !path.exists() {
             return Err(Mistake(format!(
-                "GUEST {word}: there is no such file; give debian or the path of a kernel"
+                "GUEST {word}: there is no such file; give debian or the path of a kernel, a directory or an image"
             )));
+        }
+        if is_file_system(&beginning(path)) {
+            return Ok(GuestChoice::Image(path.to_owned()));
         }
         Ok(GuestChoice::Kernel(path.to_owned()))
     }
 }
 
+/// As much of a file as tells what it is; nothing of one that cannot be read.
+pub fn beginning(path: &Path) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    let length = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut bytes));
+    bytes.truncate(length.unwrap_or(0));
+    bytes
+}
+
+/// Whether a file begins as an ext2, ext3 or ext4 does: two sectors for who boots, then a superblock. In a kernel's place
+/// for those sectors there is a kernel (its own marks: the boot protocol's, ELF's).
+fn is_file_system(beginning: &[u8]) -> bool {
+    let holds = |at: usize, mark: &[u8]| beginning.get(at..at + mark.len()) == Some(mark);
+    holds(0x438, b"\x53\xef") && !holds(0x202, b"HdrS") && !holds(0, b"\x7fELF")
+}
+
 /// The name of what a file that is no kernel is, when it is something that a later version will start.
 pub fn later_guest(beginning: &[u8]) -> Option<&'static str> {
     let holds = |at: usize, mark: &[u8]| beginning.get(at..at + mark.len()) == Some(mark);
-    let marks: [(usize, &[u8], &str); 5] = [
+    let marks: [(usize, &[u8], &str); 4] = [
         (0, b"QFI\xfb", "a qcow2 disk image"),
-        (0x438, b"\x53\xef", "a file system image"),
         (0, b"hsqs", "a file system image"),
         (257, b"ustar", "an archive"),
         (510, b"\x55\xaa", "a disk image"),
@@ -285,15 +304,21 @@ mod tests {
         assert_eq!(GuestChoice::read(None), Ok(GuestChoice::Unsaid));
         let Ok(GuestChoice::Debian(name)) = GuestChoice::read(Some("debian")) else { panic!("not Debian") };
         assert_eq!(name.as_str(), "linux-image-cloud-amd64");
-        for (word, hint) in [
-            ("debian:-o", "package"),
-            ("/", "later version"),
-            ("/no/such", "no such file"),
-            ("ubuntu", "debian"),
-        ] {
+        for (word, hint) in [("debian:-o", "package"), ("/no/such", "no such file"), ("ubuntu", "debian")] {
             let Mistake(sentence) = GuestChoice::read(Some(word)).unwrap_err();
             assert!(sentence.contains(hint) && sentence.contains(word), "{sentence}");
         }
+    }
+
+    #[test]
+    fn a_directory_and_an_image_are_roots() {
+        assert_eq!(GuestChoice::read(Some("/")), Ok(GuestChoice::Directory("/".into())));
+        let mut image = vec![0; 4096];
+        image[0x438..0x43a].copy_from_slice(b"\x53\xef");
+        assert!(is_file_system(&image));
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        assert!(!is_file_system(&image), "a kernel with two odd bytes");
+        assert!(!is_file_system(b"short"));
     }
 
     #[test]

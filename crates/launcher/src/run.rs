@@ -5,7 +5,6 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,25 +13,22 @@ use lguest_devices::virtio::fs::VirtioFs;
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
 use crate::boot_time::{Clock, Moment};
-use crate::cache::Cache;
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
-use crate::debian;
-use crate::debian::package::PackageName;
 use crate::default_guest;
 use crate::doctor;
 use crate::ending::Ending;
 use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
+use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
+use crate::initramfs;
 use crate::initramfs::session::{Mode, Session};
-use crate::initramfs::{self, Initramfs};
 use crate::input::{self, Source};
-use crate::kernel_image::program::Kernel;
-use crate::kernel_image::{KernelError, KernelImage};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
+use crate::root::Root;
 use crate::running::{self, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
@@ -47,12 +43,6 @@ const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
 const QUIET: &str = " quiet";
 /// In a session of pipes the kernel's warnings would stand among the program's output; only its death may.
 const SILENT: &str = " quiet loglevel=1";
-
-/// The largest initial RAM disk read. It has to fit the Guest's memory besides.
-const LARGEST_INITRD: u64 = 4 << 30;
-
-/// What a kernel needs beside its own file and its initrd. Debian's panic with 16 MiB and boot with 32.
-const LEAST_TO_LIVE_ON: u64 = 32 << 20;
 
 /// The console's serial port.
 const CONSOLE_PORT: usize = 0;
@@ -106,7 +96,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let shares: Vec<ShareSpec> =
+    let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
@@ -116,8 +106,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         ));
     }
     let mounts = share::mounts(&shares)?;
-    let shared = shares.iter().map(|share| share.directory.clone()).collect();
-    let bus = bus_spec(choice, attachments::read(&arguments.disk, &arguments.net)?, shares, cpus)?;
+    let mut attachments = attachments::read(&arguments.disk, &arguments.net)?;
+    let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
+    let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
+    let bus = bus_spec(choice, attachments, shares, cpus)?;
+    let drivers = drivers(&bus, root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
@@ -140,7 +133,10 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
-            debian_files(name, own_kernel, own_initrd, &drivers(&bus), &progress)?
+            debian_files(name, own_kernel, own_initrd, &drivers, &progress)?
+        }
+        (GuestChoice::Directory(_) | GuestChoice::Image(_), own_kernel) => {
+            root_files(own_kernel, &drivers, &progress)?
         }
         (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
         (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
@@ -152,12 +148,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
 
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
-    let initrd = if ours {
-        let command = arguments.command.clone();
-        let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
-        session.append_to(initrd)
-    } else {
-        initrd
+    let command = arguments.command.clone();
+    let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
+    let initrd = match &root {
+        Some(root) => root.append_to(initrd, &session),
+        None if ours => session.append_to(initrd),
+        None => initrd,
     };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
@@ -186,7 +182,7 @@ fn bus_spec(
 ) -> Result<BusSpec, Mistake> {
     match bus {
         BusChoice::LguestDma if !shares.is_empty() => {
-            Err(Mistake("--share: needs a Linux Guest on --bus mmio, which has virtio-fs".to_owned()))
+            Err(Mistake("--share: needs a Linux Guest, on --bus pci or mmio".to_owned()))
         }
         BusChoice::LguestDma => {
             // The mail's example device, so that there is something to read.
@@ -221,11 +217,13 @@ fn virtio(
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec) -> Vec<&'static str> {
-    match bus {
+fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
+    let mut drivers = match bus {
         BusSpec::Virtio(virtio) => virtio.modules(),
         BusSpec::LguestDma { .. } => Vec::new(),
-    }
+    };
+    drivers.extend(root.into_iter().flat_map(Root::modules));
+    drivers
 }
 
 /// Where `--gdb` waits.
@@ -289,7 +287,7 @@ fn check_command(
 ) -> Result<(), Mistake> {
     let ours = match own_initrd {
         Some(initrd) => initramfs::is_ours(initrd),
-        None => matches!(guest, GuestChoice::Debian(_)),
+        None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
     };
     let wanted = arguments.command.first().map(|command| format!("COMMAND {command}"));
     let Some(wanted) = wanted.or(wishes.option().map(str::to_owned)).filter(|_| !ours) else {
@@ -297,100 +295,6 @@ fn check_command(
     };
     Err(Mistake(format!(
         "{wanted}: needs the Guest debian, the default Guest, or an --initrd built with lguest initramfs, whose first process runs it"
-    )))
-}
-
-fn open_kernel(option: &str, path: &Path) -> Result<Kernel, Mistake> {
-    KernelImage::open(path).map(Kernel::from).map_err(|error| {
-        let name = path.display();
-        let later = match error {
-            KernelError::NoKernel | KernelError::Compressed(_) => later_guest(path),
-            _ => None,
-        };
-        match later {
-            Some(kind) => Mistake(format!(
-                "{option} {name}: is {kind}, which a later version will start; give debian or a kernel"
-            )),
-            None => Mistake(format!("{option} {name}: {error}")),
-        }
-    })
-}
-
-fn later_guest(path: &Path) -> Option<&'static str> {
-    let mut beginning = vec![0; 4096];
-    let length =
-        std::fs::File::open(path).and_then(|mut file| io::Read::read(&mut file, &mut beginning)).ok()?;
-    request::later_guest(&beginning[..length])
-}
-
-fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>, Mistake> {
-    let name = path.display();
-    let fault = |cause: io::Error| Mistake(format!("--initrd {name}: cannot be read: {cause}"));
-    let file = std::fs::File::open(path).map_err(fault)?;
-    let length = file.metadata().map_err(fault)?.len();
-    if length >= memory.min(LARGEST_INITRD) {
-        return Err(Mistake(format!(
-            "--initrd {name}: is {} MiB, which does not fit a Guest of {} MiB; give more --memory",
-            length >> 20,
-            memory >> 20
-        )));
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    // The file may grow while we read; the limit holds all the same.
-    io::Read::read_to_end(&mut io::Read::take(file, memory.min(LARGEST_INITRD)), &mut bytes)
-        .map_err(fault)?;
-    Ok(bytes)
-}
-
-fn debian_files(
-    name: &PackageName,
-    own_kernel: Option<Kernel>,
-    own_initrd: Option<Vec<u8>>,
-    drivers: &[&str],
-    progress: &Progress,
-) -> Result<(Kernel, Vec<u8>), Mistake> {
-    let (own_kernel, own_initrd) = match (own_kernel, own_initrd) {
-        (Some(kernel), Some(initrd)) => return Ok((kernel, initrd)),
-        other => other,
-    };
-    let cache = user_cache()?;
-    let (kernel, modules) = match own_kernel {
-        Some(kernel) => (kernel, Vec::new()),
-        None => debian::kernel(&cache, name, drivers, progress)?,
-    };
-    let mut initrd = match own_initrd {
-        Some(initrd) => initrd,
-        None => Initramfs::new(&debian::busybox(&cache, progress)?).finish(),
-    };
-    if initramfs::is_ours(&initrd) && !modules.is_empty() {
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(initramfs::modules::archive(&modules));
-    }
-    Ok((kernel, initrd))
-}
-
-/// The user's cache.
-///
-/// # Errors
-/// When the environment does not say where it is.
-pub fn user_cache() -> Result<Cache, Mistake> {
-    Cache::of_the_user().ok_or_else(|| {
-        Mistake("there is no place for a cache; set LGUEST_CACHE to a folder that can be written".to_owned())
-    })
-}
-
-/// The kernel and the initrd have to be in memory together, and the kernel unpacks the latter beside itself.
-fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mistake> {
-    let needed = initrd.saturating_mul(2).saturating_add(kernel).saturating_add(LEAST_TO_LIVE_ON);
-    if needed <= memory {
-        return Ok(());
-    }
-    Err(Mistake(format!(
-        "--memory {}M: the kernel ({} MiB) and its initial RAM disk ({} MiB) do not fit; give at least {}M",
-        memory >> 20,
-        kernel >> 20,
-        initrd >> 20,
-        needed.div_ceil(1 << 20)
     )))
 }
 
@@ -486,11 +390,5 @@ mod tests {
     fn a_guest_that_dies_after_its_report_is_dead() {
         let ending = ended(Outcome::Dead("triple fault".to_owned()), b"status 0\n");
         assert_eq!(ending, Ending::Dead("triple fault".to_owned()));
-    }
-
-    #[test]
-    fn files_that_do_not_fit_name_the_memory_that_would_do() {
-        let Mistake(sentence) = check_room(100 << 20, 50 << 20, 128 << 20).unwrap_err();
-        assert!(sentence.ends_with("give at least 282M"), "{sentence}");
     }
 }

@@ -9,9 +9,9 @@ use super::name::ImageName;
 use super::pull;
 use super::store::{self, Listed, Store};
 use crate::ending::Ending;
+use crate::guest_files;
 use crate::progress::Progress;
 use crate::request::Mistake;
-use crate::run;
 
 /// The least digits of an image's identity that name it.
 const LEAST_DIGITS: usize = 4;
@@ -45,7 +45,7 @@ pub enum Action {
 
 /// Does it.
 pub fn perform(arguments: &ImagesArguments) -> (String, Ending) {
-    let done = run::user_cache().and_then(|cache| {
+    let done = guest_files::user_cache().and_then(|cache| {
         let store = Store::new(cache);
         let progress = Progress::new(false);
         match &arguments.action {

@@ -1,7 +1,7 @@
 //! `--share DIR[:TAG][,readonly]`.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lguest_devices::fuse::Validity;
@@ -20,6 +20,8 @@ const SHARE_VALIDITY: Validity = Validity(1);
 /// A share that can work: its directory is open.
 #[derive(Debug)]
 pub struct ShareSpec {
+    /// What the user wrote, for sentences.
+    named: String,
     /// The directory.
     pub directory: Arc<OwnedFd>,
     /// How the Guest calls it.
@@ -60,13 +62,36 @@ impl ShareSpec {
                 "{tag:?} is no tag; give DIR:TAG with a tag of 1 to {LONGEST_TAG} letters, digits, '-', '_' or '.'"
             )));
         }
-        let open = |flags| rustix::fs::open(&directory, flags | OFlags::CLOEXEC, Mode::empty());
-        let directory = open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| match errno {
-            rustix::io::Errno::NOTDIR => fault("is a file; a share is a directory".to_owned()),
-            rustix::io::Errno::NOENT => fault("there is no such directory; mkdir makes one".to_owned()),
-            errno => fault(format!("cannot be opened: {}", std::io::Error::from(errno))),
-        })?;
-        Ok(ShareSpec { directory: Arc::new(directory), tag, readonly, validity: SHARE_VALIDITY })
+        let named = format!("--share {text}");
+        Self::open(named, &directory, &tag, readonly, SHARE_VALIDITY)
+    }
+
+    /// Opens a directory. `named` begins the sentence of a mistake.
+    ///
+    /// # Errors
+    /// One sentence: missing, or no directory.
+    pub fn open(
+        named: String,
+        directory: &Path,
+        tag: &str,
+        readonly: bool,
+        validity: Validity,
+    ) -> Result<ShareSpec, Mistake> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(directory, flags, Mode::empty()) {
+            Ok(directory) => {
+                let directory = Arc::new(directory);
+                Ok(ShareSpec { named, directory, tag: tag.to_owned(), readonly, validity })
+            }
+            Err(errno) => {
+                let what = match errno {
+                    rustix::io::Errno::NOTDIR => "is a file; a share is a directory".to_owned(),
+                    rustix::io::Errno::NOENT => "there is no such directory; mkdir makes one".to_owned(),
+                    errno => format!("cannot be opened: {}", std::io::Error::from(errno)),
+                };
+                Err(Mistake(format!("{named}: {what}")))
+            }
+        }
     }
 
     /// The server of it.
@@ -74,7 +99,7 @@ impl ShareSpec {
     /// # Errors
     /// One sentence: a directory in /proc, or a host without one.
     pub fn serve(self) -> Result<Share, Mistake> {
-        let tag = self.tag;
+        let named = self.named;
         Share::new(self.directory, self.readonly, self.validity).map_err(|errno| {
             let cause = match errno {
                 rustix::io::Errno::ACCESS => {
@@ -82,7 +107,7 @@ impl ShareSpec {
                 }
                 errno => format!("cannot be served: {}", std::io::Error::from(errno)),
             };
-            Mistake(format!("--share {tag}: {cause}"))
+            Mistake(format!("{named}: {cause}"))
         })
     }
 }

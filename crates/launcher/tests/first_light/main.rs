@@ -15,6 +15,7 @@ mod session;
 mod wishes;
 mod disks;
 mod shares;
+mod roots;
 mod legacy;
 mod protocols;
 mod prompt;
