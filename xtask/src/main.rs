@@ -2,6 +2,7 @@
 //!
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
+//! - `bench network`: TCP between a machine and its host, beside QEMU's user network.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
@@ -20,6 +21,7 @@ mod proc;
 mod table;
 mod bench;
 mod lguest_bus;
+mod network;
 mod boots;
 mod stress;
 mod conformance;
@@ -37,6 +39,8 @@ cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,
     asked for is met
 cargo xtask bench lguest [--rounds N]
     the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
+cargo xtask bench network [--rounds N]
+    TCP over --net user, both ways and back and forth, beside QEMU's user network
 cargo xtask boots [N] [--cpus N]
     N boots (default 10) of each of the three Debian kernels
 cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lguest]
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::of_this_process();
     let done = match arguments.next().as_deref() {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
+        Some("bench") if arguments.next_is("network") => network::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
         Some("conformance") => conformance::run(arguments),

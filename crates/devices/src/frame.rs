@@ -31,6 +31,15 @@ pub struct Large {
     pub marks: bool,
 }
 
+/// What a receiver takes over from the sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Frames whose checksum is not made.
+    pub unfinished: bool,
+    /// Segments that stand for several. Only with the former.
+    pub large: bool,
+}
+
 /// A frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {

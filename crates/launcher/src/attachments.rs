@@ -3,9 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::board::tap::{self, Tap};
+use crate::board::tap::Tap;
 use crate::disks::AttachedDisk;
+use crate::networks;
 use crate::request::Mistake;
+use crate::user_network::options::Options;
 
 /// How a broker process knows what it is. The name is no option of the command line, only an agreement with ourselves.
 pub const BROKER: &str = "link-broker";
@@ -45,6 +47,8 @@ pub fn bus(word: Option<&str>, usual: BusChoice) -> Result<BusChoice, Mistake> {
 pub enum Attachment {
     /// A disk in a file.
     Disk(AttachedDisk),
+    /// A network of the machine's own, by sockets of the host's.
+    User(Options),
     /// A network of machines on this host, by name.
     Link(String),
     /// A network interface of this host's.
@@ -63,53 +67,9 @@ pub fn read(disks: &[String], nets: &[String]) -> Result<Vec<Attachment>, Mistak
         attachments.push(Attachment::Disk(AttachedDisk::open(text)?));
     }
     for text in nets {
-        attachments.extend(net(text)?);
+        attachments.extend(networks::read(text)?);
     }
     Ok(attachments)
-}
-
-fn net(text: &str) -> Result<Option<Attachment>, Mistake> {
-    let later = |what: &str| {
-        Err(Mistake(format!(
-            "--net {text}: {what} comes with a later version; give link=NAME, tap=NAME or none"
-        )))
-    };
-    match text.split_once('=') {
-        None if text == "none" => Ok(None),
-        None if text == "user" => later("the user-mode network"),
-        Some(("tap", name)) if tap::is_name(name) => open_tap(text, name).map(Some),
-        Some(("tap", _)) => Err(Mistake(format!(
-            "--net {text}: a tap's name is 1 to 15 letters, digits, '-', '_' or '.', as in tap=tap0"
-        ))),
-        Some(("link", name)) if link_name(name) => Ok(Some(Attachment::Link(name.to_owned()))),
-        Some(("link", _)) => Err(Mistake(format!(
-            "--net {text}: a link's name is 1 to 32 letters, digits, '-' or '_', as in link=office"
-        ))),
-        _ if text.starts_with("user,") => later("the user-mode network"),
-        _ => Err(Mistake(format!("--net {text}: is no network; give link=NAME, tap=NAME or none"))),
-    }
-}
-
-/// Takes hold of a tap, or says in one sentence who may.
-fn open_tap(text: &str, name: &str) -> Result<Attachment, Mistake> {
-    Tap::open(name).map(Attachment::Tap).map_err(|cause| {
-        let hint = match cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => {
-                format!(
-                    "making one needs root: `ip tuntap add dev {name} mode tap user $USER` makes it yours for good"
-                )
-            }
-            Some(rustix::io::Errno::BUSY) => "another machine uses it".to_owned(),
-            Some(rustix::io::Errno::INVAL) => "an interface of that name is no tap; give another name".to_owned(),
-            _ => "taps need /dev/net/tun; link=NAME needs nothing".to_owned(),
-        };
-        Mistake(format!("--net {text}: cannot be opened ({cause}); {hint}"))
-    })
-}
-
-fn link_name(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    (1..=32).contains(&name.len()) && name.chars().all(good)
 }
 
 /// The user's folder for links' sockets.
@@ -151,26 +111,6 @@ pub fn be_broker() -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn networks_are_a_link_a_tap_or_none() {
-        assert!(matches!(net("none"), Ok(None)));
-        assert!(matches!(net("link=office"), Ok(Some(Attachment::Link(name))) if name == "office"));
-        for text in [
-            "link=",
-            "link=a/b",
-            "link=../x",
-            "user",
-            "user,forward=tcp:1:2",
-            "tap=",
-            "tap=a/b",
-            "tap=lo",
-            "wifi",
-            "none=1",
-        ] {
-            assert!(net(text).unwrap_err().0.starts_with(&format!("--net {text}: ")), "{text}");
-        }
-    }
 
     #[test]
     fn a_bus_is_one_of_three() {

@@ -110,7 +110,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "PATH")]
     pub disk: Vec<String>,
 
-    /// A network: link=NAME for machines of yours on this host, or none. May be repeated
+    /// A network: user[,forward=tcp:8080:80][,allow=ADDRESS/BITS:PORT][,host=yes][,dns=ADDRESS] by the host's own sockets
+    /// (usual for debian), link=NAME for machines of yours on this host, tap=NAME, or none. May be repeated
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
 

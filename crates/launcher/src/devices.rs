@@ -24,12 +24,17 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge, and what --bus pci puts beside it"),
 ];
 
-/// On `--bus pci` and `--bus mmio`: `--disk`, then `--share`, each in the order given, then this one.
-const VIRTIO: [Row; 3] = [
+/// On `--bus pci` and `--bus mmio`: `--disk`, `--net`, then `--share`, each in the order given, then the last one.
+const VIRTIO: [Row; 4] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
         "virtio 1.2: a disk in a file: vda, vdb, ...; also ,serial=TEXT and ,backing=PATH; repeatable",
+    ),
+    (
+        "net",
+        "--net user[,...]|link=NAME|tap=NAME",
+        "virtio 1.2: eth0; user, by the host's own sockets, is usual for debian; repeatable, or none",
     ),
     (
         "fs",

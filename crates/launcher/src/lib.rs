@@ -18,6 +18,8 @@ pub mod wishes;
 pub mod engine;
 pub mod attachments;
 pub mod disks;
+pub mod networks;
+pub mod buses;
 pub mod user_network;
 pub mod share;
 pub mod root;

@@ -8,11 +8,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lguest_devices::virtio::fs::VirtioFs;
-
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Machine, MachineSpec, Outcome, Plug, Transport, VirtioSpec};
+use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
 use crate::boot_time::{Clock, Moment};
+use crate::buses::{bus_spec, drivers, nets};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -103,6 +102,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
+    let mut attachments = attachments::read(&arguments.disk, &nets(&guest, &arguments.net))?;
     let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
@@ -112,8 +112,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
             "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
         ));
     }
+    let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
     let mounts = share::mounts(&shares)?;
-    let mut attachments = attachments::read(&arguments.disk, &arguments.net)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
     let bus = bus_spec(choice, attachments, shares, cpus)?;
@@ -121,7 +121,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, needs(&bus, engine.engine, &watching, shared));
+    let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let attached = terminal::is_attached();
     let cmdline = if own {
@@ -180,59 +180,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, _image })
 }
 
-/// The bus with what is attached to it.
-fn bus_spec(
-    bus: BusChoice,
-    mut attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
-    match bus {
-        BusChoice::LguestDma if !shares.is_empty() => {
-            Err(Mistake("--share: needs a Linux Guest, on --bus pci or mmio".to_owned()))
-        }
-        BusChoice::LguestDma => {
-            // The mail's example device, so that there is something to read.
-            attachments.push(Attachment::Pipe);
-            let links = LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker };
-            Ok(BusSpec::LguestDma { attachments, links })
-        }
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
-    }
-}
-
-/// Virtio devices for what is attached, on either bus.
-fn virtio(
-    transport: Transport,
-    attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
-    let mut plugs = Vec::new();
-    for (number, attachment) in attachments.into_iter().enumerate() {
-        match attachment {
-            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
-            Attachment::Link(_) | Attachment::Tap(_) | Attachment::Pipe => return Err(no_linux_net()),
-        }
-    }
-    for share in shares {
-        let tag = share.tag.clone();
-        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
-    }
-    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
-}
-
-/// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
-fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
-    let mut drivers = match bus {
-        BusSpec::Virtio(virtio) => virtio.modules(),
-        BusSpec::LguestDma { .. } => Vec::new(),
-    };
-    drivers.extend(root.into_iter().flat_map(Root::modules));
-    drivers
-}
-
 /// Where `--gdb` waits.
 fn debugger_place(arguments: &RunArguments, engine: Engine) -> Result<Option<Place>, Mistake> {
     let place = arguments.gdb.as_deref().map(Place::read).transpose()?;
@@ -263,16 +210,10 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<Own
         kvm: engine == Engine::Kvm,
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
+        internet: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
         shares,
     }
-}
-
-fn no_linux_net() -> Mistake {
-    Mistake(
-        "--net: a later version will have it for Linux; the default Guest has it now, on --bus lguest-dma"
-            .to_owned(),
-    )
 }
 
 fn check_guest(guest: &GuestChoice, arguments: &RunArguments) -> Result<(), Mistake> {

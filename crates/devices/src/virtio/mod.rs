@@ -25,6 +25,7 @@ pub mod waker;
 pub mod mmio;
 pub mod pci;
 pub mod rng;
+pub mod net;
 pub mod block;
 pub mod fs;
 
@@ -42,6 +43,8 @@ pub struct QueueIndex(pub u16);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceKind {
+    /// A network interface (5.1).
+    Network = 1,
     /// A disk (5.2).
     Block = 2,
     /// A source of entropy (5.4).

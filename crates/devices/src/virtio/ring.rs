@@ -17,6 +17,10 @@ use super::rings::Service;
 /// The flag by which a driver says that it polls (VIRTQ_AVAIL_F_NO_INTERRUPT, 2.7.6).
 const NO_INTERRUPT: u16 = 1;
 
+/// Bytes of a used ring before its first element, and of each (2.7.8).
+const USED_HEADER: u64 = 4;
+const USED_ELEMENT: u64 = 8;
+
 /// The driver broke a rule that leaves nothing to answer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
@@ -120,6 +124,26 @@ impl<'a> Ring<'a> {
     pub fn finish(&mut self, chain: &Chain, written: u32) -> Result<(), Broken> {
         self.service.used = true;
         self.queue.add_used(self.memory, chain.head, written).map_err(|_| Broken::Available)
+    }
+
+    /// Gives chains back that belong together: a driver sees all or none of them.
+    ///
+    /// # Errors
+    /// As for [`Self::finish`].
+    pub fn finish_together(&mut self, chains: &[(Chain, u32)]) -> Result<(), Broken> {
+        let Some(((last, written), others)) = chains.split_last() else { return Ok(()) };
+        let next = self.queue.next_used();
+        for (number, (chain, written)) in (0u16..).zip(others) {
+            // Behind an index that does not name them yet (2.7.8), so nobody looks until the last is there.
+            let place = next.wrapping_add(number) % self.queue.size();
+            let at = self.queue.used_ring() + USED_HEADER + u64::from(place) * USED_ELEMENT;
+            let mut element = [0; USED_ELEMENT as usize];
+            element[..4].copy_from_slice(&u32::from(chain.head).to_le_bytes());
+            element[4..].copy_from_slice(&written.to_le_bytes());
+            self.memory.write_slice(&element, GuestAddress(at)).map_err(|_| Broken::Queue)?;
+        }
+        self.queue.set_next_used(next.wrapping_add(others.len() as u16));
+        self.finish(last, *written)
     }
 }
 

@@ -60,6 +60,11 @@ pub enum LguestBusError {
     /// A thread.
     #[error("the host refuses a thread: {0}")]
     Thread(std::io::Error),
+    /// A network that this bus does not carry.
+    #[error(
+        "--net user: a later version will have it on --bus lguest-dma; give link=NAME or tap=NAME, or start debian"
+    )]
+    User,
     /// A tap that was opened before.
     #[error("--net tap: the host refuses to serve it: {0}")]
     Tap(std::io::Error),
@@ -224,6 +229,7 @@ impl LguestBus {
                 let slot = TAP_GUEST_SLOT;
                 Descriptor { kind: kind::NET, features: feature::RANDOMNESS | slot, ..with_page }
             }
+            Attachment::User(_) => return Err(LguestBusError::User),
             Attachment::Pipe => {
                 self.pipes.push((page.0, LguestPipe::new()));
                 Descriptor { kind: kind::PIPE, ..with_page }

@@ -53,6 +53,11 @@ impl Tap {
         Ok(Tap { file: file.into(), address })
     }
 
+    /// The descriptor, for who reads and writes frames alone.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// The Host's side of the device, and what the Guest finds at `page`: the host in slot 0, itself in slot 1.
     ///
     /// # Errors

@@ -153,6 +153,7 @@ impl VirtioSpec {
         let mut modules = vec![transport];
         for plug in &self.plugs {
             let module = match plug.device.kind() {
+                DeviceKind::Network => "virtio_net",
                 DeviceKind::Block => "virtio_blk",
                 DeviceKind::Entropy => "virtio_rng",
                 DeviceKind::FileSystem => "virtiofs",

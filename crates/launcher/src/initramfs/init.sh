@@ -28,6 +28,33 @@ for module in /lguest/modules/*.ko; do
 done
 rm -rf /lguest/modules
 
+# The user network has one plan of addresses, and is known by the address of its card (networks.rs): nobody has to ask, and
+# the session finds it ready. On other networks a DHCP server is asked while the session begins.
+ifconfig lo 127.0.0.1
+if [ -r /sys/class/net/eth0/address ]; then
+    read -r card </sys/class/net/eth0/address
+    case $card in
+    02:6c:67:*)
+        ifconfig eth0 10.0.2.15 netmask 255.255.255.0
+        route add default gw 10.0.2.2
+        echo nameserver 10.0.2.3 >/etc/resolv.conf ;;
+    *)
+        # What udhcpc calls with what it was told (its own examples/udhcp/simple.script, in short).
+        cat >/lguest/lease <<'END'
+#!/bin/sh
+case $1 in
+bound | renew)
+    ifconfig "$interface" "$ip" netmask "$subnet"
+    [ -z "$router" ] || route add default gw "${router%% *}"
+    for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf ;;
+esac
+END
+        chmod +x /lguest/lease
+        ifconfig eth0 up
+        udhcpc -i eth0 -s /lguest/lease -t 3 -n -q >/dev/null 2>&1 & ;;
+    esac
+fi
+
 MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES=
 [ -r /lguest/session ] && . /lguest/session
 export TERM

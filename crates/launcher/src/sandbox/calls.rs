@@ -106,6 +106,24 @@ pub const MESSAGES: &[Call] = &[
     (libc::SYS_shutdown, Only::Any),
 ];
 
+/// The user network's own thread: new connections for the Guest, by IPv4 only, and those that come to forwarded ports.
+/// vCPUs have none of it.
+pub const INTERNET: &[Call] = &[
+    (libc::SYS_socket, Only::OneOf(0, &[libc::AF_INET as u64])),
+    (libc::SYS_connect, Only::Any),
+    (libc::SYS_accept4, Only::Any),
+    // To the peers of a forwarded UDP port; no bit has to be as given.
+    (libc::SYS_sendto, Only::Bits(4, 0, 0)),
+    // Whether a connection came about; no delay; a reset in place of an end.
+    (libc::SYS_getsockopt, Only::Any),
+    (libc::SYS_setsockopt, Only::Any),
+    (libc::SYS_ioctl, Only::OneOf(1, &[libc::FIONBIO])),
+    (libc::SYS_epoll_ctl, Only::Any),
+    (libc::SYS_epoll_wait, Only::Any),
+    (libc::SYS_epoll_pwait, Only::Any),
+    (libc::SYS_epoll_pwait2, Only::Any),
+];
+
 /// `lguest stop` comes to a socket that listens already.
 pub const VISITORS: &[Call] = &[(libc::SYS_accept4, Only::Any)];
 

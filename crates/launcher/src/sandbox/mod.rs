@@ -83,7 +83,7 @@ impl Offered {
     pub fn here() -> Offered {
         // Asking is trying: a container may forbid what the kernel has.
         let tried = std::thread::spawn(|| {
-            let landlock = close_files(false, &[]);
+            let landlock = close_files(false, false, &[]);
             let all = SeccompFilter::new(
                 Default::default(),
                 SeccompAction::Allow,
@@ -126,6 +126,8 @@ pub struct Needs {
     pub disks: bool,
     /// There are networks.
     pub networks: bool,
+    /// The user network makes connections for the Guest.
+    pub internet: bool,
     /// Somebody watches (`watching`).
     pub watched: bool,
     /// Directories that are shared with the Guest.
@@ -157,7 +159,7 @@ impl Sandbox {
         let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
         let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
         reports::start(button.clone())?;
-        let landlock = close_files(true, &self.needs.shares);
+        let landlock = close_files(true, self.needs.internet, &self.needs.shares);
         let lists = self.whole_process();
         let no_clone3 = filter(
             &[&[(libc::SYS_clone3, calls::Only::Any)]],
@@ -194,6 +196,9 @@ impl Sandbox {
     fn whole_process(&self) -> Vec<&'static [Call]> {
         let mut lists = self.vcpu();
         lists.extend([calls::MESSAGES, calls::THREADS, calls::VISITORS]);
+        if self.needs.internet {
+            lists.push(calls::INTERNET);
+        }
         lists
     }
 
@@ -228,7 +233,7 @@ impl Sandbox {
 
 /// Closes the sandbox of the broker's process. A call that is not on its list kills it: nobody would hear a sentence.
 pub fn confine_broker() {
-    close_files(true, &[]);
+    close_files(true, false, &[]);
     let lists =
         [calls::MEMORY, calls::LIVING, calls::HELD_FILES, calls::DISKS, calls::MESSAGES, calls::BROKER];
     if let Some(program) = filter(&lists, SeccompAction::Allow, SeccompAction::KillProcess) {
@@ -255,16 +260,17 @@ fn apply_to_all(program: &BpfProgram) -> Result<(), ()> {
     Err(())
 }
 
-/// No file by name but below `shares`, and no TCP port, from here on, for this thread or for all. False when the kernel has
-/// no landlock.
-fn close_files(all_threads: bool, shares: &[Arc<OwnedFd>]) -> bool {
+/// No file by name but below `shares`, and no TCP port, from here on, for this thread or for all; with `internet` connections
+/// may be made, but no port taken. False when the kernel has no landlock.
+fn close_files(all_threads: bool, internet: bool, shares: &[Arc<OwnedFd>]) -> bool {
+    let ports = if internet { AccessNet::BindTcp.into() } else { AccessNet::from_all(LANDLOCK) };
     // Below a share nothing is run, and devices are neither made nor spoken to.
     let never = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
     let below = AccessFs::from_all(LANDLOCK) & !never;
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))
-        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(LANDLOCK)))
+        .and_then(|ruleset| ruleset.handle_access(ports))
         .and_then(Ruleset::create)
         .and_then(|ruleset| {
             ruleset

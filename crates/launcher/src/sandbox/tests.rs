@@ -86,10 +86,12 @@ const FATAL: [(&str, libc::c_long); 9] = [
 fn an_attempt() {
     let Ok(name) = std::env::var(ATTEMPT) else { return };
     let (place, name) = name.split_once(' ').unwrap();
+    let internet = place.starts_with("online");
     let open = |path: &str| Arc::new(OwnedFd::from(std::fs::File::open(path).unwrap()));
     let (share, outside) = (std::env::var(SHARE).ok(), open("/etc"));
     let shares: Vec<_> = share.iter().map(|path| open(path)).collect();
-    let everything = Needs { kvm: true, disks: true, networks: true, watched: true, shares: shares.clone() };
+    let everything =
+        Needs { kvm: true, disks: true, networks: true, internet, watched: true, shares: shares.clone() };
     let sandbox = Sandbox::new(Wish::Auto, everything);
     match place {
         "broker" => confine_broker(),
@@ -103,7 +105,7 @@ fn an_attempt() {
             });
         }
     }
-    if place == "vcpu" {
+    if place.ends_with("vcpu") {
         sandbox.confine_vcpu();
     }
     let done = match name {
@@ -136,6 +138,23 @@ fn a_call_that_no_machine_needs_ends_the_run_with_a_sentence() {
             assert!(text.contains(&format!("stopped system call {number} ")), "{place} {name}: {text}");
             assert!(!text.contains(THROUGH), "{place} {name}: {text}");
         }
+    }
+}
+
+#[test]
+fn on_the_user_network_threads_may_connect_by_ipv4_and_vcpus_may_not() {
+    if !bites() {
+        return;
+    }
+    let said = |place: &str, name: &str| {
+        let output = attempt(&format!("{place} {name}"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let stopped = format!("stopped system call {} ", libc::SYS_socket);
+    assert!(!said("online-thread", "internet").contains(&stopped));
+    for (place, name) in [("online-vcpu", "internet"), ("online-thread", "unix"), ("online-vcpu", "unix")] {
+        let text = said(place, name);
+        assert!(text.contains(&stopped), "{place} {name}: {text}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use lguest_devices::frame::Frame;
+use lguest_devices::frame::{Abilities, Frame};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
@@ -16,7 +16,6 @@ use super::addresses::{GATEWAY, GUEST, MTU, OURS, PREFIX};
 use super::options::Options;
 use super::packets;
 use super::stack::Stack;
-use super::tcp::wire::Abilities;
 
 /// The Guest's Ethernet address.
 pub const MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);

@@ -3,7 +3,7 @@
 //! Resolvers are asked in turn. When none answers, the Guest hears SERVFAIL before it would give up by itself: the C
 //! library waits five seconds for a server (resolv.conf(5)), and a program that is told can say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ use super::sockets::{self, Owner, Sockets};
 pub const PORT: u16 = 53;
 /// How long all resolvers together may take.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a question that nobody answered stays failed: who hears SERVFAIL asks again at once (musl and busybox do, twice),
+/// and would run out of its own patience while we are patient anew.
+const MEMORY: Duration = Duration::from_secs(5);
 /// Questions under way at most, each with a descriptor; one more is answered SERVFAIL at once.
 const MOST: usize = 64;
 /// Bytes of a message's header (4.1.1).
@@ -38,17 +41,26 @@ struct Question {
     deadline: Instant,
 }
 
+/// One that nobody answered.
+struct Failure {
+    from: SocketAddrV4,
+    message: Vec<u8>,
+    until: Instant,
+}
+
 /// The questions under way.
 pub struct Questions {
     resolvers: Vec<SocketAddrV4>,
     all: BTreeMap<u32, Question>,
+    /// The last ones that failed, at most as many as may be under way.
+    failed: VecDeque<Failure>,
     next: u32,
 }
 
 impl Questions {
     /// Asks these resolvers; without any, every question is refused.
     pub fn new(resolvers: Vec<SocketAddrV4>) -> Questions {
-        Questions { resolvers, all: BTreeMap::new(), next: 0 }
+        Questions { resolvers, all: BTreeMap::new(), failed: VecDeque::new(), next: 0 }
     }
 
     /// Where questions over TCP go.
@@ -75,7 +87,8 @@ impl Questions {
         if self.resolvers.is_empty() {
             return say(hardware, from, message, REFUSED, outbox);
         }
-        if self.all.len() >= MOST {
+        let failed = |one: &Failure| one.from == from && one.message == message && one.until > now;
+        if self.all.len() >= MOST || self.failed.iter().any(failed) {
             return say(hardware, from, message, SERVFAIL, outbox);
         }
         let id = self.next;
@@ -137,7 +150,12 @@ impl Questions {
                 (question.turn, question.socket, question.deadline) = (turn, socket, now + self.patience());
                 self.all.insert(id, question);
             }
-            None => say(question.hardware, question.from, &question.message, SERVFAIL, outbox),
+            None => {
+                say(question.hardware, question.from, &question.message, SERVFAIL, outbox);
+                let Question { from, message, .. } = question;
+                self.failed.truncate(MOST - 1);
+                self.failed.push_front(Failure { from, message, until: now + MEMORY });
+            }
         }
     }
 

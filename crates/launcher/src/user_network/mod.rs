@@ -35,6 +35,8 @@ pub mod ping;
 pub mod dns;
 pub mod forwards;
 pub mod stack;
+pub mod port;
+pub mod service;
 
 #[cfg(test)]
 mod bench;

@@ -6,6 +6,9 @@
 //!   host=yes                               the gateway's address is the host's loopback
 //!   dns=ADDRESS[:PORT] | none              in place of the host's resolvers
 //! ```
+//! Without `host=yes` the host's loopback is out of reach; its other addresses are addresses like any, and what listens
+//! there for everybody can be reached unless `allow` leaves it out. Questions for the resolver are always passed on, for
+//! a list without names is of little use; `dns=none` stops that too.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 

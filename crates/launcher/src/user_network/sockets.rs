@@ -72,7 +72,6 @@ const AT_ONCE: usize = 64;
 /// All sockets that are watched.
 pub struct Sockets {
     epoll: OwnedFd,
-    events: Vec<epoll::Event>,
 }
 
 impl Sockets {
@@ -81,8 +80,7 @@ impl Sockets {
     /// # Errors
     /// What the host says.
     pub fn new() -> io::Result<Sockets> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Sockets { epoll, events: Vec::with_capacity(AT_ONCE) })
+        Ok(Sockets { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
     }
 
     /// Watches a socket, until it is closed.
@@ -108,13 +106,13 @@ impl Sockets {
     ///
     /// # Errors
     /// What the host says.
-    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<Event>> {
+    pub fn wait(&self, limit: Option<Duration>) -> io::Result<Vec<Event>> {
         let limit = limit.map(|limit| Timespec {
             tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: limit.subsec_nanos().into(),
         });
-        self.events.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), limit.as_ref()) {
+        let mut events = Vec::with_capacity(AT_ONCE);
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -127,7 +125,7 @@ impl Sockets {
                 writable: flags.intersects(epoll::EventFlags::OUT | ended),
             }
         };
-        Ok(self.events.iter().map(event).collect())
+        Ok(events.iter().map(event).collect())
     }
 }
 

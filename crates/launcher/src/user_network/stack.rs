@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-use lguest_devices::frame::Frame;
+use lguest_devices::frame::{Abilities, Frame};
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable, IpProtocol};
 
 use super::addresses::{GUEST, OURS, RESOLVER};
@@ -16,7 +16,6 @@ use super::packets::Packet;
 use super::ping::Pings;
 use super::sockets::{Event, Owner, Sockets};
 use super::tcp::Connections;
-use super::tcp::wire::Abilities;
 use super::udp::Exchanges;
 use super::{arp, dhcp, dns, ping};
 

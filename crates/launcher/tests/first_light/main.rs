@@ -15,6 +15,7 @@ mod session;
 mod wishes;
 mod images;
 mod disks;
+mod networks;
 mod shares;
 mod roots;
 mod legacy;

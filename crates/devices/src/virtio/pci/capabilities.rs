@@ -94,6 +94,7 @@ fn body(kind: u8, part: &Range<u64>, more: &[u8]) -> Vec<u8> {
 /// The class by which programs that list devices tell what each is for (PCI 3.0, appendix D); no driver looks at it.
 fn class(kind: DeviceKind) -> u32 {
     match kind {
+        DeviceKind::Network => 0x02_0000,
         DeviceKind::Block => 0x01_8000,
         // No class that there is says what these are.
         DeviceKind::Entropy | DeviceKind::FileSystem => 0xff_0000,

@@ -10,12 +10,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use lguest_devices::frame::Abilities;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
-use super::wire::{Abilities, Wire};
+use super::wire::Wire;
 use crate::user_network::outbox::Outbox;
 
 /// Bytes that wait in each direction of a connection: four of the largest segments, so that both sides work at once. Only

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddrV4, TcpStream};
 
-use lguest_devices::frame::Frame;
+use lguest_devices::frame::{Abilities, Frame};
 use rustix::io::Errno;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::time::Instant;
@@ -20,7 +20,6 @@ use super::outbox::Outbox;
 use super::packets::{self, Packet};
 use super::sockets::{self, Owner, Sockets};
 use connection::{Connection, Flow};
-use wire::Abilities;
 
 /// Connections at most: half of the descriptors that a process usually may have (getrlimit(2)), and their buffers, when all
 /// of them are full, take as much memory as a small Guest.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
-use lguest_devices::frame::{Frame, Large, Unfinished};
+use lguest_devices::frame::{Abilities, Frame, Large, Unfinished};
 use smoltcp::phy::{
     ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, SegmentationCapabilities,
     TxToken,
@@ -21,15 +21,6 @@ use crate::user_network::packets::ETHERNET;
 const LARGEST: usize = 65_000;
 /// Where the checksum is in a TCP header (RFC 9293, 3.1).
 const TCP_CHECKSUM: u16 = 16;
-
-/// What the Guest's driver takes over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Abilities {
-    /// Frames whose checksum is not made.
-    pub unfinished: bool,
-    /// Segments that stand for several. Only with the former.
-    pub large: bool,
-}
 
 /// One connection's end of the wire, for as long as it is worked on.
 pub struct Wire<'a> {

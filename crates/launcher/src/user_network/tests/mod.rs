@@ -3,3 +3,10 @@
 mod streams;
 mod datagrams;
 mod hostile;
+mod harness;
+
+/// What the harness works on.
+mod network {
+    pub use crate::user_network::options::Options;
+    pub use crate::user_network::stack::Stack;
+}

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use lguest_devices::frame::Abilities;
 use smoltcp::socket::tcp::State;
 
 use crate::user_network::addresses::GATEWAY;
 use crate::user_network::bench::World;
-use crate::user_network::tcp::wire::Abilities;
 
 /// Bytes that tell their place, so that none can be lost, doubled or swapped unseen.
 fn pattern(length: usize) -> Vec<u8> {

@@ -1,0 +1,83 @@
+//! Which bus a machine has, and what is put on it: the attachments of the command line become devices.
+
+use lguest_devices::virtio::fs::VirtioFs;
+
+use crate::attachments::{self, Attachment, BusChoice};
+use crate::board::{BusSpec, LinkPlace, Plug, Transport, VirtioSpec};
+use crate::networks;
+use crate::request::{GuestChoice, Mistake};
+use crate::root::Root;
+use crate::share::option::ShareSpec;
+
+/// The networks asked for. A Debian Guest has one unless it was said otherwise: people expect apt-get to work.
+pub fn nets(guest: &GuestChoice, asked: &[String]) -> Vec<String> {
+    match guest {
+        GuestChoice::Debian(_) if asked.is_empty() => vec!["user".to_owned()],
+        _ => asked.to_vec(),
+    }
+}
+
+/// The bus with what is attached to it.
+///
+/// # Errors
+/// One sentence for what this bus cannot have, and for what the host refuses.
+pub fn bus_spec(
+    bus: BusChoice,
+    mut attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    match bus {
+        BusChoice::LguestDma if !shares.is_empty() => {
+            Err(Mistake("--share: needs a Linux Guest on --bus pci or mmio, which have virtio-fs".to_owned()))
+        }
+        BusChoice::LguestDma => {
+            // The mail's example device, so that there is something to read.
+            attachments.push(Attachment::Pipe);
+            Ok(BusSpec::LguestDma { attachments, links: link_place() })
+        }
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
+    }
+}
+
+/// Virtio devices for what is attached, on either bus.
+fn virtio(
+    transport: Transport,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let mut plugs = Vec::new();
+    for (number, attachment) in attachments.into_iter().enumerate() {
+        match attachment {
+            Attachment::Disk(disk) => plugs.push(Plug::disk(number, disk, cpus)),
+            Attachment::User(options) => plugs.push(networks::user(number, options)?),
+            Attachment::Tap(tap) => plugs.push(networks::tap(tap)?),
+            Attachment::Link(name) => plugs.push(networks::link(number, &name, &link_place())?),
+            // Only the bus of the mail has the mail's example.
+            Attachment::Pipe => {}
+        }
+    }
+    for share in shares {
+        let tag = share.tag.clone();
+        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+    }
+    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
+}
+
+/// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
+/// With a root, those that reach it.
+pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
+    let mut drivers = match bus {
+        BusSpec::Virtio(virtio) => virtio.modules(),
+        BusSpec::LguestDma { .. } => Vec::new(),
+    };
+    drivers.extend(root.into_iter().flat_map(Root::modules));
+    drivers
+}
+
+/// Where this user's links are.
+fn link_place() -> LinkPlace {
+    LinkPlace { folder: attachments::link_folder(), start: attachments::start_broker }
+}
