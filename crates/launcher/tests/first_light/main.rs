@@ -15,6 +15,8 @@ mod session;
 mod wishes;
 mod images;
 mod disks;
+mod kills;
+mod memory;
 mod networks;
 mod shares;
 mod roots;
