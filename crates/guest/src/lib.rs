@@ -5,7 +5,7 @@
 //!       |            model::Driver
 //!   model/       Registry: who is there, who drives whom, whose interrupt this is
 //!       |            model::Carrier
-//!   transport/   lguest page          device tree     know addresses, keys, hypercalls
+//!   transport/   lguest page    device tree    virtio  know addresses, keys, hypercalls, rings
 //!       |            Memory, Hypercalls
 //!   the kernel                                       knows the processor
 //! ```

@@ -7,12 +7,13 @@ use core::fmt::{self, Write};
 
 use lguest_abi::data::Data64;
 use lguest_abi::hypercall::Hypercall;
-use lguest_abi::meeting::PLATFORM_NAME;
+use lguest_abi::meeting::{Irq, PLATFORM_NAME};
 use lguest_guest::drivers::block::BlockDriver;
 use lguest_guest::drivers::console::ConsoleDriver;
 use lguest_guest::drivers::net::NetDriver;
 use lguest_guest::drivers::pipe::PipeDriver;
 use lguest_guest::model::{Buffer, Driver, Memory, Registry};
+use lguest_guest::transport::virtio::{self, VirtioDevices};
 use lguest_guest::transport::{EarlyConsole, Hypercalls, LguestBus, tree_bus};
 
 use crate::hardware::apic::{self, Timer};
@@ -20,7 +21,8 @@ use crate::hardware::boot::BootInfo;
 use crate::hardware::clock::Clock;
 use crate::hardware::host::Host;
 use crate::hardware::memory::Shared;
-use crate::hardware::{idle, interrupts, power, serial};
+use crate::hardware::pci::PciPorts;
+use crate::hardware::{idle, interrupts, let_in, power, serial};
 
 /// The serial port's irq number: the last of the bus's, which no descriptor can have.
 const SERIAL_IRQ: u8 = 31;
@@ -57,6 +59,7 @@ pub struct System {
     pub pipes: Rc<PipeDriver>,
     /// This Guest's internet address, once it was given one.
     pub internet: Cell<Option<[u8; 4]>>,
+    virtio: [VirtioDevices; 2],
     host: Rc<dyn Hypercalls>,
     consoles: Rc<ConsoleDriver>,
     early: Option<EarlyConsole>,
@@ -87,6 +90,7 @@ impl System {
             networks,
             pipes: Rc::new(PipeDriver::new(&memory)),
             internet: Cell::new(None),
+            virtio: Default::default(),
             consoles: Rc::new(ConsoleDriver::new(&memory)),
             memory,
             host,
@@ -107,6 +111,17 @@ impl System {
         self.bus = started.expect("the lguest bus cannot be registered");
         tree_bus::start(self.info.device_tree, &self.host, &self.registry)
             .expect("the bus of the device tree cannot be registered");
+        if self.bus.is_none() {
+            self.start_virtio();
+        }
+    }
+
+    /// The buses of a machine that is not lguest's own: those in memory, which the device tree names, and PCI.
+    fn start_virtio(&mut self) {
+        let connect = |line, irq: Irq| apic::route(line, irq.number());
+        let mapped = virtio::mmio::start(self.info.device_tree, &self.memory, &connect, &self.registry);
+        let on_pci = virtio::pci::start(&PciPorts, &self.memory, &self.registry);
+        self.virtio = [mapped, on_pci].map(|bus| bus.expect("a virtio bus cannot be registered"));
     }
 
     fn start_drivers(&self) {
@@ -153,6 +168,7 @@ impl System {
     /// Lets the drivers see the interrupts that came.
     pub fn poll(&self) {
         interrupts::take().for_each(|irq| {
+            self.virtio.iter().for_each(|devices| devices.interrupt(irq));
             self.registry.interrupt(irq);
         });
     }
@@ -170,7 +186,10 @@ impl System {
         if self.from_serial.get().is_none() {
             self.from_serial.set(serial::get());
         }
-        if self.from_serial.get().is_none() && !interrupts::any() {
+        if self.from_serial.get().is_some() {
+            // Somebody typed ahead, so there is no reason to sleep; what else comes must be heard all the same.
+            let_in();
+        } else if !interrupts::any() {
             idle();
         }
         if deadline.is_some() {

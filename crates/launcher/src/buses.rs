@@ -41,6 +41,33 @@ pub fn bus_spec(
     }
 }
 
+/// The bus of a default Guest. It reads device trees and no ACPI tables, and on virtio it drives disks alone.
+///
+/// # Errors
+/// One sentence for what it could not use.
+pub fn own_bus_spec(
+    bus: BusChoice,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let on_virtio = bus != BusChoice::LguestDma;
+    if on_virtio && !shares.is_empty() {
+        return Err(Mistake(
+            "--share: needs a Linux Guest, which has virtio-fs; name one, as debian".to_owned(),
+        ));
+    }
+    if on_virtio && !attachments.iter().all(|one| matches!(one, Attachment::Disk(_))) {
+        return Err(Mistake(
+            "--net: the default Guest has networks on --bus lguest-dma only; leave out --bus".to_owned(),
+        ));
+    }
+    Ok(match bus_spec(bus, attachments, shares, cpus)? {
+        BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
+        other => other,
+    })
+}
+
 /// Virtio devices for what is attached, on either bus.
 fn virtio(
     transport: Transport,

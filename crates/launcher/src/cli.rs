@@ -129,7 +129,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
-    /// How the Guest finds its devices: pci or mmio (virtio) for Linux, lguest-dma for the default Guest
+    /// How the Guest finds its devices: pci (usual for Linux) or mmio, both virtio; lguest-dma is the default Guest's own,
+    /// which finds disks on the other two as well
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
 

@@ -71,7 +71,7 @@ const BUSES: [Row; 3] = [
 pub fn list() -> String {
     let mut text = section("Buses", &BUSES);
     text += &section("On every machine", &BOARD);
-    text += &section("On the buses pci and mmio, for Linux", &VIRTIO);
+    text += &section("On the buses pci and mmio, for Linux; the default Guest drives the disks", &VIRTIO);
     text += &section("On the bus lguest-dma, for the default Guest or one that has its drivers", &LGUEST_BUS);
     text
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
 use crate::boot_time::{Clock, Moment};
-use crate::buses::{bus_spec, drivers, nets};
+use crate::buses::{bus_spec, drivers, nets, own_bus_spec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -107,16 +107,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
-    if own && choice != BusChoice::LguestDma {
-        return Err(Mistake(
-            "--bus: the default Guest has drivers for lguest-dma only; leave it out".to_owned(),
-        ));
-    }
     let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
     let mounts = share::mounts(&shares)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
-    let bus = bus_spec(choice, attachments, shares, cpus)?;
+    let spec = if own { own_bus_spec } else { bus_spec };
+    let bus = spec(choice, attachments, shares, cpus)?;
     let drivers = drivers(&bus, root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;

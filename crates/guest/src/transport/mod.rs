@@ -1,4 +1,4 @@
-//! What carries a device: the two buses of this generation.
+//! What carries a device: the two buses of 2007, and virtio's.
 //!
 //! A transport turns a channel into a key or a handle and a transfer into a hypercall. No driver names anything here.
 
@@ -8,6 +8,7 @@ pub mod attributes;
 pub mod lguest_bus;
 pub mod flat_tree;
 pub mod tree_bus;
+pub mod virtio;
 
 pub use descriptors::Descriptors;
 pub use lguest_bus::LguestBus;

@@ -23,6 +23,20 @@ pub fn port_out_16(port: u16, value: u16) {
     unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags)) };
 }
 
+/// Reads four bytes from a port.
+pub fn port_in_32(port: u16) -> u32 {
+    let value;
+    // SAFETY: port access touches no memory of this program.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes four bytes to a port.
+pub fn port_out_32(port: u16, value: u32) {
+    // SAFETY: port access touches no memory of this program.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
+}
+
 /// Reads a model-specific register, which the caller knows to exist.
 pub fn read_msr(index: u32) -> u64 {
     let (low, high): (u32, u32);
@@ -64,6 +78,12 @@ pub fn interrupts_off() {
 pub fn sleep() {
     // SAFETY: the handlers keep every register.
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
+/// Takes the interrupts that wait, without sleeping: `sti` holds them off for one instruction more.
+pub fn let_in() {
+    // SAFETY: the handlers keep every register.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 
 /// Sleeps for ever.

@@ -20,20 +20,39 @@ fn layout(bytes: usize) -> Option<Layout> {
 
 impl Memory for Shared {
     fn read(&self, at: u64, bytes: &mut [u8]) {
-        if let (4, 0) = (bytes.len(), at % 4) {
-            // SAFETY: see `copy`; a word that the other side writes at once is read at once.
-            let word = unsafe { ptr::read_volatile(at as *const u32) };
-            bytes.copy_from_slice(&word.to_ne_bytes());
-        } else {
-            copy(at as *const u8, bytes.as_mut_ptr(), bytes.len());
+        // What fits one instruction takes one: the other side may write it at once, and device registers have a width.
+        match (bytes, at % 4) {
+            ([byte], _) => {
+                // SAFETY: see `copy`.
+                *byte = unsafe { ptr::read_volatile(at as *const u8) };
+            }
+            (bytes, 0 | 2) if bytes.len() == 2 => {
+                // SAFETY: see `copy`.
+                let word = unsafe { ptr::read_volatile(at as *const u16) };
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+            (bytes, 0) if bytes.len() == 4 => {
+                // SAFETY: see `copy`.
+                let word = unsafe { ptr::read_volatile(at as *const u32) };
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+            (bytes, _) => copy(at as *const u8, bytes.as_mut_ptr(), bytes.len()),
         }
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {
-        match <[u8; 4]>::try_from(bytes) {
-            Ok(word) if at.is_multiple_of(4) => {
-                // SAFETY: see `copy`; a word that the other side reads at once is written at once.
-                unsafe { ptr::write_volatile(at as *mut u32, u32::from_ne_bytes(word)) };
+        match *bytes {
+            [byte] => {
+                // SAFETY: see `copy`.
+                unsafe { ptr::write_volatile(at as *mut u8, byte) };
+            }
+            [a, b] if at.is_multiple_of(2) => {
+                // SAFETY: see `copy`.
+                unsafe { ptr::write_volatile(at as *mut u16, u16::from_ne_bytes([a, b])) };
+            }
+            [a, b, c, d] if at.is_multiple_of(4) => {
+                // SAFETY: see `copy`.
+                unsafe { ptr::write_volatile(at as *mut u32, u32::from_ne_bytes([a, b, c, d])) };
             }
             _ => copy(bytes.as_ptr(), at as *mut u8, bytes.len()),
         }

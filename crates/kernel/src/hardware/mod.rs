@@ -7,6 +7,7 @@
 //!   apic.rs        the local APIC, its timer; the serial port's line
 //!   clock.rs       nanoseconds         serial.rs       text before anything else works
 //!   host.rs        hypercalls          memory.rs       memory shared with the Host
+//!   pci.rs         its configuration space
 //!   power.rs       the end             symbols.rs      what a compiler expects of every system
 //! ```
 // Privileged instructions, page tables and memory that the Host writes cannot be had without it.
@@ -23,8 +24,9 @@ pub mod clock;
 pub mod serial;
 pub mod host;
 pub mod memory;
+pub mod pci;
 pub mod power;
 mod instructions;
 mod symbols;
 
-pub use instructions::{sleep as idle, stop};
+pub use instructions::{let_in, sleep as idle, stop};

@@ -4,10 +4,12 @@
 //! ```text
 //!   boot parameters --setup_data--> header {0, 2, length} | flattened tree: one node a pipe
 //! ```
-//! Layout: Devicetree Specification 0.4, chapter 5. A tree of one kind of node is a page of code, so it is ours.
+//! Layout: Devicetree Specification 0.4, chapter 5. A tree of one kind of node is a page of code, so it is ours. The default
+//! Guest finds virtio in memory by such a tree too; Linux on a PC reads the ACPI tables instead.
 
 use lguest_abi::meeting::{BOOT_SETUP_DATA, SETUP_DATA_HEADER, SETUP_DEVICE_TREE};
 use lguest_abi::pipe::{BUFFER_SIZE, COMPATIBLE, DEVICE, FIRST_IRQ, GREETING, ID_PROPERTY};
+use lguest_devices::virtio::mmio::REGISTERS;
 use lguest_host::dma::Area;
 use lguest_host::memory::{GuestAddress, Memory, MemoryError};
 
@@ -92,12 +94,42 @@ fn tree() -> Vec<u8> {
     tree.blob()
 }
 
-/// Adds the tree to the boot data of a Guest whose boot parameters are written.
+/// The tree of a machine with so many virtio devices in memory (virtio 1.2, 4.2.1).
+fn virtio_tree(devices: u8) -> Vec<u8> {
+    let mut tree = Tree::default();
+    tree.begin("");
+    tree.property("#address-cells", &1u32.to_be_bytes());
+    tree.property("#size-cells", &1u32.to_be_bytes());
+    for slot in 0..devices {
+        let window = layout::virtio_window(slot) as u32;
+        tree.begin(&format!("virtio_mmio@{window:x}"));
+        tree.property("compatible", b"virtio,mmio\0");
+        tree.property("reg", &[window, REGISTERS as u32].map(u32::to_be_bytes).concat());
+        tree.property("interrupts", &u32::from(layout::virtio_gsi(slot)).to_be_bytes());
+        tree.token(END_NODE);
+    }
+    tree.token(END_NODE);
+    tree.token(END);
+    tree.blob()
+}
+
+/// Adds the tree of the lguest bus to the boot data of a Guest whose boot parameters are written.
 ///
 /// # Errors
 /// [`MemoryError`] for a machine smaller than its boot parameters.
 pub fn place(memory: &Memory) -> Result<(), MemoryError> {
-    let blob = tree();
+    place_blob(memory, tree())
+}
+
+/// The same with the tree of so many virtio devices.
+///
+/// # Errors
+/// As for [`place`].
+pub fn place_virtio(memory: &Memory, devices: u8) -> Result<(), MemoryError> {
+    place_blob(memory, virtio_tree(devices))
+}
+
+fn place_blob(memory: &Memory, blob: Vec<u8>) -> Result<(), MemoryError> {
     let mut data = [0; SETUP_DATA_HEADER];
     data[8..12].copy_from_slice(&SETUP_DEVICE_TREE.to_le_bytes());
     data[12..].copy_from_slice(&(blob.len() as u32).to_le_bytes());

@@ -258,6 +258,9 @@ impl Machine {
         let (mut mapped, mut pci) = (Bus::new(), PciBus::new(layout::PCI_MEMORY));
         let lguest = match spec.bus {
             BusSpec::Virtio(virtio) => {
+                if let Some(devices) = virtio.in_tree() {
+                    device_tree::place_virtio(&memory, devices)?;
+                }
                 virtio_bus::attach(&mut mapped, &mut pci, virtio, &memory, &platform)?;
                 None
             }

@@ -102,6 +102,8 @@ impl Plug {
 pub struct VirtioSpec {
     transport: Transport,
     plugs: Vec<Plug>,
+    /// For a Guest that reads no ACPI tables.
+    tree: bool,
     /// How many of them the user asked for.
     asked_for: usize,
     /// Where the balloon finds the machine's memory, which is not there yet.
@@ -124,13 +126,30 @@ impl VirtioSpec {
         let (asked_for, memory) = (plugs.len(), LateMemory::default());
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
         plugs.push(Plug::new(VirtioBalloon::new(HostPages(memory.clone()))));
-        Ok(VirtioSpec { transport, plugs, asked_for, memory })
+        Ok(VirtioSpec { transport, plugs, asked_for, memory, tree: false })
     }
 
     /// PCI with a source of entropy alone.
     pub fn bare() -> VirtioSpec {
         let plugs = vec![Plug::new(VirtioRng::new(HostEntropy))];
-        VirtioSpec { transport: Transport::Pci, plugs, asked_for: 0, memory: LateMemory::default() }
+        VirtioSpec {
+            transport: Transport::Pci,
+            plugs,
+            asked_for: 0,
+            memory: LateMemory::default(),
+            tree: false,
+        }
+    }
+
+    /// The same, announced by a device tree too: for a Guest that reads no ACPI tables.
+    #[must_use]
+    pub fn with_tree(self) -> VirtioSpec {
+        VirtioSpec { tree: true, ..self }
+    }
+
+    /// How many windows in memory a device tree has to name.
+    pub(super) fn in_tree(&self) -> Option<u8> {
+        (self.tree && self.transport == Transport::Mmio).then(|| self.devices())
     }
 
     /// What carries them.

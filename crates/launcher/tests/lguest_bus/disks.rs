@@ -18,14 +18,17 @@ fn content() -> Vec<u8> {
 }
 
 #[test]
-fn a_disk_is_read_written_and_summed_and_the_file_agrees() {
+fn a_disk_is_read_written_and_summed_by_one_driver_on_every_bus_and_the_file_agrees() {
     let folder = folder();
-    for engine in engines("a_disk_is_read_written_and_summed_and_the_file_agrees") {
-        let path = folder.path().join(engine);
+    let engines = engines("a_disk_is_read_written_and_summed_by_one_driver_on_every_bus_and_the_file_agrees");
+    let buses = ["lguest-dma", "pci", "mmio"];
+    for (engine, bus) in engines.iter().flat_map(|engine| buses.map(|bus| (*engine, bus))) {
+        let path = folder.path().join(format!("{engine}-{bus}"));
         let mut expected = content();
         std::fs::write(&path, &expected).unwrap();
-        let mut guest = Guest::start(engine, &folder, &["--disk", path.to_str().unwrap()]);
-        assert!(guest.ask("devices").contains("lgba 300 sectors"));
+        let mut guest = Guest::start(engine, &folder, &["--bus", bus, "--disk", path.to_str().unwrap()]);
+        let devices = guest.ask("devices");
+        assert!(devices.contains("driven by lguestblk") && devices.contains("lgba 300 sectors"), "{devices}");
         assert_eq!(guest.ask("checksum lgba"), format!("{:08x}", crc32(&expected)), "{engine}");
         assert_eq!(guest.ask("write lgba 299 the last sector"), "");
         let said = guest.ask("read lgba 299");
@@ -41,7 +44,7 @@ fn a_disk_is_read_written_and_summed_and_the_file_agrees() {
             assert_eq!(guest.ask(&format!("write lgba {beyond} x")), "write: Input/output error");
         }
         guest.power_off();
-        assert!(std::fs::read(&path).unwrap() == expected, "{engine}: the file differs");
+        assert!(std::fs::read(&path).unwrap() == expected, "{engine}, {bus}: the file differs");
     }
 }
 

@@ -1,0 +1,52 @@
+//! What every transport's registers can do (virtio 1.2, 4.1.4.3 and 4.2.2), and how a device is brought up (3.1.1).
+
+/// One device's registers.
+pub trait Registers {
+    /// What it is (section 5).
+    fn kind(&self) -> u32;
+    /// Its status byte.
+    fn status(&self) -> u8;
+    /// Writes the status; 0 resets.
+    fn set_status(&self, status: u8);
+    /// Thirty-two of the features on offer: word 0 or 1.
+    fn offered(&self, word: u32) -> u32;
+    /// Accepts features of a word.
+    fn accept(&self, word: u32, bits: u32);
+    /// The largest size of a queue; 0 where there is none.
+    fn queue_limit(&self, queue: u16) -> u16;
+    /// Takes a queue into use: its size, and where descriptors, available and used ring are.
+    fn start_queue(&self, queue: u16, size: u16, parts: [u64; 3]);
+    /// Says that a queue has something.
+    fn notify(&self, queue: u16);
+    /// Takes note of an interrupt, before its causes are looked at.
+    fn acknowledge(&self);
+    /// Four bytes of the device's own configuration.
+    fn configuration(&self, at: u64) -> u32;
+}
+
+const ACKNOWLEDGE: u8 = 1;
+const DRIVER: u8 = 2;
+const DRIVER_OK: u8 = 4;
+const FEATURES_OK: u8 = 8;
+/// VIRTIO_F_VERSION_1, bit 32: the one feature this Guest wants.
+const VERSION_1_WORD: u32 = 1;
+const VERSION_1_BIT: u32 = 1;
+
+/// From reset to agreement on features. False when the device is from before version 1 or does not agree.
+pub(super) fn agree(registers: &dyn Registers) -> bool {
+    registers.set_status(0);
+    registers.set_status(ACKNOWLEDGE);
+    registers.set_status(ACKNOWLEDGE | DRIVER);
+    if registers.offered(VERSION_1_WORD) & VERSION_1_BIT == 0 {
+        return false;
+    }
+    registers.accept(0, 0);
+    registers.accept(VERSION_1_WORD, VERSION_1_BIT);
+    registers.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    registers.status() & FEATURES_OK != 0
+}
+
+/// The queues are there: the device may begin.
+pub(super) fn begin(registers: &dyn Registers) {
+    registers.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+}
