@@ -1,4 +1,4 @@
-//! The control channel: "ready" when input may come, "status N" when the program has ended.
+//! The control channel: "begun" at once, "ready" when input may come, "status N" when the program has ended.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,7 +24,9 @@ impl Control {
     pub fn open() -> Control {
         let port = File::options().read(true).write(true).open(PORT).ok();
         port.iter().for_each(terminal::make_raw);
-        Control(port)
+        let mut control = Control(port);
+        control.say("begun\n");
+        control
     }
 
     fn say(&mut self, line: &str) {

@@ -21,6 +21,7 @@ Examples:
   echo 'echo $((6*7))' | lguest run debian       a script from a pipe
   lguest run debian:linux-image-amd64            another kernel package of Debian's
   lguest run ./rootfs -- ls /                    a directory as root, or an image; changes are thrown away
+  lguest run image.tar; lguest run localhost:5000/tool:v1    an image, from docker save or a registry
   lguest run bzImage --initrd initrd.img         your own kernel and initial RAM disk
 
 Exit status:
@@ -69,7 +70,7 @@ pub enum Command {
 }
 
 /// `lguest run`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArguments {
     /// What to run: `debian`, `debian:PACKAGE` for one of Debian's kernel packages, or the path of a kernel
     /// (bzImage; ELF of 64 or 32 bits, PVH and Multiboot among them). Without it, the default Guest, which comes with lguest

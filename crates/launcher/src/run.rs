@@ -21,6 +21,7 @@ use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
 use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
+use crate::images::{self, store::Held};
 use crate::initramfs;
 use crate::initramfs::session::{Mode, Session};
 use crate::input::{self, Source};
@@ -63,6 +64,8 @@ struct Plan {
     gdb: Option<Place>,
     sandbox: Sandbox,
     record: Record,
+    /// The image stays in the cache while its machine runs.
+    _image: Option<Held>,
 }
 
 /// Runs one machine.
@@ -89,9 +92,13 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let cpus = request::cpus(&arguments.cpus)?;
     let hidden = request::cpu_features(&arguments.cpu_features)?;
     let wish = Wish::read(&arguments.sandbox)?;
-    let wishes = Wishes::read(arguments)?;
     let limit = arguments.timeout.as_deref().map(request::timeout).transpose()?;
     let cmdline = arguments.cmdline.as_deref().map(request::cmdline).transpose()?;
+    let progress = Progress::new(arguments.quiet);
+    // From here on an image is its directory in the cache, and what it says is as if it had been asked for.
+    let (asked, image) = (arguments, images::guest::take(arguments, &progress)?);
+    let arguments = image.as_ref().map_or(arguments, |image| &image.arguments);
+    let wishes = Wishes::read(arguments)?;
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
@@ -126,7 +133,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
 
-    let progress = Progress::new(arguments.quiet);
     let (kernel, initrd) = match (&guest, own_kernel) {
         (GuestChoice::Debian(name), own_kernel) => {
             debian_files(name, own_kernel, own_initrd, &drivers, &progress)?
@@ -165,8 +171,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
     // The first processes that are ours do not listen to the button.
-    let record = Record::new(arguments, memory, cpus, !ours && !own);
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record })
+    let record = Record::new(asked, memory, cpus, !ours && !own);
+    let _image = image.map(|image| image.held);
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, _image })
 }
 
 /// Where `--gdb` waits.

@@ -73,7 +73,8 @@ fn every_value_that_cannot_work_is_named_with_its_option() {
 #[test]
 fn a_guest_that_is_neither_debian_nor_a_file_is_named() {
     assert!(mistake(&["run", "windows"]).starts_with("GUEST windows: "));
-    assert!(mistake(&["run", "/"]).contains("later version"));
+    // A directory is a root, which needs a kernel.
+    assert!(mistake(&["run", "/"]).contains("--kernel"));
     assert!(mistake(&["run", "debian:Bad Name"]).starts_with("GUEST debian:Bad Name: "));
 }
 
@@ -93,14 +94,16 @@ fn files_that_are_no_kernel_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let mut arm = vec![0; 4096];
     arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
-    let mut archive = vec![0; 1024];
-    archive[257..262].copy_from_slice(b"ustar");
+    let mut header = tar::Header::new_ustar();
+    header.set_size(0);
+    header.set_cksum();
+    let archive = [&header.as_bytes()[..], &[0; 1024]].concat();
     for (contents, hint) in [
         (b"#!/bin/sh\necho hello\n".to_vec(), "is no kernel"),
         (Vec::new(), "is empty"),
         (arm, "64-bit ARM"),
         (b"\x7fELF\x02\x01\x01".to_vec(), "truncated"),
-        (archive, "later version"),
+        (archive, "archive"),
         (b"QFI\xfb\0\0\0\x03".to_vec(), "qcow2"),
     ] {
         let file = folder.path().join("file");

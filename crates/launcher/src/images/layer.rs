@@ -132,17 +132,17 @@ fn without_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn facts(header: &Header, extension: &Extension) -> io::Result<Facts> {
-    let id = |said: Option<u32>, header: io::Result<u64>| {
-        // An owner that no kernel has is the overflow user's, as in a user namespace (user_namespaces(7)).
-        said.map_or_else(|| header.map(|id| u32::try_from(id).unwrap_or(65_534)), Ok)
+fn facts(header: &Header, extension: &Extension) -> Facts {
+    // An owner that no kernel has is the overflow user's, as in a user namespace (user_namespaces(7)). A blank field is a zero.
+    let id = |said: Option<u32>, header: Option<u64>| {
+        said.unwrap_or_else(|| u32::try_from(header.unwrap_or(0)).unwrap_or(65_534))
     };
-    Ok(Facts {
-        user: id(extension.user, header.uid())?,
-        group: id(extension.group, header.gid())?,
-        permissions: header.mode()? & 0o7777,
-        changed: extension.changed.map_or_else(|| header.mtime(), Ok)?,
-    })
+    Facts {
+        user: id(extension.user, header.uid().ok()),
+        group: id(extension.group, header.gid().ok()),
+        permissions: header.mode().unwrap_or(0) & 0o7777,
+        changed: extension.changed.unwrap_or_else(|| header.mtime().unwrap_or(0)),
+    }
 }
 
 fn place(
@@ -151,7 +151,7 @@ fn place(
     kind: EntryType,
     extension: Extension,
 ) -> Result<(), LayerError> {
-    let facts = facts(entry.header(), &extension)?;
+    let facts = facts(entry.header(), &extension);
     let size = entry.header().entry_size()?;
     let text = match extension.path {
         Some(path) => path,

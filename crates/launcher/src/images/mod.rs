@@ -23,6 +23,7 @@ pub mod store;
 pub mod name;
 pub mod registry;
 pub mod pull;
+pub mod guest;
 pub mod command;
 
 #[cfg(test)]

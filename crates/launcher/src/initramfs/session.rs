@@ -90,16 +90,20 @@ impl Session {
 
     fn command_line(&self) -> String {
         let mut script = String::new();
-        for (name, value) in &self.wishes.environment {
-            script += &format!("export {name}={}\n", quoted(value));
-        }
         if let Some(directory) = &self.wishes.directory {
             // The shell says why; 126 is its own status for what cannot be started.
             script += &format!("cd {} || exit 126\n", quoted(directory));
         }
         let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        // Not export: a variable's name may be none to a shell.
+        let variables =
+            self.wishes.environment.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
+        let variables: Vec<String> = variables.collect();
         let words = if words.is_empty() { "sh".to_owned() } else { words.join(" ") };
-        script + &format!("exec {words}\n")
+        if variables.is_empty() {
+            return script + &format!("exec {words}\n");
+        }
+        script + &format!("exec env {} {words}\n", variables.join(" "))
     }
 }
 

@@ -84,10 +84,7 @@ impl Running {
 /// When the folder cannot be written, or is somebody else's.
 pub fn enter(folder: &Path, record: &Record) -> io::Result<(Entry, UnixListener)> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let facts = fs::symlink_metadata(folder)?;
-    // In the folder for temporary files, anybody may have been there first.
-    let ours = facts.is_dir() && facts.uid() == rustix::process::geteuid().as_raw();
-    if !ours {
+    if !is_ours(folder) {
         return Err(io::Error::other("the folder is another user's"));
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
@@ -109,8 +106,20 @@ pub fn enter(folder: &Path, record: &Record) -> io::Result<(Entry, UnixListener)
     Ok((Entry { _lock: lock }, listener))
 }
 
+/// True when a folder and the one it lies in are real ones of this user's. In the folder for temporary files anybody may
+/// have been there first, with a link to where files of ours lie, and leftovers are removed here.
+fn is_ours(folder: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    let is_ours =
+        |path: &Path| fs::symlink_metadata(path).is_ok_and(|facts| facts.is_dir() && facts.uid() == user);
+    is_ours(folder) && folder.parent().is_some_and(is_ours)
+}
+
 /// The machines that run, oldest first. Leftovers of those that do not are removed.
 pub fn all(folder: &Path) -> Vec<Running> {
+    if !is_ours(folder) {
+        return Vec::new();
+    }
     sweep(folder);
     let mut running: Vec<Running> = records(folder)
         .filter_map(|path| {
@@ -181,6 +190,18 @@ mod tests {
         fs::write(folder.path().join("1.json"), b"{").unwrap();
         assert!(all(folder.path()).is_empty());
         assert!(all(Path::new("/no/such/folder")).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_removed_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        fs::create_dir(&precious).unwrap();
+        fs::write(precious.join("1.json"), b"{}").unwrap();
+        let link = folder.path().join("machines");
+        std::os::unix::fs::symlink(&precious, &link).unwrap();
+        assert!(all(&link).is_empty() && enter(&link, &record(1)).is_err());
+        assert!(precious.join("1.json").exists());
     }
 
     #[test]

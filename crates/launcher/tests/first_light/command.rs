@@ -102,8 +102,13 @@ pub fn cached_kernel() -> PathBuf {
     cache().join("debian/linux-image-cloud-amd64/vmlinuz")
 }
 
+/// Debian's busybox in the command's cache.
+pub fn busybox() -> PathBuf {
+    cache().join("debian/busybox-static/busybox")
+}
+
 fn cached() -> bool {
-    cached_kernel().is_file() && cache().join("debian/busybox-static/busybox").is_file()
+    cached_kernel().is_file() && busybox().is_file()
 }
 
 fn cache() -> PathBuf {

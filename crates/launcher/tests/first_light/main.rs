@@ -13,6 +13,7 @@ mod gdb_inside;
 mod bad_input;
 mod session;
 mod wishes;
+mod images;
 mod disks;
 mod kills;
 mod memory;
