@@ -51,7 +51,7 @@ pub enum VirtioBusError {
 }
 
 /// Devices on `--bus mmio`: all places but the one of the source of entropy.
-const MOST_MAPPED: usize = layout::VIRTIO_SLOTS as usize - 1;
+pub const MOST_MAPPED: usize = layout::VIRTIO_SLOTS as usize - 1;
 /// Devices on `--bus pci`: all slots but the host bridge's and that one.
 const MOST_ON_PCI: usize = SLOTS - 2;
 
