@@ -7,6 +7,7 @@
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
 //! - `fuzz`: raw bytes as a Guest's code, which must harm nobody.
+//! - `kills`: machines killed while they write, and whether a flushed write is ever lost.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
 mod arguments;
@@ -27,6 +28,7 @@ mod stress;
 mod conformance;
 mod extras;
 mod fuzz;
+mod kills;
 
 use arguments::Arguments;
 use errand::Errand;
@@ -49,6 +51,8 @@ cargo xtask conformance [--areas signals,memory,...] [--cpus N]
     the Open POSIX Test Suite on lguest and on QEMU, compared test by test
 cargo xtask fuzz [SECONDS]
     raw bytes as a Guest's code on the translator, for 60 seconds or as many as said
+cargo xtask kills [N]
+    kills N machines (default 100) that write and flush, and looks for every flushed record
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
 ";
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Some("boots") => boots::run(arguments),
         Some("conformance") => conformance::run(arguments),
         Some("fuzz") => fuzz::run(arguments),
+        Some("kills") => kills::run(arguments),
         Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
         Some("help" | "--help" | "-h") | None => {

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU32, fence};
 use lguest_translator::{Ram, RamError, RamRegion, Sharing};
 
 mod turns;
+mod give_back;
 
 /// Where RAM stops below 4 GiB. 3 GiB leaves the top gigabyte to devices, as PC chipsets do.
 pub const HOLE_START: u64 = 3 << 30;

@@ -24,8 +24,8 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge, and what --bus pci puts beside it"),
 ];
 
-/// On `--bus pci` and `--bus mmio`: `--disk`, `--net`, then `--share`, each in the order given, then the last one.
-const VIRTIO: [Row; 4] = [
+/// On `--bus pci` and `--bus mmio`: `--disk`, `--net`, then `--share`, each in the order given, then the last two.
+const VIRTIO: [Row; 5] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
@@ -41,7 +41,12 @@ const VIRTIO: [Row; 4] = [
         "--share DIR[:TAG][,readonly]",
         "virtio 1.2: a directory of the host's, found at /mnt/TAG; repeatable",
     ),
-    ("entropy", "always there, the last", "virtio 1.2: the host's random numbers"),
+    ("entropy", "always there", "virtio 1.2: the host's random numbers"),
+    (
+        "balloon",
+        "always there, the last",
+        "virtio 1.2: what the Guest frees goes back to the host (free page reporting)",
+    ),
 ];
 
 /// On `--bus lguest-dma`, in the order in which the Guest finds them: `--disk`, `--net`, then these two.
@@ -57,8 +62,8 @@ const LGUEST_BUS: [Row; 4] = [
 ];
 
 const BUSES: [Row; 3] = [
-    ("pci", "--bus pci", "usual for Linux; virtio on PCI with MSI-X, up to 30 devices"),
-    ("mmio", "--bus mmio", "virtio in memory from 0xd0000000, announced by ACPI; up to 7 devices"),
+    ("pci", "--bus pci", "usual for Linux; virtio on PCI with MSI-X, up to 29 devices"),
+    ("mmio", "--bus mmio", "virtio in memory from 0xd0000000, announced by ACPI; up to 6 devices"),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 

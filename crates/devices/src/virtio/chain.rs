@@ -57,6 +57,14 @@ impl Chain {
         self.writable.left()
     }
 
+    /// Where its writable part lies: Guest-physical address and length of each piece, for a device to which the place is what
+    /// matters.
+    pub fn room(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        // A piece of no bytes may name any address at all.
+        let some = self.writable.spans.iter().filter(|(_, length)| *length > 0);
+        some.map(|(address, length)| (address.0, u64::from(*length)))
+    }
+
     /// Fills `bytes`; false when the chain has fewer.
     pub fn read(&mut self, memory: &DmaMemory, mut bytes: &mut [u8]) -> bool {
         while !bytes.is_empty() {

@@ -27,6 +27,8 @@ pub mod pci;
 pub mod rng;
 pub mod net;
 pub mod block;
+pub mod balloon;
+pub mod vsock;
 pub mod fs;
 
 #[cfg(test)]
@@ -49,6 +51,10 @@ pub enum DeviceKind {
     Block = 2,
     /// A source of entropy (5.4).
     Entropy = 4,
+    /// A balloon (5.5).
+    Balloon = 5,
+    /// Sockets between Guest and host (5.10).
+    Socket = 19,
     /// A shared directory (5.11).
     FileSystem = 26,
 }

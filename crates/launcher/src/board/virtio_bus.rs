@@ -2,14 +2,15 @@
 //!
 //! On `--bus pci` each is a function of the PCI bus, which a kernel finds by asking. On `--bus mmio` each has a window of
 //! registers and an interrupt at the places that `layout` draws; the ACPI tables name them ([`super::acpi`]), so a kernel
-//! finds them without a word on its command line. The user's devices come first, in their order, then a source of entropy,
-//! which costs nothing and every kernel wants.
+//! finds them without a word on its command line. The user's devices come first, in their order, then a source of entropy
+//! and a balloon, which cost nothing and every kernel wants.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use lguest_devices::bus::{Bus, BusError};
 use lguest_devices::pci::PciBus;
 use lguest_devices::pci::bus::{NoSlot, SLOTS};
+use lguest_devices::virtio::balloon::{Pages, VirtioBalloon};
 use lguest_devices::virtio::block::VirtioBlock;
 use lguest_devices::virtio::life::Life;
 use lguest_devices::virtio::memory::{self, DmaMemory, NoView, Part, Written};
@@ -18,7 +19,7 @@ use lguest_devices::virtio::pci::PciTransport;
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
 use lguest_devices::virtio::waker::Waker;
 use lguest_devices::virtio::{DeviceKind, VirtioDevice};
-use lguest_host::memory::Memory;
+use lguest_host::memory::{GuestAddress, Memory};
 use lguest_host::platform::Platform;
 
 use super::layout;
@@ -50,10 +51,12 @@ pub enum VirtioBusError {
     Slots(#[from] NoSlot),
 }
 
-/// Devices on `--bus mmio`: all places but the one of the source of entropy.
-pub const MOST_MAPPED: usize = layout::VIRTIO_SLOTS as usize - 1;
-/// Devices on `--bus pci`: all slots but the host bridge's and that one.
-const MOST_ON_PCI: usize = SLOTS - 2;
+/// Devices that are always there: the source of entropy and the balloon.
+const OURS: usize = 2;
+/// Devices on `--bus mmio`: all places but those of ours.
+pub const MOST_MAPPED: usize = layout::VIRTIO_SLOTS as usize - OURS;
+/// Devices on `--bus pci`: all slots but the host bridge's and those.
+const MOST_ON_PCI: usize = SLOTS - 1 - OURS;
 
 /// What carries virtio devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +102,14 @@ impl Plug {
 pub struct VirtioSpec {
     transport: Transport,
     plugs: Vec<Plug>,
+    /// How many of them the user asked for.
+    asked_for: usize,
+    /// Where the balloon finds the machine's memory, which is not there yet.
+    memory: LateMemory,
 }
 
 impl VirtioSpec {
-    /// These devices in this order, and a source of entropy.
+    /// These devices in this order, a source of entropy, and a balloon.
     ///
     /// # Errors
     /// [`TooManyDevices`].
@@ -114,13 +121,16 @@ impl VirtioSpec {
         if plugs.len() > most {
             return Err(TooManyDevices { bus, most, asked: plugs.len(), hint });
         }
+        let (asked_for, memory) = (plugs.len(), LateMemory::default());
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
-        Ok(VirtioSpec { transport, plugs })
+        plugs.push(Plug::new(VirtioBalloon::new(HostPages(memory.clone()))));
+        Ok(VirtioSpec { transport, plugs, asked_for, memory })
     }
 
     /// PCI with a source of entropy alone.
     pub fn bare() -> VirtioSpec {
-        VirtioSpec { transport: Transport::Pci, plugs: vec![Plug::new(VirtioRng::new(HostEntropy))] }
+        let plugs = vec![Plug::new(VirtioRng::new(HostEntropy))];
+        VirtioSpec { transport: Transport::Pci, plugs, asked_for: 0, memory: LateMemory::default() }
     }
 
     /// What carries them.
@@ -130,7 +140,7 @@ impl VirtioSpec {
 
     /// How many devices the user asked for.
     pub fn asked_for(&self) -> usize {
-        self.plugs.len() - 1
+        self.asked_for
     }
 
     /// How many devices there are.
@@ -140,7 +150,7 @@ impl VirtioSpec {
 
     /// The modules that a Linux kernel needs to find and drive these, if it has them as modules.
     ///
-    /// For a source of entropy alone there are none: the kernel has the processor's, and to load virtio's modules is 5 % of
+    /// For the two devices that are always there, there are none: the kernel has the processor's, and to load virtio's modules is 5 % of
     /// Debian's boot (2,600 of 57,000 translated units, and 230 exits). A kernel that has the drivers built in finds it.
     pub fn modules(&self) -> Vec<&'static str> {
         if self.asked_for() == 0 {
@@ -156,6 +166,8 @@ impl VirtioSpec {
                 DeviceKind::Network => "virtio_net",
                 DeviceKind::Block => "virtio_blk",
                 DeviceKind::Entropy => "virtio_rng",
+                DeviceKind::Balloon => "virtio_balloon",
+                DeviceKind::Socket => "vmw_vsock_virtio_transport",
                 DeviceKind::FileSystem => "virtiofs",
             };
             if !modules.contains(&module) {
@@ -199,6 +211,22 @@ impl Entropy for HostEntropy {
     }
 }
 
+/// The machine's memory, once there is a machine.
+type LateMemory = Arc<OnceLock<Arc<Memory>>>;
+
+/// The memory file, into which holes are punched.
+struct HostPages(LateMemory);
+
+impl Pages for HostPages {
+    fn give_back(&mut self, address: u64, length: u64) {
+        let Some(memory) = self.0.get() else { return };
+        // Refused for what is no RAM, which the Guest need not know; a host that frees nothing keeps it.
+        if let Err(cause) = memory.give_back(GuestAddress(address), length) {
+            tracing::debug!("memory that is not given back: {cause}");
+        }
+    }
+}
+
 /// Puts the devices at their places: windows into `mapped`, functions onto the PCI bus.
 ///
 /// # Errors
@@ -211,6 +239,7 @@ pub fn attach(
     platform: &Platform,
 ) -> Result<(), VirtioBusError> {
     let view = Arc::new(view(memory)?);
+    let _ = spec.memory.set(memory.clone());
     let lines: Vec<SharedLine> =
         layout::VIRTIO_GSIS.map(|gsi| SharedLine::new(BoardLine::new(platform, gsi))).collect();
     for (number, Plug { device, listener }) in (0..).zip(spec.plugs) {

@@ -27,13 +27,15 @@ const ORDER: &str = "order";
 const LOOKED_FOR: &str = "looked-for";
 
 /// What machines may need: virtio's transports and devices, and the file system that most disk images have.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 11] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
     "virtio_rng",
     "virtio_net",
     "virtio_console",
+    "virtio_balloon",
+    "vmw_vsock_virtio_transport",
     "ext4",
     "virtiofs",
     "overlay",

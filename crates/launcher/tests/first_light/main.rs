@@ -14,6 +14,8 @@ mod bad_input;
 mod session;
 mod wishes;
 mod disks;
+mod kills;
+mod memory;
 mod networks;
 mod shares;
 mod legacy;

@@ -97,6 +97,6 @@ fn class(kind: DeviceKind) -> u32 {
         DeviceKind::Network => 0x02_0000,
         DeviceKind::Block => 0x01_8000,
         // No class that there is says what these are.
-        DeviceKind::Entropy | DeviceKind::FileSystem => 0xff_0000,
+        DeviceKind::Entropy | DeviceKind::Balloon | DeviceKind::Socket | DeviceKind::FileSystem => 0xff_0000,
     }
 }
