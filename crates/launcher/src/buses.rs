@@ -3,17 +3,21 @@
 use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, Plug, Transport, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, Plug, Transport, VirtioSpec};
+use crate::cli::RunArguments;
 use crate::networks;
 use crate::request::{GuestChoice, Mistake};
 use crate::root::Root;
 use crate::share::option::ShareSpec;
 
-/// The networks asked for. A Debian Guest has one unless it was said otherwise: people expect apt-get to work.
-pub fn nets(guest: &GuestChoice, asked: &[String]) -> Vec<String> {
+/// The networks of this run. A Debian Guest has one unless it was said otherwise: people expect apt-get to work. What
+/// nobody asked for is no reason to refuse what somebody did, so a bus in memory that is full goes without.
+pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
+    let others = arguments.disk.len() + arguments.share.len();
+    let room = arguments.bus.as_deref() != Some("mmio") || others < MOST_MAPPED;
     match guest {
-        GuestChoice::Debian(_) if asked.is_empty() => vec!["user".to_owned()],
-        _ => asked.to_vec(),
+        GuestChoice::Debian(_) if room && arguments.net.is_empty() => vec!["user".to_owned()],
+        _ => arguments.net.clone(),
     }
 }
 

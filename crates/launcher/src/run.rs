@@ -102,7 +102,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
-    let mut attachments = attachments::read(&arguments.disk, &nets(&guest, &arguments.net))?;
+    let mut attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
     let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };

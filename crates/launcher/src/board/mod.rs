@@ -28,4 +28,4 @@ pub use lguest_bus::{LguestBusError, LinkPlace};
 pub use machine::{
     BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, PowerButton, Stopper,
 };
-pub use virtio_bus::{Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};
+pub use virtio_bus::{MOST_MAPPED, Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};

@@ -54,7 +54,7 @@ pub enum VirtioBusError {
 /// Devices that are always there: the source of entropy and the balloon.
 const OURS: usize = 2;
 /// Devices on `--bus mmio`: all places but those of ours.
-const MOST_MAPPED: usize = layout::VIRTIO_SLOTS as usize - OURS;
+pub const MOST_MAPPED: usize = layout::VIRTIO_SLOTS as usize - OURS;
 /// Devices on `--bus pci`: all slots but the host bridge's and those.
 const MOST_ON_PCI: usize = SLOTS - 1 - OURS;
 
