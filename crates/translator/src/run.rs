@@ -107,15 +107,11 @@ impl Vcpu {
 
     /// Enters generated code, and deals with why it came back; none after an exception was delivered instead.
     pub(crate) fn go_once(&mut self) -> Result<Option<Reason>, Exit> {
-        let host = match self.resume.take() {
-            Some(resume) if resume.holds(self.spaces.tables.losses.get()) => {
-                if let Some((unit, _)) = resume.inside {
-                    self.swap(unit);
-                }
-                resume.host
-            }
-            _ if !self.in_units() => return self.step_by_hand().map(|()| None),
-            _ => match self.find()? {
+        let resume = self.resume.take().filter(|resume| resume.holds(self.spaces.tables.losses.get()));
+        let host = match resume {
+            Some(resume) => resume.host,
+            None if !self.in_units() => return self.step_by_hand().map(|()| None),
+            None => match self.find()? {
                 Some(host) => {
                     // A unit's start looks before it needs.
                     self.frame().awake = 0;
@@ -124,7 +120,13 @@ impl Vcpu {
                 None => return Ok(None),
             },
         };
+        let inside = resume.and_then(|resume| resume.inside).map(|(unit, _)| unit);
+        inside.into_iter().for_each(|unit| self.swap(unit));
         let reason = self.enter(host);
+        if reason == Reason::Kicked {
+            // It did not get there: registers are where the unit would have had them.
+            inside.into_iter().for_each(|unit| self.swap_back(unit));
+        }
         self.handle(reason)?;
         Ok(Some(reason))
     }

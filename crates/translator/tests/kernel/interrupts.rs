@@ -329,3 +329,48 @@ fn init_leaves_a_processor_in_real_mode_with_its_registers_for_models() {
     machine.run_to_halt();
     assert_eq!(machine.vcpu.gpr(reg::RBX), 0x9f00);
 }
+
+#[test]
+fn kicks_on_the_way_back_into_a_unit_leave_its_registers_in_their_places() {
+    // Every page is a miss, after which a unit with swapped registers is entered in its middle; a kick may come just
+    // then. (stress-ng's vm found it: a count of errors that was a stack pointer.)
+    const PAGES: u64 = 128;
+    const PASSES: u64 = 400;
+    let mut machine = Machine::with(&assembled!(
+        "2: mov rax, cr3",
+        "mov cr3, rax",
+        "mov rbx, {data}",
+        "mov esi, {pages}",
+        "jmp 3f",
+        "3: add r9, [rbx]",
+        "xor r9, r10",
+        "rol r9, 3",
+        "add r10, r9",
+        "add r11, r10",
+        "add rbx, 0x1000",
+        "dec esi",
+        "jnz 3b",
+        "jmp 4f",
+        "4: dec rdi",
+        "jnz 2b",
+        "hlt"; data = DATA, pages = PAGES
+    ));
+    (0..PAGES).for_each(|page| machine.put(DATA + page * 0x1000, page * 0x1234_5678_9abc));
+    for register in 8..16 {
+        machine.vcpu.set_gpr(register, register as u64 * 0x1111_1111);
+    }
+    machine.vcpu.set_gpr(reg::RDI, PASSES);
+    let [mut r9, mut r10, mut r11] = [9, 10, 11].map(|register: u64| register * 0x1111_1111);
+    for n in 0..PASSES * PAGES {
+        r9 = (r9.wrapping_add(n % PAGES * 0x1234_5678_9abc) ^ r10).rotate_left(3);
+        r10 = r10.wrapping_add(r9);
+        r11 = r11.wrapping_add(r10);
+    }
+    let storm = KickStorm::on(machine.vcpu.kicker());
+    while machine.run() == Stop::Exit(Exit::Kicked) {}
+    drop(storm);
+    assert_eq!([9, 10, 11].map(|register| machine.vcpu.gpr(register)), [r9, r10, r11]);
+    for register in [8, 12, 13, 14, 15] {
+        assert_eq!(machine.vcpu.gpr(register), register as u64 * 0x1111_1111, "r{register}");
+    }
+}
