@@ -76,6 +76,7 @@ struct Machine {
     memory: Arc<DmaMemory>,
     begun: Receiver<()>,
     open: Option<Sender<()>>,
+    yard: Arc<Yard>,
 }
 
 impl Machine {
@@ -90,8 +91,9 @@ impl Machine {
         let (crew, start) = Workers::new(disk.clone());
         let device = Box::new(VirtioBlock::new(&disk, "", 1, crew));
         let device = Arc::new(Mutex::new(Carrier(Life::new(device, memory.clone()))));
+        let yard = start.0.clone();
         start.with(Waker::new(&device));
-        let machine = Machine { device, memory, begun: begins, open: Some(open) };
+        let machine = Machine { device, memory, begun: begins, open: Some(open), yard };
         machine.ready();
         machine
     }
@@ -173,6 +175,12 @@ fn a_reset_waits_for_what_is_under_way_and_forgets_the_rest() {
     }
     let device = machine.device.clone();
     let reset = std::thread::spawn(move || device.lock().unwrap().0.set_status(0));
+    // Until the reset has begun, a worker that ends its work takes what waits.
+    let end = std::time::Instant::now() + LONG;
+    while !machine.yard.books().waiting.is_empty() {
+        assert!(std::time::Instant::now() < end, "a reset forgets what waits");
+        std::thread::yield_now();
+    }
     for _ in 0..WORKERS {
         assert!(!reset.is_finished());
         machine.open.as_ref().unwrap().send(()).unwrap();
