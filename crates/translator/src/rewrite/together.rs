@@ -12,7 +12,7 @@ use super::cold::Jumps;
 use super::remembered::Wanted;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{S0, S1};
-use crate::assemble::{Mem, Reg, cond};
+use crate::assemble::{Mem, cond};
 use crate::frame::Frame;
 use crate::spans::Role;
 use crate::unit::Part;
@@ -115,21 +115,21 @@ impl Rewriter<'_> {
             self.colds.push(Cold { jumps: smallvec![crosses], restore, ask: Ask::Apart(here) });
         }
         self.page_number();
-        self.look_up(S0, before, part);
+        self.look_up(before, part);
         let place = span_place(around.slot);
         self.code.store(Mem::frame(place), S1);
         self.found(around.slot, place);
     }
 
     /// The entry of the page whose number is in the second scratch register. Rust is told of the access `before` bytes
-    /// behind the address in `start`.
-    fn look_up(&mut self, start: Reg, before: i32, part: Part) {
+    /// behind the address in the first.
+    fn look_up(&mut self, before: i32, part: Part) {
         self.code.load_table(S1, S1);
         self.code.test(S1);
         let jumps: Jumps = smallvec![self.code.jump_if(cond::Z)];
         let restore = match before {
             0 => Restore::Nothing,
-            _ => Restore::Address(Mem::at(start, before), false),
+            _ => Restore::Address(Mem::at(S0, before), false),
         };
         let ask = self.memory_site(part);
         self.colds.push(Cold { jumps, restore, ask });
@@ -143,7 +143,7 @@ impl Rewriter<'_> {
                 self.set_flags_aside();
                 self.code.constant(S0, address);
                 self.code.constant(S1, address >> 12 & 0xf_ffff_ffff);
-                self.look_up(S0, 0, part);
+                self.look_up(0, part);
                 self.code.lea(true, S1, Mem { disp: -within, ..Mem::sum(S0, S1, 0) });
                 let place = span_place(slot);
                 self.code.store(Mem::frame(place), S1);
