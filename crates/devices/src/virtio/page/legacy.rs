@@ -31,6 +31,8 @@ pub(super) fn form(device: &dyn VirtioDevice) -> Option<Legacy> {
         // Up to the size of a sector.
         DeviceKind::Block => (BLOCK, 0, 1, 24),
         DeviceKind::Entropy => (0, 0, 1, 0),
+        // One port, and the size of its terminal is its own business.
+        DeviceKind::Console => (0, 0, 2, 0),
         DeviceKind::Balloon | DeviceKind::Socket | DeviceKind::FileSystem => return None,
     };
     Some(Legacy {
