@@ -148,7 +148,7 @@ impl Machine {
 
     fn dead(&self, notified: Notified) -> String {
         let Notified::Dead(reason) = notified else { panic!("alive: {notified:?}") };
-        assert_eq!(*self.heard.reasons.lock().unwrap(), [reason.clone()]);
+        assert_eq!(*self.heard.reasons.lock().unwrap(), std::slice::from_ref(&reason));
         reason
     }
 }
