@@ -1,12 +1,15 @@
 //! A driver made of bytes: each input is a device and a list of things that a driver, or the outside, does to it.
 //!
 //! ```text
-//!   byte 0   which device
+//!   byte 0   which device; with bit 7 on the lguest page (`page`), else behind its registers
 //!   then     a tag and its operands, again and again:
 //!            0 bytes into memory   1 notify    2 wake      3 status      4 a queue in or out of use
 //!            5 a queue's address   6 config    7 a chain, made properly and offered
 //! ```
 //! Without inputs that begin properly nothing would get past the status byte, so every device starts with queues in use.
+
+#[path = "page.rs"]
+mod page;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -15,6 +18,7 @@ use lguest_devices::lguest::block::DiskError;
 use lguest_devices::virtio::balloon::{Pages, VirtioBalloon};
 use lguest_devices::virtio::block::VirtioBlock;
 use lguest_devices::virtio::block::storage::{Alone, Storage};
+use lguest_devices::virtio::console::{End, Room, Size, VirtioConsole};
 use lguest_devices::virtio::life::{Half, Life, QueuePart, status};
 use lguest_devices::virtio::memory::{DmaMemory, Part, Written, view};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
@@ -25,9 +29,12 @@ use vm_memory::{Bytes, GuestAddress};
 /// Bytes of the Guest's memory: a queue's three parts in each of the first pages, data behind.
 const MEMORY: u64 = 1 << 16;
 /// Queues that are set up; no device here has more.
-const QUEUES: u16 = 5;
+const QUEUES: u16 = 8;
 /// Steps of an input at most; what is behind them adds nothing new.
-const MOST_STEPS: usize = 256;
+pub const MOST_STEPS: usize = 256;
+
+/// Bit of the first byte.
+const ON_THE_PAGE: u8 = 0x80;
 
 struct Deaf;
 
@@ -104,21 +111,43 @@ impl Streams for Simple {
     fn close(&mut self, _stream: Stream) {}
 }
 
+/// An end that takes what it said and no byte more, comes and goes, and grows.
+impl End for Simple {
+    fn room(&mut self) -> Room {
+        self.0 += 1;
+        [Room::Bytes(0), Room::Bytes(3), Room::Nobody, Room::Bytes(5000)][self.0 as usize % 4]
+    }
+    fn put(&mut self, bytes: &[u8]) {
+        let room = [0, 3, 0, 5000][self.0 as usize % 4];
+        assert!(bytes.len() <= room, "{} bytes for a room of {room}", bytes.len());
+    }
+    fn take(&mut self, bytes: &mut [u8]) -> usize {
+        self.0 += 1;
+        if self.0.is_multiple_of(3) { 0 } else { bytes.len() }
+    }
+    fn is_connected(&mut self) -> bool {
+        self.0.is_multiple_of(2)
+    }
+    fn size(&mut self) -> Option<Size> {
+        Some(Size { columns: self.0 as u16, rows: 24 })
+    }
+}
+
 /// The input, taken from its beginning.
-struct Input<'a>(&'a [u8]);
+pub struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
+    pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn word(&mut self) -> Option<u16> {
+    pub fn word(&mut self) -> Option<u16> {
         Some(u16::from_le_bytes([self.byte()?, self.byte()?]))
     }
 
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken.to_vec()
@@ -129,11 +158,10 @@ impl Input<'_> {
 pub fn drive(input: &[u8]) {
     let mut input = Input(input);
     let Some(which) = input.byte() else { return };
-    let file = tempfile::tempfile().expect("a file");
-    file.set_len(MEMORY).expect("of this length");
-    let hears: Arc<dyn Written> = Arc::new(Deaf);
-    let memory = view(&file, &[Part { guest: 0, offset: 0, length: MEMORY }], &hears).expect("a mapping");
-    let mut driver = Driver { memory: Arc::new(memory), offered: [0; QUEUES as usize], life: None };
+    if which & ON_THE_PAGE != 0 {
+        return page::drive(which, &mut input);
+    }
+    let mut driver = Driver { memory: memory(), offered: [0; QUEUES as usize], life: None };
     driver.life = Some(Life::new(device(which), driver.memory.clone()));
     driver.start();
     for _ in 0..MOST_STEPS {
@@ -148,15 +176,29 @@ pub fn drive(input: &[u8]) {
     assert_ne!(driver.life().status() & status::DRIVER_OK, 0, "and the device works again");
 }
 
-fn device(which: u8) -> Box<dyn VirtioDevice> {
-    match which % 4 {
+/// A Guest's memory.
+pub fn memory() -> Arc<DmaMemory> {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(MEMORY).expect("of this length");
+    let hears: Arc<dyn Written> = Arc::new(Deaf);
+    Arc::new(view(&file, &[Part { guest: 0, offset: 0, length: MEMORY }], &hears).expect("a mapping"))
+}
+
+/// The device of that number.
+pub fn device(which: u8) -> Box<dyn VirtioDevice> {
+    match (which & !ON_THE_PAGE) % 5 {
         0 => {
             let storage: Arc<dyn Storage> = Arc::new(Outside(Mutex::new(vec![0; 1 << 15])));
             Box::new(VirtioBlock::new(&storage, "fuzz", 2, Alone::new(storage.clone())))
         }
         1 => Box::new(VirtioRng::new(Simple(0))),
         2 => Box::new(VirtioBalloon::new(Simple(0))),
-        _ => Box::new(VirtioVsock::new(Simple(0))),
+        3 => Box::new(VirtioVsock::new(Simple(0))),
+        _ => {
+            let named =
+                [1, 2].map(|number| (format!("port{number}"), Box::new(Simple(number)) as Box<dyn End>));
+            Box::new(VirtioConsole::with_ports(Some(Box::new(Simple(0))), named.into()))
+        }
     }
 }
 
