@@ -2,7 +2,7 @@
 //!
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
-//! - `bench network`: TCP between a machine and its host, beside QEMU's user network.
+//! - `bench io`: disks, the user network, shared directories, the console and the start, beside the same.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
@@ -22,7 +22,6 @@ mod proc;
 mod table;
 mod bench;
 mod lguest_bus;
-mod network;
 mod boots;
 mod stress;
 mod conformance;
@@ -42,8 +41,8 @@ cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,
     asked for is met
 cargo xtask bench lguest [--rounds N]
     the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
-cargo xtask bench network [--rounds N]
-    TCP over --net user, both ways and back and forth, beside QEMU's user network
+cargo xtask bench io [--rounds N] [--machines native,lguest,qemu,uml] [--only block,net,tree,console,command,devices]
+    disks, TCP over --net user, shared directories, the console and the start, and whether what was asked for is met
 cargo xtask boots [N] [--cpus N]
     N boots (default 10) of each of the three Debian kernels
 cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lguest]
@@ -66,7 +65,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::of_this_process();
     let done = match arguments.next().as_deref() {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
-        Some("bench") if arguments.next_is("network") => network::run(arguments),
+        Some("bench") if arguments.next_is("io") => bench::io::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
         Some("conformance") => conformance::run(arguments),
