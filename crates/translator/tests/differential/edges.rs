@@ -35,7 +35,9 @@ fn every_operand_over_the_end_of_a_page_faults_the_same_without_units() {
 fn most_of_these_cases_fault_and_every_kind_of_edge_is_met() {
     if setting("FORM").is_some() {
         // It is said of the whole set; a part of it may have only writes.
-        return eprintln!("LGUEST_DIFFERENTIAL_FORM narrows the set: whether it meets every edge is not asked");
+        return eprintln!(
+            "LGUEST_DIFFERENTIAL_FORM narrows the set: whether it meets every edge is not asked"
+        );
     }
     let answers = crate::native::run(&cases(1, 64).take(2000).collect::<Vec<_>>());
     let faults: Vec<_> = answers.iter().flatten().filter(|outcome| outcome.vector == 14).collect();
