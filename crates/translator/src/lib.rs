@@ -22,7 +22,7 @@
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
 //! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
-//! | [`sight`] | what a vCPU notes about itself for those who ask |
+//! | [`sight`], [`listing`] | what a vCPU notes about itself for those who ask; a unit to look at |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
 //! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
@@ -58,6 +58,7 @@ pub mod events;
 pub mod exit;
 pub mod isolation;
 pub mod sight;
+pub mod listing;
 pub mod debug;
 mod requirements;
 mod vcpu;
