@@ -295,7 +295,7 @@ impl Vcpu {
     pub fn initialize(&mut self) {
         let signature = self.cpuid.signature();
         self.cpu_mut().initialize(signature);
-        (self.pending, self.resume) = (None, None);
+        self.forget_pending();
         self.apply(crate::cpu::control::Effect {
             flush_all: true,
             address_space_changed: true,
@@ -425,7 +425,8 @@ impl Vcpu {
         let modes = (VectorState::enabled(self.cpu()), self.cpu().cr4 & cr4::TSD);
         if modes != self.modes {
             self.modes = modes;
-            self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
+            let (lookup, no_pair) = (self.cache.thunks.lookup, self.cache.no_pair());
+            self.spaces.empty_jump_tables(&self.frames, lookup, no_pair);
         }
     }
 
@@ -463,10 +464,20 @@ impl Vcpu {
         result
     }
 
+    /// Forgets an exit's unfinished business, when the processor begins anew.
+    pub(crate) fn forget_pending(&mut self) {
+        (self.pending, self.resume) = (None, None);
+    }
+
     /// Delivers an event at the current instruction.
     pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Exit> {
         self.statistics.events += 1;
         self.resume = None;
+        if self.cpu().hosted.is_some() {
+            self.cpu_mut().interrupt_shadow = false;
+            self.debug.event();
+            return Err(Exit::Event(event));
+        }
         let done = self.with_memory(|cpu, memory| {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)
