@@ -6,7 +6,7 @@
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
-//! - `fuzz`: raw bytes as a Guest's code, which must harm nobody.
+//! - `fuzz`: made-up bytes where a Guest's or a stranger's enter, which must harm nobody.
 //! - `kills`: machines killed while they write, and whether a flushed write is ever lost.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 
@@ -49,8 +49,9 @@ cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lg
     stress-ng in the Guest with --verify, N minutes (default 10) over all classes
 cargo xtask conformance [--areas signals,memory,...] [--cpus N]
     the Open POSIX Test Suite on lguest and on QEMU, compared test by test
-cargo xtask fuzz [SECONDS]
-    raw bytes as a Guest's code on the translator, for 60 seconds or as many as said
+cargo xtask fuzz [code|coverage|drivers|frames|layer] [SECONDS]
+    made-up bytes for 60 seconds or as many as said: as a Guest's code on the translator (code), and, with cargo-fuzz, the
+    same led by coverage, drivers of virtio devices, frames into the user network, an image's layer
 cargo xtask kills [N]
     kills N machines (default 100) that write and flush, and looks for every flushed record
 cargo xtask initramfs-extras [--output FILE] [--build-only]

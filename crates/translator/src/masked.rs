@@ -66,8 +66,18 @@ impl Vcpu {
         }
         self.bounce.choose(true, true);
         if let Err(exception) = done? {
-            let exception = self.blamed(&pieces, address, start).unwrap_or(exception);
-            return self.raise(exception);
+            let blamed = self.blamed(&pieces, address, start);
+            let beyond = match (blamed, second.fault) {
+                (Some(first), Some(Fault::Exception(beyond)))
+                    if first.vector == vectors::PF
+                        && beyond.vector != vectors::PF
+                        && self.needs_both(instruction, address)? =>
+                {
+                    Some(beyond)
+                }
+                _ => None,
+            };
+            return self.raise(beyond.or(blamed).unwrap_or(exception));
         }
         self.cpu_mut().rip = instruction.next_ip();
         if writes {
@@ -115,6 +125,22 @@ impl Vcpu {
             // A masked operand in a device's registers: no machine offers that.
             Fault::NotRam { .. } => Some(Exception::gp(0)),
         }
+    }
+
+    /// Whether the first element that is accessed touches the second page: an element that ends beyond its segment faults
+    /// there, before a page is looked at, and instructions that heed their mask only for the result (`vpmultishiftqb`)
+    /// access all of their operand as one. Answered by the host, with the first page there and one element chosen.
+    fn needs_both(&mut self, instruction: &Instruction, address: u64) -> Result<bool, Exit> {
+        let frame = self.frame();
+        let (vectors, masks, mxcsr) = (frame.vectors, frame.masks, frame.mxcsr);
+        let mask = &mut frame.masks[instruction.op_mask().number()];
+        *mask &= mask.wrapping_neg();
+        self.bounce.choose(true, false);
+        let done = self.run_snippet(instruction, address);
+        self.bounce.choose(true, true);
+        let frame = self.frame();
+        (frame.vectors, frame.masks, frame.mxcsr) = (vectors, masks, mxcsr);
+        Ok(done?.is_err() && self.frame().fault.signal == libc::SIGSEGV)
     }
 
     /// Writes what the instruction changed, and nothing between: lanes left out may be another processor's.

@@ -25,6 +25,7 @@ pub mod waker;
 pub mod mmio;
 pub mod pci;
 pub mod rng;
+pub mod console;
 pub mod net;
 pub mod block;
 pub mod balloon;
@@ -49,6 +50,8 @@ pub enum DeviceKind {
     Network = 1,
     /// A disk (5.2).
     Block = 2,
+    /// A console, or ports that have names (5.3).
+    Console = 3,
     /// A source of entropy (5.4).
     Entropy = 4,
     /// A balloon (5.5).

@@ -15,6 +15,7 @@ use lguest_devices::lguest::block::DiskError;
 use lguest_devices::virtio::balloon::{Pages, VirtioBalloon};
 use lguest_devices::virtio::block::VirtioBlock;
 use lguest_devices::virtio::block::storage::{Alone, Storage};
+use lguest_devices::virtio::console::{End, Room, Size, VirtioConsole};
 use lguest_devices::virtio::life::{Half, Life, QueuePart, status};
 use lguest_devices::virtio::memory::{DmaMemory, Part, Written, view};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
@@ -25,7 +26,7 @@ use vm_memory::{Bytes, GuestAddress};
 /// Bytes of the Guest's memory: a queue's three parts in each of the first pages, data behind.
 const MEMORY: u64 = 1 << 16;
 /// Queues that are set up; no device here has more.
-const QUEUES: u16 = 5;
+const QUEUES: u16 = 8;
 /// Steps of an input at most; what is behind them adds nothing new.
 const MOST_STEPS: usize = 256;
 
@@ -104,6 +105,28 @@ impl Streams for Simple {
     fn close(&mut self, _stream: Stream) {}
 }
 
+/// An end that takes what it said and no byte more, comes and goes, and grows.
+impl End for Simple {
+    fn room(&mut self) -> Room {
+        self.0 += 1;
+        [Room::Bytes(0), Room::Bytes(3), Room::Nobody, Room::Bytes(5000)][self.0 as usize % 4]
+    }
+    fn put(&mut self, bytes: &[u8]) {
+        let room = [0, 3, 0, 5000][self.0 as usize % 4];
+        assert!(bytes.len() <= room, "{} bytes for a room of {room}", bytes.len());
+    }
+    fn take(&mut self, bytes: &mut [u8]) -> usize {
+        self.0 += 1;
+        if self.0.is_multiple_of(3) { 0 } else { bytes.len() }
+    }
+    fn is_connected(&mut self) -> bool {
+        self.0.is_multiple_of(2)
+    }
+    fn size(&mut self) -> Option<Size> {
+        Some(Size { columns: self.0 as u16, rows: 24 })
+    }
+}
+
 /// The input, taken from its beginning.
 struct Input<'a>(&'a [u8]);
 
@@ -149,14 +172,19 @@ pub fn drive(input: &[u8]) {
 }
 
 fn device(which: u8) -> Box<dyn VirtioDevice> {
-    match which % 4 {
+    match which % 5 {
         0 => {
             let storage: Arc<dyn Storage> = Arc::new(Outside(Mutex::new(vec![0; 1 << 15])));
             Box::new(VirtioBlock::new(&storage, "fuzz", 2, Alone::new(storage.clone())))
         }
         1 => Box::new(VirtioRng::new(Simple(0))),
         2 => Box::new(VirtioBalloon::new(Simple(0))),
-        _ => Box::new(VirtioVsock::new(Simple(0))),
+        3 => Box::new(VirtioVsock::new(Simple(0))),
+        _ => {
+            let named =
+                [1, 2].map(|number| (format!("port{number}"), Box::new(Simple(number)) as Box<dyn End>));
+            Box::new(VirtioConsole::with_ports(Some(Box::new(Simple(0))), named.into()))
+        }
     }
 }
 

@@ -184,6 +184,7 @@ impl VirtioSpec {
             let module = match plug.device.kind() {
                 DeviceKind::Network => "virtio_net",
                 DeviceKind::Block => "virtio_blk",
+                DeviceKind::Console => "virtio_console",
                 DeviceKind::Entropy => "virtio_rng",
                 DeviceKind::Balloon => "virtio_balloon",
                 DeviceKind::Socket => "vmw_vsock_virtio_transport",

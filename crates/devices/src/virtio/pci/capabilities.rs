@@ -96,6 +96,8 @@ fn class(kind: DeviceKind) -> u32 {
     match kind {
         DeviceKind::Network => 0x02_0000,
         DeviceKind::Block => 0x01_8000,
+        // Another communication controller.
+        DeviceKind::Console => 0x07_8000,
         // No class that there is says what these are.
         DeviceKind::Entropy | DeviceKind::Balloon | DeviceKind::Socket | DeviceKind::FileSystem => 0xff_0000,
     }
