@@ -92,7 +92,9 @@ fn virtio(
     }
     for share in shares {
         let tag = share.tag.clone();
-        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+        let server = share.serve()?;
+        let start = server.start();
+        plugs.push(Plug::woken(VirtioFs::new(&tag, server), |waker| start.with(waker)));
     }
     Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
 }

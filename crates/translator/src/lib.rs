@@ -23,7 +23,7 @@
 //! | [`hosted`] | a processor whose tables belong to who embeds it, for paravirtual Guests at privilege level 1 |
 //! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
-//! | [`sight`] | what a vCPU notes about itself for those who ask |
+//! | [`sight`], [`listing`] | what a vCPU notes about itself for those who ask; a unit to look at |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
 //! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
@@ -60,6 +60,7 @@ pub mod hosted;
 pub mod exit;
 pub mod isolation;
 pub mod sight;
+pub mod listing;
 pub mod debug;
 mod requirements;
 mod vcpu;

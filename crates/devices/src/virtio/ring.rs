@@ -153,6 +153,11 @@ pub(super) fn wants_interrupts(queue: &Queue, memory: &DmaMemory) -> bool {
     flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
 }
 
+/// Whether every chain that the driver offered was taken.
+pub(super) fn ran_empty(queue: &Queue, memory: &DmaMemory) -> bool {
+    queue.avail_idx(memory, Ordering::Acquire).is_ok_and(|index| index.0 == queue.next_avail())
+}
+
 #[cfg(test)]
 #[path = "ring_tests.rs"]
 mod tests;
