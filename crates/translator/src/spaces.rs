@@ -182,11 +182,18 @@ impl Spaces {
             for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {
                 reach.jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
             }
+            if mode.user {
+                reach.cache.direct.clear_in(space, 0, reach.jumps, lookup);
+            }
         }
         let slot = bank * BANK_SLOTS + space * JUMP_SLOTS + (pc & 0xffff) as usize;
         log.push(slot as u32);
         reach.jumps.set_jump(slot, reach.cache.checked_entry(unit));
         if mode.has_second_table() {
+            if let Some(place) = reach.cache.direct.place(space, pc) {
+                self.spaces[self.current].jumps.push(place as u32);
+                reach.jumps.set_jump(place, reach.cache.entry(unit));
+            }
             self.set_pair(reach, pc, unit);
         }
     }

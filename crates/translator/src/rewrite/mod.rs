@@ -25,6 +25,7 @@ mod legacy;
 
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
+use crate::cache::direct::Direct;
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
@@ -121,6 +122,7 @@ struct Rewriter<'a> {
     sites: Vec<Site>,
     tools: &'a mut Tools,
     thunks: &'a Thunks,
+    direct: &'a mut Direct,
     key: Key,
     place: Place,
     /// The Guest's bytes from its first instruction on.
@@ -154,7 +156,7 @@ struct Rewriter<'a> {
 /// Rewrites a block. `live` is what [`crate::liveness::live_before`] says of it; `bytes` its Guest bytes.
 pub fn unit(
     tools: &mut Tools,
-    thunks: &Thunks,
+    (thunks, direct): (&Thunks, &mut Direct),
     key: Key,
     place: Place,
     block: &Block,
@@ -175,6 +177,7 @@ pub fn unit(
         sites: std::mem::take(&mut tools.sites),
         tools,
         thunks,
+        direct,
         key,
         place,
         bytes,
@@ -245,6 +248,7 @@ pub fn snippet(
         sites: Vec::new(),
         tools,
         thunks,
+        direct: &mut Direct::default(),
         key,
         place,
         bytes: &[],
