@@ -102,13 +102,12 @@ mod tests {
 
     #[test]
     fn ports_are_read_and_written_in_three_sizes() {
-        let size = |bytes: &[u8]| decode(bytes).map(|(what, length)| (what, length));
-        assert_eq!(size(&[0xec]), Some((Refused::In { port: None, size: 1 }, 1)));
-        assert_eq!(size(&[0x66, 0xed]), Some((Refused::In { port: None, size: 2 }, 2)));
-        assert_eq!(size(&[0xe5, 0x71]), Some((Refused::In { port: Some(0x71), size: 4 }, 2)));
-        assert_eq!(size(&[0xe6, 0x21]), Some((Refused::Out { port: Some(0x21), size: 1 }, 2)));
-        assert_eq!(size(&[0x66, 0xef]), Some((Refused::Out { port: None, size: 2 }, 2)));
-        assert_eq!(size(&[0xfa]), Some((Refused::ClearInterrupts, 1)));
+        assert_eq!(decode(&[0xec]), Some((Refused::In { port: None, size: 1 }, 1)));
+        assert_eq!(decode(&[0x66, 0xed]), Some((Refused::In { port: None, size: 2 }, 2)));
+        assert_eq!(decode(&[0xe5, 0x71]), Some((Refused::In { port: Some(0x71), size: 4 }, 2)));
+        assert_eq!(decode(&[0xe6, 0x21]), Some((Refused::Out { port: Some(0x21), size: 1 }, 2)));
+        assert_eq!(decode(&[0x66, 0xef]), Some((Refused::Out { port: None, size: 2 }, 2)));
+        assert_eq!(decode(&[0xfa]), Some((Refused::ClearInterrupts, 1)));
     }
 
     #[test]

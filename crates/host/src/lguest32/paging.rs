@@ -165,7 +165,7 @@ impl Lguest32Vcpu {
             self.ram.write((first + n * PAGE).into(), &[0; PAGE as usize]);
         }
         for page in 0..pages {
-            put(first + page * width, page * PAGE | ALL_RIGHTS);
+            put(first + page * width, (page * PAGE) | ALL_RIGHTS);
         }
         let directory = first + tables * PAGE;
         let span = per_table * PAGE;

@@ -193,7 +193,7 @@ impl Program {
     }
 
     /// `iret` to the user's code, with the user's data segments.
-    pub fn to_user(&mut self) {
+    pub fn enter_user(&mut self) {
         self.mov(EAX, 0x7b);
         self.db(&[0x8e, 0xd8, 0x8e, 0xc0]); // mov ds, eax; mov es, eax
         for word in [0x7b, USER_STACK, 0x202, 0x73, USER] {

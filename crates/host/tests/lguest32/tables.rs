@@ -185,7 +185,7 @@ fn nothing_is_mapped_in_the_hosts_part_and_a_kernel_that_touches_it_is_killed() 
     for form in FORMS {
         let mut guest = guest(form, |program| {
             program.gate(14, 0x8e);
-            program.to_user();
+            program.enter_user();
         })
         .user(|program| program.load(EAX, 0xffff_fff0))
         .handle(14, |program| program.show(14));

@@ -32,7 +32,7 @@ fn each_trap_calls_its_handler_with_the_guests_own_interrupt_flag() {
                         program.gate(vector, gate);
                         program.set(DATA + data::IRQ_ENABLED, enabled);
                         if user {
-                            program.to_user();
+                            program.enter_user();
                         } else {
                             program.db(bytes);
                         }
@@ -96,7 +96,7 @@ fn a_users_system_call_goes_to_the_kernels_stack_and_back() {
             program.gate(0x80, 0xef);
             program.gate(13, 0x8e);
             program.set(DATA + data::IRQ_ENABLED, 0x200);
-            program.to_user();
+            program.enter_user();
         })
         .user(|program| {
             program.mov(EBX, 0);
@@ -133,7 +133,7 @@ fn the_call_of_the_kernel_is_a_protection_fault_for_its_user() {
     for form in [Form::G31, Form::G41] {
         let mut guest = guest(form, |program| {
             program.gate(13, 0x8e);
-            program.to_user();
+            program.enter_user();
         })
         .user(|program| program.db(&[0xcd, 0x1f]))
         .handle(13, |program| program.show(13));
@@ -143,7 +143,7 @@ fn the_call_of_the_kernel_is_a_protection_fault_for_its_user() {
     // 2.6.32's is an instruction that does not exist.
     let mut guest = guest(Form::G26, |program| {
         program.gate(6, 0x8e);
-        program.to_user();
+        program.enter_user();
     })
     .user(|program| program.db(&[0x0f, 0x01, 0xc1]))
     .handle(6, |program| program.show(6));
@@ -157,7 +157,7 @@ fn a_breakpoint_needs_a_gate_that_lets_the_user_in() {
         let mut guest = guest(Form::G31, |program| {
             program.gate(3, kind);
             program.gate(13, 0x8e);
-            program.to_user();
+            program.enter_user();
         })
         .user(|program| program.db(&[0xcc]))
         .handle(3, |program| program.show(3))
@@ -171,7 +171,7 @@ fn a_breakpoint_needs_a_gate_that_lets_the_user_in() {
 fn a_kernel_of_the_form_before_init_gets_no_mercy_and_the_user_no_ports() {
     let mut guest = guest(Form::G31, |program| {
         program.gate(13, 0x8e);
-        program.to_user();
+        program.enter_user();
     })
     .user(|program| program.db(&[0xe4, 0x71])) // in al, 0x71
     .handle(13, |program| program.show(13));
@@ -205,7 +205,7 @@ fn single_steps_are_the_users_and_flags_of_a_handler_are_clean() {
     // TF by `popf`: the trap comes behind the next instruction, and the handler itself is not stepped.
     let mut guest = guest(Form::G31, |program| {
         program.gate(1, 0x8e);
-        program.to_user();
+        program.enter_user();
     })
     .user(|program| {
         program.push(0x302);
@@ -226,7 +226,7 @@ fn a_kernel_stack_that_is_not_there_kills() {
     let mut guest = guest(Form::G31, |program| {
         program.gate(13, 0x8e);
         program.call(call::SET_STACK, [0x69, 0x60_0000, 1]);
-        program.to_user();
+        program.enter_user();
     })
     .user(|program| program.db(&[0xfa]));
     let death = guest.death();
