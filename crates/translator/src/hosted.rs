@@ -99,7 +99,7 @@ impl Vcpu {
             cpu.enter_code(code, entry.eip.into());
             Ok(())
         })?;
-        self.forget_pending();
+        (self.pending, self.resume) = (None, None);
         self.apply(Effect { flush_all: true, address_space_changed: true, ..Effect::default() });
         Ok(())
     }

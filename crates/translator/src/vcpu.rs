@@ -295,7 +295,7 @@ impl Vcpu {
     pub fn initialize(&mut self) {
         let signature = self.cpuid.signature();
         self.cpu_mut().initialize(signature);
-        self.forget_pending();
+        (self.pending, self.resume) = (None, None);
         self.apply(crate::cpu::control::Effect {
             flush_all: true,
             address_space_changed: true,
@@ -462,11 +462,6 @@ impl Vcpu {
             self.drop_written_code(&writes);
         }
         result
-    }
-
-    /// Forgets an exit's unfinished business, when the processor begins anew.
-    pub(crate) fn forget_pending(&mut self) {
-        (self.pending, self.resume) = (None, None);
     }
 
     /// Delivers an event at the current instruction.
