@@ -23,6 +23,7 @@ pub mod attachments;
 pub mod disks;
 pub mod networks;
 pub mod buses;
+mod paravirtual;
 pub mod user_network;
 pub mod share;
 pub mod root;
