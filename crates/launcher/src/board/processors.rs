@@ -13,7 +13,7 @@ use lguest_host::platform::Platform;
 use super::console::OutputPump;
 use super::desk::{Cause, Desk};
 use super::errands::Errands;
-use super::lguest_bus::{LguestBus, Next};
+use super::lguest_bus::{HypercallBus, Next};
 use super::machine::{Outcome, Power};
 
 /// What the vCPUs of a machine share.
@@ -23,7 +23,7 @@ pub(super) struct Board {
     /// Devices in memory.
     pub mapped: Bus,
     /// The lguest bus, if the machine has it.
-    pub lguest: Option<Mutex<LguestBus>>,
+    pub lguest: Option<Mutex<Box<dyn HypercallBus>>>,
     /// What the Guest wants of its power supply.
     pub power: Power,
     /// The engine.
@@ -42,7 +42,7 @@ impl Board {
     pub fn new(
         ports: Bus,
         mapped: Bus,
-        lguest: Option<LguestBus>,
+        lguest: Option<Box<dyn HypercallBus>>,
         power: Power,
         platform: Platform,
         errands: Errands,
@@ -62,10 +62,10 @@ impl Board {
     }
 
     /// Does something with the lguest bus, if there is one.
-    pub fn with_bus<T>(&self, act: impl FnOnce(&mut LguestBus) -> T) -> Option<T> {
+    pub fn with_bus<T>(&self, act: impl FnOnce(&mut dyn HypercallBus) -> T) -> Option<T> {
         let bus = self.lguest.as_ref()?;
         // A panic elsewhere must not take the devices with it: what they hold is plain state.
-        Some(act(&mut bus.lock().unwrap_or_else(PoisonError::into_inner)))
+        Some(act(&mut **bus.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Runs all vCPUs, the first on the calling thread, and says how it ended. Each thread calls `settle` before it runs its
