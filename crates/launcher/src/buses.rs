@@ -3,7 +3,7 @@
 use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, Plug, Transport, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::networks;
 use crate::request::{GuestChoice, Mistake};
@@ -40,6 +40,10 @@ pub fn bus_spec(
             attachments.push(Attachment::Pipe);
             Ok(BusSpec::LguestDma { attachments, links: link_place() })
         }
+        BusChoice::Lguest => Err(Mistake(
+            "--bus lguest: is the default Guest's, and of kernels with lguest's sub-architecture; give pci or mmio to others"
+                .to_owned(),
+        )),
         BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
         BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
     }
@@ -56,12 +60,15 @@ pub fn own_bus_spec(
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     let on_virtio = bus != BusChoice::LguestDma;
+    if bus == BusChoice::Lguest && shares.is_empty() && attachments.iter().all(is_disk) {
+        return page_spec(attachments);
+    }
     if on_virtio && !shares.is_empty() {
         return Err(Mistake(
             "--share: needs a Linux Guest, which has virtio-fs; name one, as debian".to_owned(),
         ));
     }
-    if on_virtio && !attachments.iter().all(|one| matches!(one, Attachment::Disk(_))) {
+    if on_virtio && !attachments.iter().all(is_disk) {
         return Err(Mistake(
             "--net: the default Guest has networks on --bus lguest-dma only; leave out --bus".to_owned(),
         ));
@@ -72,13 +79,20 @@ pub fn own_bus_spec(
     })
 }
 
-/// Virtio devices for what is attached, on either bus.
-fn virtio(
-    transport: Transport,
-    attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
+fn is_disk(attachment: &Attachment) -> bool {
+    matches!(attachment, Attachment::Disk(_))
+}
+
+/// lguest's page of virtio devices. Its disks have one queue each, for there a queue is no vCPU's own.
+///
+/// # Errors
+/// One sentence for what the page cannot have, and for what the host refuses.
+pub fn page_spec(attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+    Ok(BusSpec::Lguest(PageSpec::new(plugs(attachments, 1)?)?))
+}
+
+/// Virtio devices for what is attached.
+fn plugs(attachments: Vec<Attachment>, cpus: u32) -> Result<Vec<Plug>, Mistake> {
     let mut plugs = Vec::new();
     for (number, attachment) in attachments.into_iter().enumerate() {
         match attachment {
@@ -90,6 +104,17 @@ fn virtio(
             Attachment::Pipe => {}
         }
     }
+    Ok(plugs)
+}
+
+/// Virtio devices for what is attached, on PCI or in memory.
+fn virtio(
+    transport: Transport,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let mut plugs = plugs(attachments, cpus)?;
     for share in shares {
         let tag = share.tag.clone();
         let server = share.serve()?;
@@ -104,7 +129,7 @@ fn virtio(
 pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
     let mut drivers = match bus {
         BusSpec::Virtio(virtio) => virtio.modules(),
-        BusSpec::LguestDma { .. } => Vec::new(),
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => Vec::new(),
     };
     drivers.extend(root.into_iter().flat_map(Root::modules));
     drivers

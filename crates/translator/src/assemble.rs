@@ -207,6 +207,11 @@ impl Code {
         self.dword(-4096i32 as u32);
     }
 
+    /// `not reg` (64 bits; leaves flags alone)
+    pub fn not(&mut self, reg: Reg) {
+        self.with_register(true, &[0xf7], 2, reg.0);
+    }
+
     /// `add to, [mem]` (64 bits; sets flags)
     pub fn add_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x03], to.0, mem);
@@ -293,6 +298,10 @@ impl Code {
     /// `movzx to32, word [mem]`
     pub fn load_selector(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], false, &[0x0f, 0xb7], to.0, mem);
+    }
+    /// `movzx to32, byte [mem]`
+    pub fn load8(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], false, &[0x0f, 0xb6], to.0, mem);
     }
     /// `test reg, reg` (64 bits; sets flags)
     pub fn test(&mut self, reg: Reg) {

@@ -1,7 +1,7 @@
 //! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
 //!
 //! ```text
-//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables | memos | marks
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables | memos | marks | gates
 //!                                              ^ rsp while the Guest runs
 //! ```
 //! There is a bank of jump tables for each of the modes that must not find each other's units ([`BANKS`]).
@@ -13,6 +13,7 @@
 
 use crate::SetupError;
 use crate::cache::calls::Calls;
+use crate::cache::gates::GATES;
 use crate::cache::returns::Returns;
 use crate::cpu::{Cpu, flags};
 use crate::memos::STRETCH;
@@ -180,9 +181,13 @@ impl FrameMapping {
     /// Distance from the frame to the marks, a byte for each stretch of memos.
     pub const MEMO_MARKS: usize = Self::MEMOS + 16 * MEMOS;
 
+    /// Distance from the frame to the bytes of gates, one for each gate in each space: see `cache/gates.rs`. The supervisor's
+    /// place stays empty.
+    pub const GATES: usize = Self::MEMO_MARKS + MEMOS / STRETCH;
+
     /// Maps a frame of zeros.
     pub fn new() -> Result<FrameMapping, SetupError> {
-        let length = Self::FRAME + Self::MEMO_MARKS + MEMOS / STRETCH;
+        let length = Self::FRAME + Self::GATES + (1 + SPACES) * GATES;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh private mapping where the kernel likes.
@@ -252,6 +257,14 @@ impl FrameMapping {
         let place = self.start.wrapping_add(Self::FRAME + Self::MEMO_MARKS + stretch);
         // SAFETY: the number was checked; the marks are only touched by the vCPU's thread.
         unsafe { place.replace(0) != 0 }
+    }
+
+    /// Opens a gate in a user space (spaces count from 1), or closes it.
+    pub fn set_gate(&self, space: usize, gate: u16, open: bool) {
+        assert!(space <= SPACES);
+        let place = self.start.wrapping_add(Self::FRAME + Self::GATES + space * GATES + usize::from(gate));
+        // SAFETY: both numbers are in range; the bytes are only touched by the vCPU's thread.
+        unsafe { place.write(u8::from(!open)) };
     }
 
     /// Sets all entries of one table, counted from the first bank's first.

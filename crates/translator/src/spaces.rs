@@ -4,6 +4,7 @@
 //! each write to CR3 empties it. What must follow the mapping: addend tables, jump tables, links into kernel code.
 
 use crate::SetupError;
+use crate::cache::gates::NO_GATE;
 use crate::cache::{Cache, second};
 use crate::cpu::control::Effect;
 use crate::cpu::translations::{Invalidation, current_pcid};
@@ -34,6 +35,8 @@ struct Space {
     jumps: Vec<u32>,
     /// Places in its second table that may be set.
     pairs: Vec<u16>,
+    /// Gates that are open.
+    gates: Vec<u16>,
 }
 
 /// See the module.
@@ -162,6 +165,28 @@ impl Spaces {
         }
         let map = if user { &mut self.spaces[self.current].code } else { &mut self.kernel_code };
         map.insert(address >> 12, CodePage { page, global });
+        if user && let Some(gate) = reach.cache.gate((address >> 12, page)) {
+            self.open_gate(reach, gate);
+        }
+    }
+
+    /// The number of the page that user code at `address` is known to come from, for the gates of its units.
+    pub fn gate(&mut self, reach: &mut Reach, address: u64, page: u32) -> u16 {
+        let place = (address >> 12, page);
+        if let Some(gate) = reach.cache.gate(place) {
+            return gate;
+        }
+        let gate = reach.cache.new_gate(place);
+        (1..=SPACES).for_each(|space| reach.jumps.set_gate(space, gate, false));
+        if gate != NO_GATE && self.code_page(true, address) == Some(page) {
+            self.open_gate(reach, gate);
+        }
+        gate
+    }
+
+    fn open_gate(&mut self, reach: &Reach, gate: u16) {
+        self.spaces[self.current].gates.push(gate);
+        reach.jumps.set_gate(1 + self.current, gate, true);
     }
 
     /// Lets computed jumps to `pc` find a unit of this mode.
@@ -202,6 +227,20 @@ impl Spaces {
         reach.jumps.set_pair(space, place, [pc, reach.cache.entry(unit)]);
     }
 
+    /// Empties all jump tables, when the code that runs now may not find what ran before: a kernel that switches the
+    /// floating-point unit lazily does so at every other change of tasks, so only what is set is written.
+    pub fn empty_jump_tables(&mut self, jumps: &FrameMapping, lookup: u64, no_pair: [u64; 2]) {
+        let users = self.spaces.iter_mut().flat_map(|space| space.jumps.drain(..));
+        for slot in self.kernel_jumps.drain(..).chain(users) {
+            jumps.set_jump(slot as usize, lookup);
+        }
+        for (number, space) in self.spaces.iter_mut().enumerate() {
+            for place in space.pairs.drain(..) {
+                jumps.set_pair(1 + number, place.into(), no_pair);
+            }
+        }
+    }
+
     /// Empties all jump tables and forgets all code pages, when the cache starts over.
     pub fn forget_all_code(&mut self, jumps: &FrameMapping, lookup: u64) {
         for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {
@@ -214,6 +253,9 @@ impl Spaces {
             // The first is set from the start: zeros would be address 0's way to nowhere.
             for place in space.pairs.drain(..).chain([0]) {
                 jumps.set_pair(1 + number, place.into(), [0, lookup]);
+            }
+            for gate in space.gates.drain(..) {
+                jumps.set_gate(1 + number, gate, false);
             }
             space.code.clear();
         }
@@ -323,6 +365,9 @@ impl Spaces {
         }
         for place in self.spaces[space].pairs.drain(..) {
             reach.jumps.set_pair(1 + space, place.into(), reach.cache.no_pair());
+        }
+        for gate in self.spaces[space].gates.drain(..) {
+            reach.jumps.set_gate(1 + space, gate, false);
         }
         self.spaces[space].code.clear();
     }

@@ -151,3 +151,33 @@ fn slug(name: &str) -> String {
     let plain = name.replace("::", "-").replace(", the program", "-program");
     plain.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journey::root;
+
+    #[test]
+    fn a_book_that_is_too_long_tells_its_deepest_rooms_in_a_paragraph() {
+        let tour = Tour::walk(&root(), &STAGES).unwrap();
+        let told_to = |whole| Book::told_to(&root(), &tour, None, whole).unwrap();
+        let (whole, short) = (told_to(9), told_to(1));
+        assert_eq!(whole.folded, 0);
+        assert!(short.folded > 20 && short.words() < whole.words(), "{} {}", short.folded, short.words());
+        assert_eq!((short.modules, short.broken_links()), (whole.modules, Vec::new()));
+    }
+
+    #[test]
+    fn a_link_to_a_heading_that_is_not_there_is_broken() {
+        let page = |file: &str, body: &str| Page {
+            file: file.to_owned(),
+            title: String::new(),
+            stage: Some(0),
+            opens: false,
+            body: body.to_owned(),
+        };
+        let pages = vec![page("a.md", "[x](b.md#one) [x](b.md#two) [x](c.md)"), page("b.md", "# One")];
+        let broken = Book { pages, modules: 0, folded: 0 }.broken_links();
+        assert_eq!(broken, [("a.md".to_owned(), "b.md#two".to_owned()), ("a.md".into(), "c.md".into())]);
+    }
+}

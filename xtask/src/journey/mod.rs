@@ -66,6 +66,11 @@ pub fn run(wish: &Wish) -> Result<(), Errand> {
     let root = root();
     let tour = Tour::walk(&root, &STAGES)?;
     let unit = unit(&root);
+    if unit.is_none() {
+        eprintln!(
+            "xtask: the translated unit is left out: cargo run -p lguest-translator --example unit does not run here"
+        );
+    }
     let book = Book::write(&root, &tour, unit.as_deref())?;
     match wish {
         Wish::Print(stage) => {

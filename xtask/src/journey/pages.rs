@@ -162,3 +162,29 @@ impl Page {
         below.trim_start().starts_with("```").then(|| markdown::first_block(below))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journey::root;
+
+    fn asked(wish: &str) -> Result<String, String> {
+        quoted(&root(), "docs/journey/x.md", wish, Some("a listing")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_item_that_is_gone_is_named_with_the_page_that_wants_it() {
+        let gone = asked("code xtask/src/journey/pages.rs fn that_never_was").unwrap_err();
+        assert!(gone.contains("docs/journey/x.md") && gone.contains("that_never_was"), "{gone}");
+        assert!(asked("drawing xtask/src/errand.rs").is_err(), "it has no drawing");
+        assert!(asked("poem").is_err());
+    }
+
+    #[test]
+    fn an_item_a_drawing_and_the_unit_are_quoted() {
+        let item = asked("code xtask/src/journey/pages.rs fn fenced").unwrap();
+        assert!(item.starts_with("```rust,ignore\nfn fenced(") && item.ends_with("\n}\n```"), "{item}");
+        assert!(asked("drawing xtask/src/journey/mod.rs").unwrap().contains("plan ──► tour"));
+        assert_eq!(asked("unit").unwrap(), "```text\na listing\n```");
+    }
+}

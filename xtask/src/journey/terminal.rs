@@ -78,7 +78,7 @@ fn title(depth: usize, text: &str, opens: bool) -> String {
     let stroke = match (depth, opens) {
         (1, true) => "=",
         (1, false) | (2, true) => "-",
-        _ => return format!("{text}\n"),
+        _ => return format!("{} {text}\n", "─".repeat(depth)),
     };
     let rule = stroke.repeat(if depth == 1 && opens { WIDTH } else { text.chars().count() });
     format!("{text}\n{rule}\n")

@@ -161,12 +161,65 @@ fn name_of(path: &str) -> String {
     }
 }
 
-#[test]
-fn a_module_is_called_as_code_calls_it() {
-    assert_eq!(name_of("crates/translator/src/cpu/mode.rs"), "cpu::mode");
-    assert_eq!(name_of("crates/translator/src/cpu/mod.rs"), "cpu");
-    assert_eq!(name_of("crates/abi/src/lib.rs"), "abi");
-    assert_eq!(name_of("crates/init/src/main.rs"), "init, the program");
-    assert_eq!(name_of("crates/devices/tests/hostile_drivers/main.rs"), "devices/tests/hostile_drivers");
-    assert_eq!(name_of("xtask/src/main.rs"), "xtask, the program");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUSE: [(&str, &str); 6] = [
+        ("crates/a/src/lib.rs", "pub mod one;\nmod two;\nmod gone;\n#[cfg(test)]\nmod bench;\n"),
+        ("crates/a/src/one.rs", "mod deep;\n"),
+        ("crates/a/src/one/deep.rs", ""),
+        ("crates/a/src/two/mod.rs", "mod tests;\n"),
+        ("crates/a/src/two/tests.rs", ""),
+        ("crates/a/src/bench.rs", ""),
+    ];
+
+    static PLAN: [Stage; 2] = [
+        Stage {
+            name: "First",
+            about: "",
+            opening: "",
+            rooms: &[Room::Tree("crates/a/src/lib.rs"), Room::Tree("crates/b/src/lib.rs")],
+            drawings: &[],
+        },
+        Stage {
+            name: "Second",
+            about: "",
+            opening: "",
+            rooms: &[Room::Tree("crates/a/src/one.rs"), Room::Programs("crates/a/tests")],
+            drawings: &[],
+        },
+    ];
+
+    #[test]
+    fn a_walk_follows_mod_lines_and_tells_each_module_in_one_stage() {
+        let root = std::env::temp_dir().join(format!("lguest-journey-{}", std::process::id()));
+        for (path, text) in HOUSE {
+            let place = root.join(path);
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            std::fs::write(place, text).unwrap();
+        }
+        let tour = Tour::walk(&root, &PLAN);
+        std::fs::remove_dir_all(&root).unwrap();
+        let tour = tour.unwrap();
+        let names = |stage: usize| -> Vec<_> {
+            tour.stages[stage].iter().map(|module| (module.name.clone(), module.depth)).collect()
+        };
+        assert_eq!(names(0), [("a".to_owned(), 0), ("two".to_owned(), 1)]);
+        assert_eq!(names(1), [("one".to_owned(), 0), ("one::deep".to_owned(), 1)]);
+        assert_eq!(tour.tests.len(), 2, "{:?}", tour.tests);
+        assert_eq!(tour.missing, [("crates/a/src/lib.rs".to_owned(), "gone".to_owned())]);
+        assert_eq!(tour.absent, ["crates/b/src/lib.rs"]);
+    }
+
+    #[test]
+    fn a_module_is_called_as_code_calls_it() {
+        assert_eq!(name_of("crates/translator/src/cpu/mode.rs"), "cpu::mode");
+        assert_eq!(name_of("crates/translator/src/cpu/mod.rs"), "cpu");
+        assert_eq!(name_of("crates/abi/src/lib.rs"), "abi");
+        assert_eq!(name_of("crates/init/src/main.rs"), "init, the program");
+        let tests = "crates/devices/tests/hostile_drivers/main.rs";
+        assert_eq!(name_of(tests), "devices/tests/hostile_drivers");
+        assert_eq!(name_of("xtask/src/main.rs"), "xtask, the program");
+    }
 }

@@ -4,7 +4,7 @@
 //! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
 
 use super::Rewriter;
-use super::remembered::LookUp;
+use super::remembered::{LookUp, LookUpWord};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::cache::wide::wake;
@@ -61,6 +61,8 @@ pub(super) enum Ask {
     Link(usize),
     /// A look into the table on a memo's behalf.
     LookUp(Box<LookUp>),
+    /// The same for a stack word, with the Guest's flags in their place.
+    LookUpWord(Box<LookUpWord>),
     /// An exit to the unit of the same code in which every access looks for itself.
     Apart(u64),
 }
@@ -75,9 +77,19 @@ impl Rewriter<'_> {
     }
 
     pub(super) fn memory_site(&self, part: Part) -> Ask {
-        let mark = self.marks.len() as u32 - 1;
-        let site = Site::Memory { unit: self.place.unit, mark, flags_aside: self.aside, part };
+        let site =
+            Site::Memory { unit: self.place.unit, mark: self.mark_now(), flags_aside: self.aside, part };
         Ask::Site { thunk: self.thunks.slow, site }
+    }
+
+    /// The site of the current instruction, for Rust to carry it out.
+    pub(super) fn system_site(&self, resumes: bool) -> Site {
+        Site::System { unit: self.place.unit, mark: self.mark_now(), resumes }
+    }
+
+    /// The number of the current instruction's mark.
+    fn mark_now(&self) -> u16 {
+        (self.marks.len() - 1) as u16
     }
 
     pub(super) fn write_colds(&mut self) {
@@ -124,6 +136,7 @@ impl Rewriter<'_> {
                 Ask::LeaveDirectly(target) => self.leave_directly(target, false),
                 Ask::Apart(target) => self.leave_directly(target, true),
                 Ask::LookUp(look) => self.look_up_for_memo(*look),
+                Ask::LookUpWord(look) => self.look_up_word(*look),
             }
         }
         self.tools.colds = colds;
@@ -136,21 +149,21 @@ impl Rewriter<'_> {
         let stub = self.code.here();
         self.code.bind(jump, stub);
         let number = self.exits.len();
-        let after = jump.0 as u32;
+        let after = self.near(jump.0);
         self.exits.push(Exit::Direct { after, stub: 0, target, apart, inner: None, linked: None });
         self.ask_for_target(number);
     }
 
     /// The stub of a direct exit.
     fn ask_for_target(&mut self, number: usize) {
-        let here = self.code.here() as u32;
+        let here = self.near_here();
         if matches!(self.exits[number], Exit::Direct { inner: Some(_), .. }) {
             self.swap_back();
         }
         if let Exit::Direct { stub, .. } = &mut self.exits[number] {
             *stub = here;
         }
-        let site = Site::Link { unit: self.place.unit, exit: number as u32 };
+        let site = Site::Link { unit: self.place.unit, exit: number as u16 };
         self.call_site(self.thunks.link, site);
     }
 

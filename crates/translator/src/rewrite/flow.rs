@@ -2,8 +2,9 @@
 //!
 //! A known target is linked: the exit is a plain jump to the target's code, patched when the target is first
 //! reached. That is right as long as the mapping of the target's page stays; the cache cuts links when it changes.
-//! User code changes address spaces too often for that, so its jumps to other pages go through its address
-//! space's jump table, as computed targets do: one indirect jump, and the target checks that it was meant.
+//! User code changes address spaces too often for that, so its jumps to other pages arrive at gates, which look whether
+//! the page is there now (`cache/gates.rs`). Computed targets go through the address space's jump table, and so do 32-bit
+//! user code's in other pages: one indirect jump, and the target checks that it was meant.
 
 use super::stack::Pushed;
 use super::{Ask, Cold, Restore, Rewriter};
@@ -93,13 +94,14 @@ impl Rewriter<'_> {
     }
 
     fn linkable(&self, target: u64) -> bool {
-        !self.key.mode.user || target >> 12 == self.key.pc >> 12
+        let mode = self.key.mode;
+        !mode.user || mode.has_second_table() || target >> 12 == self.key.pc >> 12
     }
 
     fn link(&mut self, jump: Patch, target: u64) {
         let exit = self.exits.len();
-        let inner = (target == self.key.pc && !self.swaps.none()).then_some(self.inner);
-        let after = jump.0 as u32;
+        let inner = if target == self.key.pc && !self.swaps.none() { self.inner } else { None };
+        let after = self.near(jump.0);
         self.exits.push(Exit::Direct { after, stub: 0, target, apart: false, inner, linked: None });
         self.colds.push(Cold { jumps: smallvec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
     }
@@ -134,7 +136,7 @@ impl Rewriter<'_> {
     }
 
     fn table_jump(&mut self, disp: i32) {
-        self.exits.push(Exit::Table { at: self.code.here() as u32, disp });
+        self.exits.push(Exit::Table { at: self.near_here(), disp });
         self.code.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp });
     }
 

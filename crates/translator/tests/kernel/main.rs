@@ -5,6 +5,7 @@
 
 mod machine;
 mod self_modifying;
+mod gates;
 mod mappings;
 mod targets;
 mod rights;
@@ -21,6 +22,7 @@ mod bare;
 mod modes;
 mod protected;
 mod tasks;
+mod hosted;
 mod limits;
 mod noise;
 mod neighbours;

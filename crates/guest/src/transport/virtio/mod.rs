@@ -1,4 +1,4 @@
-//! Virtio, from the Guest's side: two transports, and the drivers of 2007 over either.
+//! Virtio, from the Guest's side: three transports, and the drivers of 2007 over any.
 //!
 //! ```text
 //!   drivers/block        unchanged: a page that describes a request, lists that carry it
@@ -7,7 +7,7 @@
 //!       |
 //!   queue                a ring of descriptors         (virtio 1.2, 2.7)
 //!       |  Registers
-//!   pci | mmio           where the registers are, and how interrupts come
+//!   pci | mmio | page    where the registers are, if there are any, and how interrupts come
 //! ```
 //! This is the claim of the mail of 2007 once more, on buses nobody had then: a driver need not know its bus.
 
@@ -16,6 +16,7 @@ mod queue;
 mod block;
 pub mod mmio;
 pub mod pci;
+pub mod page;
 
 pub use registers::Registers;
 
@@ -36,6 +37,8 @@ const BLOCK: u32 = 2;
 #[derive(Default)]
 pub struct VirtioDevices {
     ports: Vec<(Irq, Rc<BlockPort>)>,
+    /// Interrupts of a device beside the one that its driver knows: its other queues'.
+    others: Vec<(Irq, Irq)>,
 }
 
 impl VirtioDevices {
@@ -59,8 +62,16 @@ impl VirtioDevices {
         Ok(true)
     }
 
-    /// An interrupt came: what devices finished is put where their drivers look. Then the drivers may be told.
-    pub fn interrupt(&self, irq: Irq) {
+    /// These interrupts are the device's of `irq` too.
+    fn also(&mut self, irq: Irq, others: &[Irq]) {
+        self.others.extend(others.iter().map(|other| (*other, irq)));
+    }
+
+    /// An interrupt came: what devices finished is put where their drivers look. Then the drivers may be told, by the
+    /// interrupt that this answers.
+    pub fn interrupt(&self, irq: Irq) -> Irq {
+        let irq = self.others.iter().find(|(other, _)| *other == irq).map_or(irq, |(_, own)| *own);
         self.ports.iter().filter(|(own, _)| *own == irq).for_each(|(_, port)| port.collect());
+        irq
     }
 }

@@ -13,6 +13,8 @@ const SIZE: u16 = 32;
 const DESCRIPTOR: u64 = 16;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+/// Flag of a used ring: the device looks by itself (2.7.10).
+const NO_NOTIFY: u16 = 1;
 
 /// A stretch of memory in a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +40,19 @@ pub(super) struct Queue {
 impl Queue {
     /// Takes a queue into use. None when there is no such queue, or no memory.
     pub fn start(registers: &dyn Registers, index: u16, memory: &Rc<dyn Memory>) -> Option<Queue> {
-        let size = registers.queue_limit(index).min(SIZE);
-        if !size.is_power_of_two() {
+        let limit = registers.queue_limit(index);
+        if !limit.is_power_of_two() {
             return None;
         }
-        let entries = usize::from(size);
-        let descriptors = Buffer::allocate(memory, entries * DESCRIPTOR as usize)?;
-        let available = Buffer::allocate(memory, 4 + entries * 2)?;
-        let used = Buffer::allocate(memory, 4 + entries * 8)?;
+        let (size, [descriptors, available, used]) = match registers.placed_queue(index) {
+            Some(parts) => (limit, parts),
+            None => {
+                let size = limit.min(SIZE);
+                let part =
+                    |header: usize, each: usize| Buffer::allocate(memory, header + usize::from(size) * each);
+                (size, [part(0, DESCRIPTOR as usize)?, part(4, 2)?, part(4, 8)?])
+            }
+        };
         let parts = [descriptors.address(), available.address(), used.address()];
         registers.start_queue(index, size, parts);
         Some(Queue { index, size, descriptors, available, used, offered: Cell::new(0), seen: Cell::new(0) })
@@ -74,7 +81,11 @@ impl Queue {
         self.available.barrier();
         self.available.write(2, &self.offered.get().to_le_bytes());
         self.available.barrier();
-        registers.notify(self.index);
+        let mut flags = [0; 2];
+        self.used.read(0, &mut flags);
+        if u16::from_le_bytes(flags) & NO_NOTIFY == 0 {
+            registers.notify(self.index);
+        }
         true
     }
 

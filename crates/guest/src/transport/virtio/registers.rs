@@ -1,5 +1,7 @@
 //! What every transport's registers can do (virtio 1.2, 4.1.4.3 and 4.2.2), and how a device is brought up (3.1.1).
 
+use crate::model::Buffer;
+
 /// One device's registers.
 pub trait Registers {
     /// What it is (section 5).
@@ -14,6 +16,16 @@ pub trait Registers {
     fn accept(&self, word: u32, bits: u32);
     /// The largest size of a queue; 0 where there is none.
     fn queue_limit(&self, queue: u16) -> u16;
+    /// Whether the device is from before virtio 1.0: its bus has no place for VERSION_1 and FEATURES_OK.
+    fn is_legacy(&self) -> bool {
+        false
+    }
+    /// Descriptors, available and used ring of a queue whose place the Host chose, zeroed; its size is then its limit. None
+    /// where the driver chooses.
+    fn placed_queue(&self, queue: u16) -> Option<[Buffer; 3]> {
+        let _ = queue;
+        None
+    }
     /// Takes a queue into use: its size, and where descriptors, available and used ring are.
     fn start_queue(&self, queue: u16, size: u16, parts: [u64; 3]);
     /// Says that a queue has something.
@@ -32,11 +44,16 @@ const FEATURES_OK: u8 = 8;
 const VERSION_1_WORD: u32 = 1;
 const VERSION_1_BIT: u32 = 1;
 
-/// From reset to agreement on features. False when the device is from before version 1 or does not agree.
+/// From reset to agreement on features. False when the device does not agree, or is from before version 1
+/// on a bus that is not.
 pub(super) fn agree(registers: &dyn Registers) -> bool {
     registers.set_status(0);
     registers.set_status(ACKNOWLEDGE);
     registers.set_status(ACKNOWLEDGE | DRIVER);
+    if registers.is_legacy() {
+        registers.accept(0, 0);
+        return true;
+    }
     if registers.offered(VERSION_1_WORD) & VERSION_1_BIT == 0 {
         return false;
     }
@@ -48,5 +65,6 @@ pub(super) fn agree(registers: &dyn Registers) -> bool {
 
 /// The queues are there: the device may begin.
 pub(super) fn begin(registers: &dyn Registers) {
-    registers.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    let agreed = if registers.is_legacy() { 0 } else { FEATURES_OK };
+    registers.set_status(ACKNOWLEDGE | DRIVER | agreed | DRIVER_OK);
 }
