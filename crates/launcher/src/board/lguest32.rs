@@ -235,7 +235,7 @@ fn on_pci(
     let start = (memory.low_end().0 + REGISTERS_AFTER).next_multiple_of(SIZE.into());
     let window = start..layout::PCI_MEMORY.end;
     let mut bus = PciBus::new(window.clone());
-    for (number, Plug { device, listener }) in (0..).zip(plugs) {
+    for (number, Plug { device, listener, .. }) in (0..).zip(plugs) {
         let irq = number + 1;
         let (line, messages) = (BoardLine::new(platform, irq), BoardMessages::new(platform));
         let address = start as u32 + u32::from(number) * SIZE;
