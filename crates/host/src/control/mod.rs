@@ -229,6 +229,26 @@ impl Control {
         Ok(())
     }
 
+    /// Makes a run answer [`ControlError::Again`], the one that is under way or the next: a signal came for who runs it. From any
+    /// thread; nothing before INITIALIZE. [`Self::resume`] takes it back.
+    pub fn call_out(&self) {
+        if let Ok(session) = self.session() {
+            session.platform.stop();
+        }
+    }
+
+    /// The next run goes on. For the thread that was called out.
+    pub fn resume(&self) {
+        if let Ok(session) = self.session() {
+            session.platform.resume();
+        }
+    }
+
+    /// Why the Guest is dead, if it is.
+    pub fn death(&self) -> Option<String> {
+        self.session().ok()?.host.death()
+    }
+
     /// BREAK 1, the Waker's: makes [`Self::run`] answer `Again` and waits for [`Self::break_done`].
     ///
     /// # Errors
