@@ -99,3 +99,4 @@ pub mod net;
 pub mod console;
 pub mod pipe;
 pub mod control;
+pub mod lguest32;

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod sight;
 pub mod debug;
 pub mod translator_engine;
+pub mod lguest32;
 pub mod kvm;
 pub mod platform;
 pub mod control;

@@ -209,6 +209,20 @@ impl Spaces {
         reach.jumps.set_pair(space, place, [pc, reach.cache.entry(unit)]);
     }
 
+    /// Empties all jump tables, when the code that runs now may not find what ran before: a kernel that switches the
+    /// floating-point unit lazily does so at every other change of tasks, so only what is set is written.
+    pub fn empty_jump_tables(&mut self, jumps: &FrameMapping, lookup: u64, no_pair: [u64; 2]) {
+        let users = self.spaces.iter_mut().flat_map(|space| space.jumps.drain(..));
+        for slot in self.kernel_jumps.drain(..).chain(users) {
+            jumps.set_jump(slot as usize, lookup);
+        }
+        for (number, space) in self.spaces.iter_mut().enumerate() {
+            for place in space.pairs.drain(..) {
+                jumps.set_pair(1 + number, place.into(), no_pair);
+            }
+        }
+    }
+
     /// Empties all jump tables and forgets all code pages, when the cache starts over.
     pub fn forget_all_code(&mut self, jumps: &FrameMapping, lookup: u64) {
         for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {

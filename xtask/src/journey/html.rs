@@ -18,7 +18,12 @@ build-dir = "html"
 
 [output.html]
 default-theme = "light"
+additional-css = ["wide.css"]
 "#;
+
+/// Drawings have up to a hundred and thirty columns, and must not be cut in two.
+const STYLE: &str =
+    ":root { --content-max-width: 1150px; }\n.content pre code { font-size: 0.8em; line-height: 1.25; }\n";
 
 /// Where the book is made: beside what the workspace's build makes.
 fn place(root: &Path) -> PathBuf {
@@ -40,6 +45,7 @@ pub fn write(root: &Path, book: &Book) -> Result<PathBuf, Errand> {
     std::fs::create_dir_all(&pages).map_err(Errand::file(&pages))?;
     let put = |path: PathBuf, text: &str| std::fs::write(&path, text).map_err(Errand::file(path));
     put(place.join("book.toml"), SETTINGS)?;
+    put(place.join("wide.css"), STYLE)?;
     put(pages.join("SUMMARY.md"), &contents(book))?;
     book.pages.iter().try_for_each(|page| put(pages.join(&page.file), &page.body))?;
     Ok(place)

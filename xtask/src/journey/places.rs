@@ -91,9 +91,17 @@ impl Places {
         }
     }
 
-    /// The file of a module that `from` declares itself: a list of rooms names them without more.
+    /// The file of a module that `from` declares itself: a list of rooms names them without more. A page that is no module
+    /// names any room of the house: a crate, `crate::module`, or a module whose name no other has.
     fn room(&self, from: &str, name: &str) -> Option<&str> {
-        let (room, module) = module_of(from)?;
+        let Some((room, module)) = module_of(from) else {
+            let (room, path) = name.split_once("::").unwrap_or((name, ""));
+            let named = self.by_module.get(&(room.to_owned(), path.to_owned()));
+            let mut called =
+                self.by_module.iter().filter(|((_, path), _)| path == name).map(|(_, file)| file);
+            let only = called.next().filter(|_| called.next().is_none());
+            return named.or(only).map(String::as_str);
+        };
         let path = if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") };
         self.by_module.get(&(room, path)).map(String::as_str)
     }
@@ -171,6 +179,12 @@ mod tests {
         let both = "[`cpu/mode.rs`](a.md#17), [`x.rs`](b.md#10)\n";
         assert_eq!(linked("crates/a/src/lib.rs", "`cpu/mode.rs`, `x.rs`"), both);
         assert_eq!(linked("crates/b/src/x.rs", "`lib.rs`, `none.rs`"), "[`lib.rs`](b.md#12), `none.rs`\n");
+    }
+
+    #[test]
+    fn a_page_by_hand_names_any_room_of_the_house() {
+        let linked = places().linked("docs/x.md", "`a`, `cpu::mode`, `a::cpu`, `b::none`");
+        assert_eq!(linked, "[`a`](a.md#12), [`cpu::mode`](a.md#17), [`a::cpu`](a.md#16), `b::none`\n");
     }
 
     #[test]

@@ -182,11 +182,19 @@ fn it_is_read_in_an_evening() {
 
 #[test]
 fn every_room_that_the_opening_pages_name_is_there() {
+    let book = book();
     for stage in &STAGES {
         let text = std::fs::read_to_string(root().join("docs/journey").join(stage.opening)).expect("a page");
         let prose = markdown::lines(&text).filter(|line| line.1 == markdown::Kind::Prose);
         for piece in prose.flat_map(|(line, _)| markdown::pieces(line)) {
             let markdown::Piece::Code(code) = piece else { continue };
+            // A path of modules is in small letters; one that ends in a capital is an item's.
+            if code.contains("::") && code.chars().all(|c| c.is_ascii_lowercase() || "_:".contains(c)) {
+                let opening =
+                    book.pages.iter().find(|page| page.file == stage.opening).expect("an opening page");
+                let linked = opening.body.contains(&format!("[`{code}`]("));
+                assert!(linked, "docs/journey/{} names {code}, which is no module", stage.opening);
+            }
             // Only a path with a folder means a file of the house; `run.rs` alone is a word.
             if code.contains('/') && code.ends_with(".rs") {
                 let below = Path::new("crates").join(code);

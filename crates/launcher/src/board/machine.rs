@@ -288,7 +288,15 @@ impl Machine {
         };
         let button = attach_chipset(&mut ports, &mut mapped, pci, &platform, &power)?;
         Ok(Machine {
-            board: Board::new(ports, mapped, lguest, power, platform, Errands::new(vcpus.len())),
+            board: Board::new(
+                ports,
+                mapped,
+                lguest,
+                power,
+                platform,
+                Errands::new(vcpus.len()),
+                outputs[0].clone(),
+            ),
             vcpus,
             consoles,
             outputs,

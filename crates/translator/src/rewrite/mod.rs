@@ -452,10 +452,17 @@ impl Rewriter<'_> {
 
     /// `lea`: the address is the result.
     fn address_only(&mut self, instruction: &Instruction) {
-        let address = self.effective_address_without_segment(instruction);
         let target = instruction.op0_register();
         let number = target.full_register().number() as u8;
         let wide = target.size() == 8 && memory::address_is_wide(instruction);
+        if instruction.is_ip_rel_memory_operand()
+            && target.size() >= 4
+            && let Some(home) = self.home(number)
+        {
+            let address = instruction.memory_displacement64();
+            return self.code.constant(home, if wide { address } else { address & 0xffff_ffff });
+        }
+        let address = self.effective_address_without_segment(instruction);
         match (target.size(), self.home(number)) {
             (2, home) => {
                 // A 16-bit result keeps the rest of its register.
