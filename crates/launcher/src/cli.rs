@@ -56,6 +56,9 @@ pub enum Command {
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
     Devices,
+    /// Print where the library is that gives /dev/lguest to programs that know it, as in
+    /// `LD_PRELOAD=$(lguest preload) ./program`
+    Preload,
     /// List the images in the cache, or remove some
     Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`

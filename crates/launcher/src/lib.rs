@@ -59,3 +59,4 @@ pub mod build_initramfs;
 pub mod doctor;
 pub mod manual;
 pub mod devices;
+pub mod preload;
