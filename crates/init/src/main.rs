@@ -4,6 +4,7 @@
 //! user's program (`user`): a session, a terminal, an owner.
 
 mod modules;
+mod ports;
 mod report;
 mod root;
 mod session;
@@ -43,6 +44,7 @@ fn live(control: &mut report::Control) -> Result<u8, Failure> {
     let plan = std::fs::read(PLACE).map_err(|error| format!("{PLACE}: {error}"))?;
     let plan = Plan::read(&plan).map_err(|strange| strange.to_string())?;
     modules::load()?;
+    ports::name(&plan.named_ports);
     root::enter(&plan)?;
     let _ = rustix::system::sethostname(b"lguest");
     session::run(&plan, control)

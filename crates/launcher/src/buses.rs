@@ -6,6 +6,7 @@ use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::networks;
+use crate::ports::{self, Ports};
 use crate::request::{GuestChoice, Mistake};
 use crate::root::Root;
 use crate::share::option::ShareSpec;
@@ -13,12 +14,17 @@ use crate::share::option::ShareSpec;
 /// The networks of this run. A Debian Guest has one unless it was said otherwise: people expect apt-get to work. What
 /// nobody asked for is no reason to refuse what somebody did, so a bus in memory that is full goes without.
 pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
-    let others = arguments.disk.len() + arguments.share.len();
+    let others = arguments.disk.len() + arguments.share.len() + port_devices(arguments);
     let room = arguments.bus.as_deref() != Some("mmio") || others < MOST_MAPPED;
     match guest {
         GuestChoice::Debian(_) if room && arguments.net.is_empty() => vec!["user".to_owned()],
         _ => arguments.net.clone(),
     }
+}
+
+/// Devices for `--console` and `--port`: one for the console, one for all ports.
+fn port_devices(arguments: &RunArguments) -> usize {
+    usize::from(arguments.console == "virtio") + usize::from(!arguments.port.is_empty())
 }
 
 /// The bus with what is attached to it.
@@ -29,9 +35,14 @@ pub fn bus_spec(
     bus: BusChoice,
     mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    ports: &mut Ports,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     match bus {
+        BusChoice::LguestDma if ports.option().is_some() => Err(Mistake(format!(
+            "{}: needs --bus pci or mmio, which have virtio's console",
+            ports.option().unwrap_or_default()
+        ))),
         BusChoice::LguestDma if !shares.is_empty() => {
             Err(Mistake("--share: needs a Linux Guest on --bus pci or mmio, which have virtio-fs".to_owned()))
         }
@@ -40,19 +51,20 @@ pub fn bus_spec(
             attachments.push(Attachment::Pipe);
             Ok(BusSpec::LguestDma { attachments, links: link_place() })
         }
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, ports.take_plugs(), cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, ports.take_plugs(), cpus),
     }
 }
 
-/// The bus of a default Guest. It reads device trees and no ACPI tables, and on virtio it drives disks alone.
+/// The bus of a default Guest, with the mail's example on each. It reads device trees and no ACPI tables.
 ///
 /// # Errors
 /// One sentence for what it could not use.
 pub fn own_bus_spec(
     bus: BusChoice,
-    attachments: Vec<Attachment>,
+    mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    ports: &mut Ports,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     let on_virtio = bus != BusChoice::LguestDma;
@@ -61,12 +73,10 @@ pub fn own_bus_spec(
             "--share: needs a Linux Guest, which has virtio-fs; name one, as debian".to_owned(),
         ));
     }
-    if on_virtio && !attachments.iter().all(|one| matches!(one, Attachment::Disk(_))) {
-        return Err(Mistake(
-            "--net: the default Guest has networks on --bus lguest-dma only; leave out --bus".to_owned(),
-        ));
+    if on_virtio {
+        attachments.push(Attachment::Pipe);
     }
-    Ok(match bus_spec(bus, attachments, shares, cpus)? {
+    Ok(match bus_spec(bus, attachments, shares, ports, cpus)? {
         BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
         other => other,
     })
@@ -77,6 +87,7 @@ fn virtio(
     transport: Transport,
     attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    named: Vec<Plug>,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     let mut plugs = Vec::new();
@@ -86,7 +97,8 @@ fn virtio(
             Attachment::User(options) => plugs.push(networks::user(number, options)?),
             Attachment::Tap(tap) => plugs.push(networks::tap(tap)?),
             Attachment::Link(name) => plugs.push(networks::link(number, &name, &link_place())?),
-            // Only the bus of the mail has the mail's example.
+            // Nobody asked for it, so it takes nobody's place.
+            Attachment::Pipe if plugs.len() + named.len() < transport.most() => plugs.push(ports::pipe()),
             Attachment::Pipe => {}
         }
     }
@@ -94,6 +106,7 @@ fn virtio(
         let tag = share.tag.clone();
         plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
     }
+    plugs.extend(named);
     Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
 }
 

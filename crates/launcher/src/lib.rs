@@ -19,6 +19,7 @@ pub mod engine;
 pub mod attachments;
 pub mod disks;
 pub mod networks;
+pub mod ports;
 pub mod buses;
 pub mod user_network;
 pub mod share;

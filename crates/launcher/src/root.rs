@@ -84,6 +84,8 @@ impl Root {
         let variables = session.wishes.environment.iter();
         let plan = Plan {
             terminal,
+            port: session.line.port.to_owned(),
+            named_ports: session.line.named.clone(),
             word: session.word.as_str().to_owned(),
             root: self.place.clone(),
             keep: self.keep,

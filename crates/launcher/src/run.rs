@@ -8,8 +8,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lguest_devices::virtio::console::Size;
+
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
+use crate::board::{BusSpec, ConsoleInput, Machine, MachineSpec, Outcome};
 use crate::boot_time::{Clock, Moment};
 use crate::buses::{bus_spec, drivers, nets, own_bus_spec};
 use crate::cli::RunArguments;
@@ -23,9 +25,10 @@ use crate::gdb::place::Place;
 use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
 use crate::images::{self, store::Held};
 use crate::initramfs;
-use crate::initramfs::session::{Mode, Session};
+use crate::initramfs::session::{Line, Mode, Session, TerminalSize};
 use crate::input::{self, Source};
 use crate::marker::MarkWord;
+use crate::ports::{ConsoleChoice, HostEnd, Ports};
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::root::Root;
@@ -39,6 +42,10 @@ use crate::wishes::Wishes;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// The same for a kernel whose console is virtio's: what it says before it has that driver goes to the serial port.
+const ON_VIRTIO: &str = "console=ttyS0 console=hvc0 panic=-1";
+/// Where Linux finds virtio's console.
+const VIRTIO_CONSOLE: &str = "/dev/hvc0";
 /// A session of ours shows its prompt, not its boot.
 const QUIET: &str = " quiet";
 /// In a session of pipes the kernel's warnings would stand among the program's output; only its death may.
@@ -64,6 +71,7 @@ struct Plan {
     gdb: Option<Place>,
     sandbox: Sandbox,
     record: Record,
+    ports: Ports,
     /// The image stays in the cache while its machine runs.
     _image: Option<Held>,
 }
@@ -109,17 +117,19 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
     let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
     let mounts = share::mounts(&shares)?;
+    let attached = terminal::is_attached();
+    let console = ConsoleChoice::read(&arguments.console)?;
+    let mut ports = Ports::open(console, attached.then(terminal_size), &arguments.port)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
     let spec = if own { own_bus_spec } else { bus_spec };
-    let bus = spec(choice, attachments, shares, cpus)?;
+    let bus = spec(choice, attachments, shares, &mut ports, cpus)?;
     let drivers = drivers(&bus, root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
     let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
-    let attached = terminal::is_attached();
     let cmdline = if own {
         if let Some(option) = wishes.option() {
             return Err(Mistake(format!(
@@ -151,7 +161,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
     let command = arguments.command.clone();
-    let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
+    let named = ports.named.iter().map(|(name, _)| name.clone()).collect();
+    let line = Line { named, ..line(console) };
+    let session = Session { mode: mode(attached), line, word: word.clone(), mounts, command, wishes };
     let initrd = match &root {
         Some(root) => root.append_to(initrd, &session),
         None if ours => session.append_to(initrd),
@@ -159,6 +171,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
+        (false, _) if console == ConsoleChoice::Virtio => ON_VIRTIO.to_owned(),
         (false, _) => USUAL_CMDLINE.to_owned(),
         (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
         (true, false) => format!("{USUAL_CMDLINE}{SILENT}"),
@@ -173,7 +186,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // The first processes that are ours do not listen to the button.
     let record = Record::new(asked, memory, cpus, !ours && !own);
     let _image = image.map(|image| image.held);
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, _image })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, ports, _image })
 }
 
 /// Where `--gdb` waits.
@@ -242,6 +255,27 @@ fn check_command(
     )))
 }
 
+/// Where the session's terminal is.
+fn line(console: ConsoleChoice) -> Line {
+    match console {
+        ConsoleChoice::Serial => Line::default(),
+        ConsoleChoice::Virtio => Line { port: VIRTIO_CONSOLE, ..Line::default() },
+    }
+}
+
+/// The terminal's size, as virtio has it.
+fn terminal_size() -> Size {
+    let TerminalSize { columns, rows } = terminal::size();
+    Size { columns, rows }
+}
+
+/// Tells the Guest of every new size of the terminal.
+fn follow_the_size(end: HostEnd) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH])?;
+    std::thread::spawn(move || signals.forever().for_each(|_| end.set_size(terminal_size())));
+    Ok(())
+}
+
 /// What a session of ours talks to.
 fn mode(attached: bool) -> Mode {
     if !attached {
@@ -255,10 +289,17 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let button = supervisor.button();
     let console = Console::new(plan.ours);
     console.tell(clock.clone());
-    let screen = console.screen(plan.stream, io::stdout(), button.clone());
-    let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let screen = console.screen(plan.stream.clone(), io::stdout(), button.clone());
+    let first: Box<dyn Write + Send> = match &plan.ports.console {
+        Some(end) => {
+            end.write_to(screen)?;
+            Box::new(console.kernel_log(plan.stream, io::stdout()))
+        }
+        None => Box::new(screen),
+    };
+    let mut machine = Machine::new(plan.spec, [first, Box::new(console.reports())])?;
     let watch = plan.watching.begin(&mut machine)?;
-    let stopper = machine.stopper();
+    let stopper = machine.stopper().with_ends(plan.ports.ends());
     let reason = supervisor.watch(stopper, plan.limit)?;
     let (source, raw) = match (plan.attached, plan.ours, plan.own) {
         (true, ..) => (Source::Keyboard, Some(RawTerminal::enter()?)),
@@ -269,12 +310,22 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
-    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
+    let keyboard = match plan.ports.console.clone() {
+        Some(end) => {
+            if plan.attached {
+                follow_the_size(end.clone())?;
+            }
+            ConsoleInput::Virtio(end)
+        }
+        None => machine.console_input(CONSOLE_PORT),
+    };
+    input::carry(source, io::stdin(), keyboard, console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
     let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
     plan.sandbox.close(&button)?;
     clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
+    plan.ports.finish();
     clock.note(Moment::End);
     debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {

@@ -68,6 +68,8 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
     /// A descriptor may name a table of descriptors.
     pub const INDIRECT_DESCRIPTORS: u64 = 1 << 28;
+    /// Each side says from which index on it wants to hear of chains (2.7.10).
+    pub const EVENT_INDEX: u64 = 1 << 29;
 }
 
 /// A device, whatever carries it.

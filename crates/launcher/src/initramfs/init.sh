@@ -1,10 +1,12 @@
 #!/bin/sh
 # The first process of a Debian Guest: makes a root that programs recognise, runs one session, reports how it
 # ended, turns the machine off. The Launcher leaves what it wants in /lguest/session (session.rs):
-#   MODE=console   both ends are a person's terminal: ttyS0 is a real terminal, with job control
-#   MODE=pipes     input or output is a pipe or a file: bytes pass through ttyS0 as they are
+#   PORT           the session's terminal: /dev/ttyS0, or /dev/hvc0
+#   MODE=console   both ends are a person's terminal: PORT is a real terminal, with job control
+#   MODE=pipes     input or output is a pipe or a file: bytes pass through PORT as they are
 #   COLUMNS, ROWS, TERM   the person's terminal
 #   SHARES   the host's directories, as TAG:ro or TAG:rw, each to be found at /mnt/TAG
+#   PORTS    virtio's ports by name, each to be found as /dev/virtio-ports/NAME
 #   WORD   what marks the session's output in the console's stream (marker.rs)
 # and the command, if there is one, in /lguest/command. The second serial port is the control channel: we write
 # "begun" at once, "ready" when input may come, and "status N" when the session has ended; in the mode of pipes, the Launcher writes a
@@ -55,13 +57,25 @@ END
     esac
 fi
 
-MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES=
+MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES= PORT=/dev/ttyS0 PORTS=
 [ -r /lguest/session ] && . /lguest/session
 export TERM
 
 for share in $SHARES; do
     mkdir -p "/mnt/${share%:*}"
     mount -t virtiofs -o "${share##*:}" "${share%:*}" "/mnt/${share%:*}"
+done
+
+# What udev does: the driver hears of its ports in messages, a moment after it was loaded.
+for port in $PORTS; do
+    mkdir -p /dev/virtio-ports
+    for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        for found in /sys/class/virtio-ports/*; do
+            [ "$(cat "$found/name" 2>/dev/null)" != "$port" ] || ln -sf "../${found##*/}" "/dev/virtio-ports/$port"
+        done
+        [ ! -e "/dev/virtio-ports/$port" ] || break
+        sleep 0.1
+    done
 done
 
 # Writes the mark "b" before the session's output or "e" after it.
@@ -84,15 +98,15 @@ if [ "$MODE" = pipes ]; then
     # and the Launcher quotes them: ^D ends the input, ^V quotes. RTS stops the Launcher while our buffers are full.
     stty sane -echo -isig -ixon -icrnl -opost crtscts \
         intr undef quit undef erase undef kill undef start undef stop undef susp undef \
-        werase undef rprnt undef eol undef eof ^D lnext ^V </dev/ttyS0
+        werase undef rprnt undef eol undef eof ^D lnext ^V <"$PORT"
     mkfifo /lguest/input /lguest/output
-    mark b >/dev/ttyS0
+    mark b >"$PORT"
     # Opened for both directions first, so that no opening waits for the other side.
     exec 8<>/lguest/output
-    cat /lguest/output >/dev/ttyS0 8>&- &
+    cat /lguest/output >"$PORT" 8>&- &
     writer=$!
     # Not cat: its sendfile holds the pipe's lock while it waits for the next line, and keeps the last one from the program.
-    dd bs=4096 </dev/ttyS0 >/lguest/input 2>/dev/null 8>&- &
+    dd bs=4096 <"$PORT" >/lguest/input 2>/dev/null 8>&- &
     echo ready >$control
     $program </lguest/input >/lguest/output 2>&1 8>&-
     status=$?
@@ -108,15 +122,15 @@ if [ "$MODE" = pipes ]; then
     fi
 else
     # With RTS, a paste that is larger than the tty's buffers waits instead of losing its end.
-    stty sane crtscts rows "$ROWS" cols "$COLUMNS" </dev/ttyS0
+    stty sane crtscts rows "$ROWS" cols "$COLUMNS" <"$PORT"
     echo ready >$control
-    PS1='\h:\w\$ ' setsid -c $program </dev/ttyS0 >/dev/ttyS0 2>&1
+    PS1='\h:\w\$ ' setsid -c $program <"$PORT" >"$PORT" 2>&1
     status=$?
-    mark e >/dev/ttyS0
+    mark e >"$PORT"
 fi
 
 # Setting a mode waits until what was written has left the port (tcsetattr with TCSADRAIN).
-stty sane </dev/ttyS0
+stty sane <"$PORT"
 echo "status $status" >$control
 stty sane <$control 2>/dev/null
 poweroff -f

@@ -35,11 +35,28 @@ pub struct Mount {
     pub readonly: bool,
 }
 
+/// How the session and the host reach each other in the Guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The terminal's device.
+    pub port: &'static str,
+    /// Names of virtio's ports; letters, digits, `-`, `_` and `.` only.
+    pub named: Vec<String>,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { port: lguest_init::plan::SERIAL, named: Vec::new() }
+    }
+}
+
 /// One run's wishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// What the program talks to.
     pub mode: Mode,
+    /// By which way.
+    pub line: Line,
     /// The word of the marks around the session's output.
     pub word: MarkWord,
     /// What to mount before it starts.
@@ -85,7 +102,9 @@ impl Session {
                 )
             }
         };
-        mode + &mounts
+        let ports = self.line.named.join(" ");
+        let ports = if ports.is_empty() { ports } else { format!("PORTS='{ports}'\n") };
+        format!("PORT={}\n", self.line.port) + &mode + &mounts + &ports
     }
 
     fn command_line(&self) -> String {
@@ -122,6 +141,7 @@ mod tests {
         let words = ["printf", "%s|", "it's", "a \"b\" $c `d`", "", "*", "back\\slash", "new\nline"];
         let session = Session {
             mode: Mode::Pipes,
+            line: Line::default(),
             word: MarkWord::draw(),
             mounts: vec![],
             command: words.iter().map(ToString::to_string).collect(),
@@ -141,6 +161,7 @@ mod tests {
             "{}printf %s \"$TERM\"",
             Session {
                 mode,
+                line: Line::default(),
                 word: MarkWord::draw(),
                 mounts: vec![],
                 command: vec![],
@@ -156,6 +177,7 @@ mod tests {
     fn a_session_without_a_command_writes_no_command_file() {
         let with = Session {
             mode: Mode::Pipes,
+            line: Line::default(),
             word: MarkWord::draw(),
             mounts: vec![],
             command: vec!["true".to_owned()],
@@ -164,6 +186,7 @@ mod tests {
         .archive();
         let without = Session {
             mode: Mode::Pipes,
+            line: Line::default(),
             word: MarkWord::draw(),
             mounts: vec![],
             command: vec![],
@@ -182,7 +205,14 @@ mod tests {
             directory: Some("/proc/self".to_owned()),
         };
         let command = ["sh", "-c", "printf '%s|%s|' \"$A\" \"$A2\"; pwd"].map(str::to_owned).to_vec();
-        let session = Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command, wishes };
+        let session = Session {
+            mode: Mode::Pipes,
+            line: Line::default(),
+            word: MarkWord::draw(),
+            mounts: vec![],
+            command,
+            wishes,
+        };
         let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "it's $B\n`x`||/proc/self\n");
     }
@@ -190,8 +220,14 @@ mod tests {
     #[test]
     fn a_session_is_appended_where_the_kernel_looks_for_it() {
         let wishes = Wishes::default();
-        let session =
-            Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command: vec![], wishes };
+        let session = Session {
+            mode: Mode::Pipes,
+            line: Line::default(),
+            word: MarkWord::draw(),
+            mounts: vec![],
+            command: vec![],
+            wishes,
+        };
         assert_eq!(&session.append_to(vec![0; 7])[8..14], b"070701");
     }
 }
