@@ -60,6 +60,8 @@ fi
 MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES= PORT=/dev/ttyS0 PORTS=
 [ -r /lguest/session ] && . /lguest/session
 export TERM
+# Its driver forgets the modes of hvc0 when nobody has it open.
+case $PORT in /dev/hvc*) exec 7<>"$PORT" ;; esac
 
 for share in $SHARES; do
     mkdir -p "/mnt/${share%:*}"
@@ -108,7 +110,7 @@ if [ "$MODE" = pipes ]; then
     # Not cat: its sendfile holds the pipe's lock while it waits for the next line, and keeps the last one from the program.
     dd bs=4096 <"$PORT" >/lguest/input 2>/dev/null 8>&- &
     echo ready >$control
-    $program </lguest/input >/lguest/output 2>&1 8>&-
+    $program </lguest/input >/lguest/output 2>&1 7>&- 8>&-
     status=$?
     if [ -n "$WORD" ]; then
         # The mark goes the way of the output, behind all that was written, and the Launcher answers when it came
@@ -124,7 +126,7 @@ else
     # With RTS, a paste that is larger than the tty's buffers waits instead of losing its end.
     stty sane crtscts rows "$ROWS" cols "$COLUMNS" <"$PORT"
     echo ready >$control
-    PS1='\h:\w\$ ' setsid -c $program <"$PORT" >"$PORT" 2>&1
+    PS1='\h:\w\$ ' setsid -c $program <"$PORT" >"$PORT" 2>&1 7>&-
     status=$?
     mark e >"$PORT"
 fi

@@ -28,7 +28,7 @@ pub fn start(name: &str, place: Place, end: &HostEnd) -> Result<(), Mistake> {
 }
 
 /// Whoever is at the socket now.
-type Visitor = Arc<Mutex<Option<UnixStream>>>;
+type Visitor = Arc<Mutex<Option<Arc<UnixStream>>>>;
 
 fn serve_visitors(listener: UnixListener, end: &HostEnd) -> io::Result<()> {
     end.set_connected(false);
@@ -38,10 +38,11 @@ fn serve_visitors(listener: UnixListener, end: &HostEnd) -> io::Result<()> {
     thread("lguest-port").spawn(move || {
         // A listener that fails for good ends the thread; the machine runs on.
         while let Ok((stream, _)) = listener.accept() {
-            let Ok(writer) = stream.try_clone() else { continue };
-            *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+            // Shared and not duplicated, which the sandbox has no call for.
+            let stream = Arc::new(stream);
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.clone());
             speaks.set_connected(true);
-            let served = listen_to(stream, &speaks);
+            let served = listen_to(&stream, &speaks);
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
             speaks.set_connected(false);
             if !served {
@@ -52,11 +53,10 @@ fn serve_visitors(listener: UnixListener, end: &HostEnd) -> io::Result<()> {
     thread("lguest-port-out").spawn(move || {
         let mut bytes = Vec::new();
         while hears.receive(&mut bytes) {
-            let stream = visitor.lock().unwrap_or_else(PoisonError::into_inner);
-            let stream = stream.as_ref().and_then(|stream| stream.try_clone().ok());
+            let stream = visitor.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // Who hung up in between misses it, as on a cable.
-            if let Some(mut stream) = stream
-                && stream.write_all(&bytes).is_err()
+            if let Some(stream) = stream
+                && (&*stream).write_all(&bytes).is_err()
             {
                 let _ = stream.shutdown(Shutdown::Both);
             }
@@ -66,7 +66,7 @@ fn serve_visitors(listener: UnixListener, end: &HostEnd) -> io::Result<()> {
 }
 
 /// Carries what a visitor says until it hangs up. False when the machine is gone.
-fn listen_to(mut stream: UnixStream, end: &HostEnd) -> bool {
+fn listen_to(mut stream: &UnixStream, end: &HostEnd) -> bool {
     let mut bytes = [0; CHUNK];
     loop {
         match stream.read(&mut bytes) {

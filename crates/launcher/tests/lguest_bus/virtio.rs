@@ -84,7 +84,7 @@ fn a_port_of_the_users_is_a_pipe() {
     let devices = guest.ask("devices");
     assert_eq!(devices.matches("driven by virt_pipe").count(), 2, "{devices}");
     let pipes = guest.ask("pipe");
-    assert!(pipes.contains(": 34 bytes: ") && pipes.contains(": 0 bytes: "), "{pipes}");
+    assert!(pipes.contains(": 34 bytes: ") && pipes.contains(": 0 bytes:"), "{pipes}");
     guest.power_off();
     assert_eq!(std::fs::read(path).unwrap(), b"");
 }
