@@ -1,9 +1,10 @@
 // network: TCP from inside a machine to the errand's server on the host, both ways and back and forth.
 //
-// usage: network ADDRESS PORT SECONDS
+// usage: network ADDRESS PORT SECONDS     network serve PORT
 // Prints "net_out_mbit N", "net_in_mbit N" and "net_turns_us N": megabits a second that the other end received, that
 // came here, and microseconds for a byte there and back. The first byte of a connection says what is wanted: o, i or t.
 // After an o the server says how many bytes it got, eight bytes, lowest first: what was only queued does not count.
+// The second form gives each byte of its one connection back, until that ends.
 // Build: gcc -O2 -static -o network network.c
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -44,7 +45,27 @@ static int wish(char **arguments, char what) {
   return line;
 }
 
+static int serve(const char *port) {
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+  int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 1))
+    fail("listen");
+  // Nobody came: the row is missing, and the rest goes on.
+  alarm(60);
+  puts("bench: serving");
+  fflush(stdout);
+  int line = accept(listener, 0, 0);
+  setsockopt(line, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  for (char byte; read(line, &byte, 1) == 1;)
+    if (write(line, &byte, 1) != 1)
+      fail("write");
+  return 0;
+}
+
 int main(int count, char **arguments) {
+  if (count == 3)
+    return serve(arguments[2]);
   if (count != 4)
     return 2;
   double limit = atof(arguments[3]);

@@ -24,9 +24,18 @@ pub fn workshop() -> Result<PathBuf, Errand> {
 /// Builds the command with optimisation and returns its path.
 pub fn lguest() -> Result<PathBuf, Errand> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(cargo)
-        .args(["build", "--release", "--package", "lguest-launcher"])
-        .current_dir(root()))?;
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "--package", "lguest-launcher"]).current_dir(root());
+    // What cargo tells us of ourselves is no news for what it builds; ring would be built anew each time.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            build.env_remove(name);
+        }
+    }
+    run(&mut build)?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     Ok(target.join("release/lguest"))
 }

@@ -2,16 +2,16 @@
 //!
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
-//! - `bench network`: TCP between a machine and its host, beside QEMU's user network.
+//! - `bench io`: disks, the user network, shared directories, the console and the start, beside the same.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
-//! - `fuzz`: raw bytes as a Guest's code, which must harm nobody.
+//! - `fuzz`: made-up bytes where a Guest's or a stranger's enter, which must harm nobody.
 //! - `kills`: machines killed while they write, and whether a flushed write is ever lost.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
+//! - `journey`: the modules' docs as a book in seven stages; the walk is [`xtask::journey`].
 
 mod arguments;
-mod errand;
 mod programs;
 mod inputs;
 mod initramfs;
@@ -22,7 +22,6 @@ mod proc;
 mod table;
 mod bench;
 mod lguest_bus;
-mod network;
 mod boots;
 mod stress;
 mod conformance;
@@ -31,8 +30,9 @@ mod fuzz;
 mod kills;
 
 use arguments::Arguments;
-use errand::Errand;
 use std::process::ExitCode;
+use xtask::errand::{self, Errand};
+use xtask::journey;
 
 const HELP: &str = "\
 cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,uml] [--only ROW,...]
@@ -41,31 +41,36 @@ cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,
     asked for is met
 cargo xtask bench lguest [--rounds N]
     the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
-cargo xtask bench network [--rounds N]
-    TCP over --net user, both ways and back and forth, beside QEMU's user network
+cargo xtask bench io [--rounds N] [--machines native,lguest,qemu,uml] [--only block,net,tree,console,command,devices]
+    disks, TCP over --net user, shared directories, the console and the start, and whether what was asked for is met
 cargo xtask boots [N] [--cpus N]
     N boots (default 10) of each of the three Debian kernels
 cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lguest]
     stress-ng in the Guest with --verify, N minutes (default 10) over all classes
 cargo xtask conformance [--areas signals,memory,...] [--cpus N]
     the Open POSIX Test Suite on lguest and on QEMU, compared test by test
-cargo xtask fuzz [SECONDS]
-    raw bytes as a Guest's code on the translator, for 60 seconds or as many as said
+cargo xtask fuzz [code|coverage|drivers|frames|layer] [SECONDS]
+    made-up bytes for 60 seconds or as many as said: as a Guest's code on the translator (code), and, with cargo-fuzz, the
+    same led by coverage, drivers of virtio devices, frames into the user network, an image's layer
 cargo xtask kills [N]
     kills N machines (default 100) that write and flush, and looks for every flushed record
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
+cargo xtask journey [--print] [--stage NAME]
+    the modules' docs as a book in seven stages: target/journey, HTML too if mdbook is installed; --print shows it as
+    plain text, --stage one stage of it (Preparation, Guest, Drivers, Launcher, Host, Switcher, Mastery)
 ";
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::of_this_process();
     let done = match arguments.next().as_deref() {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
-        Some("bench") if arguments.next_is("network") => network::run(arguments),
+        Some("bench") if arguments.next_is("io") => bench::io::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),
         Some("conformance") => conformance::run(arguments),
         Some("fuzz") => fuzz::run(arguments),
+        Some("journey") => walk(arguments),
         Some("kills") => kills::run(arguments),
         Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
@@ -82,4 +87,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The journey, as a book or on the terminal.
+fn walk(mut arguments: Arguments) -> Result<(), Errand> {
+    let stage = arguments.value("--stage")?.map(|word| journey::stage(&word)).transpose()?;
+    let print = arguments.flag("--print") || stage.is_some();
+    arguments.end()?;
+    journey::run(&if print { journey::Wish::Print(stage) } else { journey::Wish::Book })
 }

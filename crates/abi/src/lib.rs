@@ -1,7 +1,8 @@
 //! What Guest and Host agree on: layouts and numbers, no behaviour.
 //!
 //! This is lguest's first generation (Linux 2.6.23, 2007) whole: the descriptor page, `lguest_dma`, the pages of
-//! block and net devices, the hypercalls, and the requests of the control interface. Every layout is written
+//! block and net devices, the hypercalls, and the requests of the control interface; and of the second its page of
+//! virtio devices ([`device_page`], "The second generation on 64 bits" below). Every layout is written
 //! twice: [`dma`] and [`data`] have a **32-bit form**, which is the original byte for byte, and a **64-bit form**,
 //! which our Guests use because they run in long mode. Everything else has one form.
 //!
@@ -63,11 +64,33 @@
 //! 14. **GET_WALLCLOCK** answers seconds since 1970 in rax.
 //! 15. **Pipe** ([`pipe`]) is ours: the example of the 2007 abstraction mail as a fourth device type, and the same pipe
 //!     over a device tree and two hypercalls.
+//!
+//! # The second generation on 64 bits
+//!
+//! The bytes of [`device_page`] are the original's, whatever the width of its Guest; "G" is the facts of generation 2.
+//!
+//! 1. **Which generation?** `hardware_subarch` as above, and [`meeting::GENERATION_2`] in `hardware_subarch_data`.
+//! 2. **Where?** The page lies where rule 2 above has it, and the rings behind it, in the order of the devices; all of it is
+//!    ordinary memory, zero filled, at most [`device_page::MOST_PAGES`]. Devices come in the order of the command line,
+//!    the console last (G 11.3).
+//! 3. **NOTIFY** is hypercall 17 by the convention of rule 4 above, with its value in rbx, and has no answer. The value is the
+//!    address of a descriptor (its status was written, or its features accepted), the address of a ring (it has something), or
+//!    one below the page: a text of at most [`device_page::MOST_TEXT`] bytes, its NUL included, for whoever has no console
+//!    yet. Anything else kills the Guest (G 11.1).
+//! 4. **Other hypercalls**: FLUSH_ASYNC, LGUEST_INIT, CRASH and GET_WALLCLOCK as above. BIND_DMA and SEND_DMA went with
+//!    the first generation: they kill as unknown numbers do.
+//! 5. **Status** (G 11.4 and 14): 0 written and told resets. A device starts with the first word of a ring of its own once DRIVER is
+//!    set, or when DRIVER_OK is told; by then the accepted features stand in the page. Of the flows of 2009, which tells
+//!    every status, and 2011, which tells the features, a Guest may take either.
+//! 6. **Interrupts**: the irq of a ring arrives as rule 9 above says. Nothing tells of a changed configuration.
+//! 7. **Legacy virtio**: bitmaps carry 32 features, so no driver can accept VERSION_1. A net header has 10 bytes, a disk's
+//!    request begins with a descriptor of exactly 16 and ends with one of exactly 1.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod meeting;
 pub mod descriptor;
+pub mod device_page;
 pub mod dma;
 pub mod hypercall;
 pub mod data;
@@ -76,3 +99,4 @@ pub mod net;
 pub mod console;
 pub mod pipe;
 pub mod control;
+pub mod lguest32;

@@ -17,6 +17,8 @@ pub const BOOT_SETUP_DATA: usize = 0x250;
 pub const SUBARCH_LGUEST: u32 = 1;
 /// `hardware_subarch_data` of a machine whose descriptor page is of the first generation.
 pub const GENERATION_1: u64 = 1;
+/// The same of a machine whose descriptor page is of the second: [`crate::device_page`].
+pub const GENERATION_2: u64 = 2;
 /// The byte of `hardware_subarch_data` that holds the generation.
 pub const GENERATION_MASK: u64 = 0xff;
 /// Bit of `hardware_subarch_data`: hypercalls go to [`HYPERCALL_PORT`], because the engine keeps `vmcall` to itself.

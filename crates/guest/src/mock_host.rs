@@ -57,6 +57,8 @@ pub(crate) struct MockHost {
     /// The other end of the pipe on the device tree: handle 5.
     pub tree_pipe: RefCell<VecDeque<u8>>,
     pub calls: RefCell<Vec<Hypercall>>,
+    /// Values of NOTIFY, in order.
+    pub notified: RefCell<Vec<u64>>,
 }
 
 impl MockHost {
@@ -73,6 +75,7 @@ impl MockHost {
             events: RefCell::default(),
             tree_pipe: RefCell::default(),
             calls: RefCell::default(),
+            notified: RefCell::default(),
         })
     }
 
@@ -221,6 +224,10 @@ impl Hypercalls for MockHost {
         match call {
             Hypercall::SendDma => {
                 self.send(first, second);
+                0
+            }
+            Hypercall::Notify => {
+                self.notified.borrow_mut().push(second);
                 0
             }
             Hypercall::BindDma => self.bind(first, second, third),

@@ -60,6 +60,17 @@ pub enum Exit {
         /// The arguments in lguest's order: rdx (or rsi, by port), rbx, rcx.
         arguments: [u64; 3],
     },
+    /// NOTIFY of lguest's second generation, for a device: its descriptor's address, or a queue's.
+    Notify {
+        /// What the Guest named.
+        value: u64,
+    },
+    /// Text of a console that has no driver yet.
+    Text(Vec<u8>),
+    /// The Guest turned its machine off.
+    Off,
+    /// The Guest wants its machine to begin anew.
+    Restart,
     /// The processor shut down (a triple fault): the machine resets, or ends.
     Shutdown,
     /// The Guest cannot go on; one sentence for its user.

@@ -135,6 +135,7 @@ impl TranslatorVcpu {
                 0 => return Some(self.hypercall(RDX)),
                 _ => self.cpu.set_gpr(RAX, NOT_PRIVILEGED),
             },
+            CpuExit::Event(_) => unreachable!("this processor is not a hosted one"),
             CpuExit::Debug(stop) => return Some(Exit::Debug(stop)),
             CpuExit::TripleFault => return Some(Exit::Shutdown),
             CpuExit::Dead(death) => return Some(Exit::Dead(death.to_string())),

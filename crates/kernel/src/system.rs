@@ -13,6 +13,7 @@ use lguest_guest::drivers::console::ConsoleDriver;
 use lguest_guest::drivers::net::NetDriver;
 use lguest_guest::drivers::pipe::PipeDriver;
 use lguest_guest::model::{Buffer, Driver, Memory, Registry};
+use lguest_guest::transport::virtio::page::EarlyText;
 use lguest_guest::transport::virtio::{self, VirtioDevices};
 use lguest_guest::transport::{EarlyConsole, Hypercalls, LguestBus, tree_bus};
 
@@ -59,10 +60,11 @@ pub struct System {
     pub pipes: Rc<PipeDriver>,
     /// This Guest's internet address, once it was given one.
     pub internet: Cell<Option<[u8; 4]>>,
-    virtio: [VirtioDevices; 2],
+    virtio: [VirtioDevices; 3],
     host: Rc<dyn Hypercalls>,
     consoles: Rc<ConsoleDriver>,
     early: Option<EarlyConsole>,
+    early_text: Option<EarlyText>,
     timer: Timer,
     from_serial: Cell<Option<u8>>,
 }
@@ -77,7 +79,9 @@ impl System {
         let memory: Rc<dyn Memory> = Rc::new(Shared);
         let host: Rc<dyn Hypercalls> = Rc::new(Host);
         let early = info.descriptors.and_then(|_| EarlyConsole::new(&memory, &host));
-        let data = info.descriptors.map(|_| introduce(&memory, &*host)).unwrap_or_default();
+        let early_text = info.device_page.and_then(|_| EarlyText::new(&memory, &host));
+        let own = info.descriptors.or(info.device_page);
+        let data = own.map(|_| introduce(&memory, &*host)).unwrap_or_default();
         let timer = apic::start();
         apic::route(serial::LINE_NUMBER, SERIAL_IRQ);
         let networks = Rc::new(NetDriver::new(&memory, data.guest_id));
@@ -95,6 +99,7 @@ impl System {
             memory,
             host,
             early,
+            early_text,
             timer,
             from_serial: Cell::new(None),
         };
@@ -104,6 +109,9 @@ impl System {
     }
 
     fn start_buses(&mut self) {
+        if let Some(at) = self.info.device_page {
+            return self.start_device_page(at);
+        }
         let platform = if self.info.descriptors.is_some() { PLATFORM_NAME } else { OTHER_PLATFORM };
         let at = self.info.descriptors.unwrap_or(0);
         let report = &mut |failed| self.print(format_args!("lguest bus: {failed:?}\n"));
@@ -116,12 +124,21 @@ impl System {
         }
     }
 
+    /// The bus of a machine of lguest's second generation.
+    fn start_device_page(&mut self, at: u64) {
+        let report = &mut |failed| self.print(format_args!("lguest bus: {failed:?}\n"));
+        let (memory, host) = (&self.memory, &self.host);
+        let started = virtio::page::start(PLATFORM_NAME, at, memory, host, &self.registry, report);
+        self.virtio[2] = started.expect("the lguest bus cannot be registered");
+    }
+
     /// The buses of a machine that is not lguest's own: those in memory, which the device tree names, and PCI.
     fn start_virtio(&mut self) {
         let connect = |line, irq: Irq| apic::route(line, irq.number());
         let mapped = virtio::mmio::start(self.info.device_tree, &self.memory, &connect, &self.registry);
         let on_pci = virtio::pci::start(&PciPorts, &self.memory, &self.registry);
-        self.virtio = [mapped, on_pci].map(|bus| bus.expect("a virtio bus cannot be registered"));
+        let [mapped, on_pci] = [mapped, on_pci].map(|bus| bus.expect("a virtio bus cannot be registered"));
+        (self.virtio[0], self.virtio[1]) = (mapped, on_pci);
     }
 
     fn start_drivers(&self) {
@@ -152,6 +169,8 @@ impl System {
             console.put(bytes);
         } else if let Some(early) = &self.early {
             early.write(bytes);
+        } else if let Some(early) = &self.early_text {
+            early.write(bytes);
         } else {
             bytes.iter().copied().for_each(serial::put);
         }
@@ -168,8 +187,8 @@ impl System {
     /// Lets the drivers see the interrupts that came.
     pub fn poll(&self) {
         interrupts::take().for_each(|irq| {
-            self.virtio.iter().for_each(|devices| devices.interrupt(irq));
-            self.registry.interrupt(irq);
+            let own = self.virtio.iter().fold(irq, |irq, devices| devices.interrupt(irq));
+            self.registry.interrupt(own);
         });
     }
 
@@ -206,7 +225,8 @@ impl System {
     /// Seconds since 1970, where the Host tells.
     #[must_use]
     pub fn wall_clock(&self) -> Option<u64> {
-        self.bus.as_ref().map(|_| self.host.call(Hypercall::GetWallClock, [0; 3]))
+        let own = self.info.descriptors.or(self.info.device_page);
+        own.map(|_| self.host.call(Hypercall::GetWallClock, [0; 3]))
     }
 }
 

@@ -21,23 +21,23 @@ pub enum BusChoice {
     Mmio,
     /// lguest's first generation, the default for the default Guest.
     LguestDma,
+    /// lguest's second: virtio on a page of descriptors.
+    Lguest,
 }
 
 /// Reads `--bus`; `usual` when it was not given.
 ///
 /// # Errors
-/// For a word that is no bus, and for one that a later version will have.
+/// For a word that is no bus.
 pub fn bus(word: Option<&str>, usual: BusChoice) -> Result<BusChoice, Mistake> {
     match word {
         None => Ok(usual),
         Some("pci") => Ok(BusChoice::Pci),
         Some("mmio") => Ok(BusChoice::Mmio),
         Some("lguest-dma") => Ok(BusChoice::LguestDma),
-        Some(word @ "lguest") => Err(Mistake(format!(
-            "--bus {word}: a later version will have it; give lguest-dma for the default Guest, or mmio or pci for Linux"
-        ))),
+        Some("lguest") => Ok(BusChoice::Lguest),
         Some(word) => Err(Mistake(format!(
-            "--bus {word}: is no bus; give lguest-dma for the default Guest, or mmio or pci for Linux"
+            "--bus {word}: is no bus; give lguest-dma or lguest for the default Guest, or mmio or pci for Linux"
         ))),
     }
 }
@@ -113,11 +113,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bus_is_one_of_three() {
+    fn a_bus_is_one_of_four() {
         assert_eq!(bus(None, BusChoice::Pci), Ok(BusChoice::Pci));
         assert_eq!(bus(Some("mmio"), BusChoice::Pci), Ok(BusChoice::Mmio));
         assert_eq!(bus(Some("lguest-dma"), BusChoice::Pci), Ok(BusChoice::LguestDma));
-        for word in ["lguest", "isa", ""] {
+        assert_eq!(bus(Some("lguest"), BusChoice::Pci), Ok(BusChoice::Lguest));
+        for word in ["lguest32", "isa", ""] {
             assert!(bus(Some(word), BusChoice::Pci).unwrap_err().0.starts_with(&format!("--bus {word}: ")));
         }
     }

@@ -3,7 +3,7 @@
 use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, Plug, Transport, VirtioSpec};
+use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::networks;
 use crate::ports::{self, Ports};
@@ -39,10 +39,9 @@ pub fn bus_spec(
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     match bus {
-        BusChoice::LguestDma if ports.option().is_some() => Err(Mistake(format!(
-            "{}: needs --bus pci or mmio, which have virtio's console",
-            ports.option().unwrap_or_default()
-        ))),
+        BusChoice::LguestDma if ports.option().is_some() => {
+            Err(no_console(ports.option().unwrap_or_default()))
+        }
         BusChoice::LguestDma if !shares.is_empty() => {
             Err(Mistake("--share: needs a Linux Guest on --bus pci or mmio, which have virtio-fs".to_owned()))
         }
@@ -51,6 +50,10 @@ pub fn bus_spec(
             attachments.push(Attachment::Pipe);
             Ok(BusSpec::LguestDma { attachments, links: link_place() })
         }
+        BusChoice::Lguest => Err(Mistake(
+            "--bus lguest: is the default Guest's, and of kernels with lguest's sub-architecture; give pci or mmio to others"
+                .to_owned(),
+        )),
         BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, ports.take_plugs(), cpus),
         BusChoice::Pci => virtio(Transport::Pci, attachments, shares, ports.take_plugs(), cpus),
     }
@@ -73,6 +76,18 @@ pub fn own_bus_spec(
             "--share: needs a Linux Guest, which has virtio-fs; name one, as debian".to_owned(),
         ));
     }
+    if let (BusChoice::Lguest, Some(option)) = (bus, ports.option()) {
+        return Err(no_console(option));
+    }
+    if bus == BusChoice::Lguest && !attachments.iter().all(is_disk) {
+        return Err(Mistake(
+            "--net: the default Guest has no networks on --bus lguest; give lguest-dma, pci or mmio"
+                .to_owned(),
+        ));
+    }
+    if bus == BusChoice::Lguest {
+        return page_spec(attachments);
+    }
     if on_virtio {
         attachments.push(Attachment::Pipe);
     }
@@ -82,14 +97,24 @@ pub fn own_bus_spec(
     })
 }
 
-/// Virtio devices for what is attached, on either bus.
-fn virtio(
-    transport: Transport,
-    attachments: Vec<Attachment>,
-    shares: Vec<ShareSpec>,
-    named: Vec<Plug>,
-    cpus: u32,
-) -> Result<BusSpec, Mistake> {
+fn no_console(option: &str) -> Mistake {
+    Mistake(format!("{option}: needs --bus pci or mmio, which have virtio's console"))
+}
+
+fn is_disk(attachment: &Attachment) -> bool {
+    matches!(attachment, Attachment::Disk(_))
+}
+
+/// lguest's page of virtio devices. Its disks have one queue each, for there a queue is no vCPU's own.
+///
+/// # Errors
+/// One sentence for what the page cannot have, and for what the host refuses.
+pub fn page_spec(attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
+    Ok(BusSpec::Lguest(PageSpec::new(plugs(attachments, 1, 0)?)?))
+}
+
+/// Virtio devices for what is attached; the mail's example, which nobody asked for, where that leaves room.
+fn plugs(attachments: Vec<Attachment>, cpus: u32, room: usize) -> Result<Vec<Plug>, Mistake> {
     let mut plugs = Vec::new();
     for (number, attachment) in attachments.into_iter().enumerate() {
         match attachment {
@@ -98,13 +123,27 @@ fn virtio(
             Attachment::Tap(tap) => plugs.push(networks::tap(tap)?),
             Attachment::Link(name) => plugs.push(networks::link(number, &name, &link_place())?),
             // Nobody asked for it, so it takes nobody's place.
-            Attachment::Pipe if plugs.len() + named.len() < transport.most() => plugs.push(ports::pipe()),
+            Attachment::Pipe if plugs.len() < room => plugs.push(ports::pipe()),
             Attachment::Pipe => {}
         }
     }
+    Ok(plugs)
+}
+
+/// Virtio devices for what is attached, on PCI or in memory.
+fn virtio(
+    transport: Transport,
+    attachments: Vec<Attachment>,
+    shares: Vec<ShareSpec>,
+    named: Vec<Plug>,
+    cpus: u32,
+) -> Result<BusSpec, Mistake> {
+    let mut plugs = plugs(attachments, cpus, transport.most() - named.len())?;
     for share in shares {
         let tag = share.tag.clone();
-        plugs.push(Plug::new(VirtioFs::new(&tag, share.serve()?)));
+        let server = share.serve()?;
+        let start = server.start();
+        plugs.push(Plug::woken(VirtioFs::new(&tag, server), |waker| start.with(waker)));
     }
     plugs.extend(named);
     Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
@@ -115,7 +154,7 @@ fn virtio(
 pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
     let mut drivers = match bus {
         BusSpec::Virtio(virtio) => virtio.modules(),
-        BusSpec::LguestDma { .. } => Vec::new(),
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => Vec::new(),
     };
     drivers.extend(root.into_iter().flat_map(Root::modules));
     drivers

@@ -130,7 +130,7 @@ pub struct RunArguments {
     pub user: Option<String>,
 
     /// How the Guest finds its devices: pci (usual for Linux) or mmio, both virtio; lguest-dma is the default Guest's own,
-    /// which finds its devices on the other two as well
+    /// which finds its devices on the other two as well, and disks on lguest (virtio on a page of descriptors)
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
 

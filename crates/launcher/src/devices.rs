@@ -68,9 +68,25 @@ const LGUEST_BUS: [Row; 4] = [
     ("console", "always there, the last", "the terminal, or standard input and output"),
 ];
 
-const BUSES: [Row; 3] = [
+/// On `--bus lguest`, in the order in which the Guest finds them.
+const LGUEST_PAGE: [Row; 3] = [
+    (
+        "block",
+        "--disk PATH[,ro][,format=raw|qcow2]",
+        "virtio, its form from before 1.0; lgba, lgbb, ...; repeatable",
+    ),
+    ("entropy", "always there", "virtio: the host's random numbers"),
+    (
+        "console",
+        "always there, the last",
+        "virtio: text of a Guest that has a driver for it, or no console yet",
+    ),
+];
+
+const BUSES: [Row; 4] = [
     ("pci", "--bus pci", "usual for Linux; virtio on PCI with MSI-X, up to 29 devices"),
     ("mmio", "--bus mmio", "virtio in memory from 0xd0000000, announced by ACPI; up to 6 devices"),
+    ("lguest", "--bus lguest", "for the default Guest; virtio on a page of descriptors above memory (2009)"),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
 
@@ -83,6 +99,7 @@ pub fn list() -> String {
         &VIRTIO,
     );
     text += &section("On the bus lguest-dma, for the default Guest or one that has its drivers", &LGUEST_BUS);
+    text += &section("On the bus lguest, for the default Guest", &LGUEST_PAGE);
     text
 }
 
@@ -103,7 +120,7 @@ mod tests {
     fn every_option_that_is_listed_is_one_and_every_bus_that_there_is_is_listed() {
         let run = <crate::cli::Cli as clap::CommandFactory>::command();
         let run = run.find_subcommand("run").unwrap();
-        for (_, place, _) in BUSES.iter().chain(&LGUEST_BUS) {
+        for (_, place, _) in BUSES.iter().chain(&LGUEST_BUS).chain(&LGUEST_PAGE) {
             let Some(option) = place.strip_prefix("--") else { continue };
             let option = option.split(' ').next().unwrap();
             assert!(run.get_arguments().any(|argument| argument.get_long() == Some(option)), "{option}");
@@ -111,7 +128,7 @@ mod tests {
         for (name, ..) in BUSES {
             assert!(attachments::bus(Some(name), BusChoice::Pci).is_ok(), "{name}");
         }
-        for choice in [BusChoice::Pci, BusChoice::Mmio, BusChoice::LguestDma] {
+        for choice in [BusChoice::Pci, BusChoice::Mmio, BusChoice::LguestDma, BusChoice::Lguest] {
             let listed = |row: &Row| attachments::bus(Some(row.0), BusChoice::Pci) == Ok(choice);
             assert!(BUSES.iter().any(listed), "{choice:?}");
         }
@@ -119,7 +136,9 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        for (name, place, _) in BOARD.iter().chain(&VIRTIO).chain(&LGUEST_BUS).chain(&BUSES) {
+        for (name, place, _) in
+            BOARD.iter().chain(&VIRTIO).chain(&LGUEST_BUS).chain(&LGUEST_PAGE).chain(&BUSES)
+        {
             assert!(name.len() <= 11 && place.len() <= 37, "{name}: {place}");
         }
     }

@@ -1,10 +1,13 @@
 //! The Launcher: the `lguest` command, from its command line to a machine that runs.
 //!
 //! Read in this order it is the life of one run. The command line (`cli`) becomes a request without mistakes
-//! (`request`, `engine`), with its devices (`attachments`, `disks`). The Guest's files are found or fetched (`debian`, `kernel_image`, `initramfs`). A machine is
-//! built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
+//! (`request`, `engine`), with its devices (`attachments`, `disks`). The Guest's files are found or fetched (`debian`,
+//! `kernel_image`, `initramfs`). A machine is built (`board`) and wired to the person or the pipe in front of it (`terminal`, `input`, `escape`, `console`,
 //! `marker`, `control`), while `supervise` watches for a reason to end
 //! and `sandbox` takes away what a running machine does not need. `ending` says what the shell is told.
+//!
+//! What a machine may have besides: disks (`disks`), networks (`networks`, and `user_network`, which needs no right),
+//! directories of yours (`share`), a root of yours (`root`), or somebody's image (`images`).
 //!
 //! `watching`, with `stats`, `symbols` and `perf_map`, shows what the machine is doing to those who ask;
 //! `gdb` lets them stop it.

@@ -213,6 +213,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
         BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
+        BusSpec::Lguest(page) => (&[], page.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {

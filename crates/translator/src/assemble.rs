@@ -207,6 +207,11 @@ impl Code {
         self.dword(-4096i32 as u32);
     }
 
+    /// `not reg` (64 bits; leaves flags alone)
+    pub fn not(&mut self, reg: Reg) {
+        self.with_register(true, &[0xf7], 2, reg.0);
+    }
+
     /// `add to, [mem]` (64 bits; sets flags)
     pub fn add_memory(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], true, &[0x03], to.0, mem);

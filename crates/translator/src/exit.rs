@@ -1,6 +1,7 @@
 //! Why a vCPU came back: the closed list of things a processor cannot do alone.
 
 use crate::debug::Stop;
+use crate::events::deliver::Event;
 use thiserror::Error;
 
 /// What [`crate::Vcpu::run`] came back for.
@@ -34,6 +35,9 @@ pub enum Exit {
     Hypercall,
     /// A fault while delivering a double fault: the processor shuts down (AMD APM vol. 2, 8.2.9).
     TripleFault,
+    /// Only of a hosted processor ([`crate::hosted`]): an exception, or `int n`, that an ordinary one would look up in its
+    /// interrupt table. `rip` is the instruction's own, but for traps.
+    Event(Event),
     /// A debugger on the Host wants to look ([`crate::Vcpu::debug_breakpoint`] and its kin).
     Debug(Stop),
     /// The Guest did what no processor state allows this engine to continue from.

@@ -1,7 +1,7 @@
 //! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
 //!
 //! ```text
-//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables | memos | marks
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | known targets | second tables | memos | marks
 //!                                              ^ rsp while the Guest runs
 //! ```
 //! There is a bank of jump tables for each of the modes that must not find each other's units ([`BANKS`]).
@@ -29,6 +29,9 @@ pub const BANKS: usize = 3;
 
 /// Slots of one bank.
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
+
+/// Slots of all banks, and those of known targets behind them: see `cache/direct.rs`.
+const ALL_SLOTS: usize = (BANKS + 1) * BANK_SLOTS;
 
 /// Pairs of a target and its code in one user space's second table: see `cache/second.rs`.
 pub const PAIRS: usize = 1 << 15;
@@ -172,7 +175,7 @@ impl FrameMapping {
     pub const JUMPS: usize = size_of::<Frame>().next_multiple_of(4096);
 
     /// Distance from the frame to the first second table.
-    pub const PAIRS: usize = Self::JUMPS + BANKS * BANK_SLOTS * 8;
+    pub const PAIRS: usize = Self::JUMPS + ALL_SLOTS * 8;
 
     /// Distance from the frame to the memos, sixteen bytes each: a page and its addend.
     pub const MEMOS: usize = Self::PAIRS + ALL_PAIRS;
@@ -202,7 +205,7 @@ impl FrameMapping {
 
     /// Entry `index` of the jump tables, counted from the kernel's first.
     pub fn jump(&self, index: usize) -> *mut u64 {
-        assert!(index < BANKS * BANK_SLOTS);
+        assert!(index < ALL_SLOTS);
         self.start.wrapping_add(Self::FRAME + Self::JUMPS + 8 * index).cast()
     }
 

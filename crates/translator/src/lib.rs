@@ -20,9 +20,10 @@
 //! | `by_hand` | code that has no units: 16 bits, and segments that are not flat |
 //! | `mend`, `play`, `masked`, `near`, `system` | what Rust does about it |
 //! | [`events`] | interrupts, exceptions, `syscall`, `iret` |
+//! | [`hosted`] | a processor whose tables belong to who embeds it, for paravirtual Guests at privilege level 1 |
 //! | [`debug`] | stopping between two instructions, for the Guest and for a debugger |
 //! | [`isolation`] | why all of this keeps a Guest in its memory, and what is not claimed |
-//! | [`sight`] | what a vCPU notes about itself for those who ask |
+//! | [`sight`], [`listing`] | what a vCPU notes about itself for those who ask; a unit to look at |
 //!
 //! Nothing here knows an operating system, and everything is per vCPU: tables, code, frame. What vCPUs share is the
 //! Guest's memory and, in [`memory::sharing`], who wrote and who translated which page of it.
@@ -55,9 +56,11 @@ mod masked;
 mod near;
 mod system;
 pub mod events;
+pub mod hosted;
 pub mod exit;
 pub mod isolation;
 pub mod sight;
+pub mod listing;
 pub mod debug;
 mod requirements;
 mod vcpu;
@@ -69,6 +72,7 @@ pub use cpu::cpuid::hidden::{FeatureError, HiddenFeatures, offered_features};
 pub use cpu::start::{LongModeEntry, ProtectedModeEntry, StartState};
 pub use exit::{Death, Exit};
 pub use forbidden::{ForbiddenCall, report_forbidden_calls};
+pub use hosted::{HandlerCall, HostedEntry, HostedPaging};
 pub use memory::ram::{Ram, RamError, RamRegion};
 pub use memory::sharing::{Sharing, VCPUS};
 pub use requirements::{Requirement, requirements};

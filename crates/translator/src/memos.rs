@@ -9,6 +9,11 @@
 //!   lea s1, [address] ; xor s1, [memo's page] ; cmp s1, 4096 - size ; ja look it up    (same page, and not across its end)
 //!   mov s1, [memo's addend] ; op [address + s1]
 //! ```
+//! Words of the stack have memos too, flags or no flags (`rewrite/remembered.rs`): a hash that calls went from 449 to 425 ns
+//! and a sort from 29.6 to 28.6 ms. What did not pay: to find hot code twice a millisecond by a timer (Lua 60 to 57 ms, but gcc 6.9
+//! to 9.4 s), and to take memos away from accesses that miss often (zlib 81 to 92 ms: a look in a chain of loads
+//! costs more than a wrong prediction).
+//!
 //! With memos in every unit, Lua ran a quarter faster, and gcc took 9.2 s in place of 6.2: code that is spread over
 //! megabytes and runs seldom finds its memos neither filled nor in the processor's cache. So units are made without, and
 //! anew with memos when a kick meets them at work; the kicks that a Guest's clock needs, a few hundred a second, find

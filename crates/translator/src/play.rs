@@ -244,7 +244,7 @@ impl Vcpu {
         let _attached = Attached::new(&raw mut *self.running);
         let Some(value) = answer else {
             if let Err(exit) = self.raise(Exception::gp(0)) {
-                self.pending = Some(Pending::Over(exit));
+                self.tell(exit);
             }
             return;
         };
@@ -287,7 +287,7 @@ impl Vcpu {
     fn tell(&mut self, exit: Exit) {
         let then = self.pending.take().map(Box::new);
         self.pending = Some(match exit {
-            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => Pending::Tell(exit, then),
+            Exit::MmioRead { .. } | Exit::MmioWrite { .. } | Exit::Event(_) => Pending::Tell(exit, then),
             _ => Pending::Over(exit),
         });
     }

@@ -362,7 +362,10 @@ impl Vcpu {
             two_pages: second_page.is_some(),
             memos: self.memos.room(&key),
         };
-        let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
+        let known = self.cache.direct.given();
+        let ways = (&self.cache.thunks, &mut self.cache.direct);
+        let rewritten = rewrite::unit(&mut self.tools, ways, key, place, block, &live, bytes);
+        self.cache.direct.clear_from(known, &self.frames, self.cache.thunks.lookup);
         let start = self.cache.arena.append(&rewritten.code)?;
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;

@@ -182,11 +182,18 @@ impl Spaces {
             for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {
                 reach.jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
             }
+            if mode.user {
+                reach.cache.direct.clear_in(space, 0, reach.jumps, lookup);
+            }
         }
         let slot = bank * BANK_SLOTS + space * JUMP_SLOTS + (pc & 0xffff) as usize;
         log.push(slot as u32);
         reach.jumps.set_jump(slot, reach.cache.checked_entry(unit));
         if mode.has_second_table() {
+            if let Some(place) = reach.cache.direct.place(space, pc) {
+                self.spaces[self.current].jumps.push(place as u32);
+                reach.jumps.set_jump(place, reach.cache.entry(unit));
+            }
             self.set_pair(reach, pc, unit);
         }
     }
@@ -200,6 +207,20 @@ impl Spaces {
         }
         log.push(place as u16);
         reach.jumps.set_pair(space, place, [pc, reach.cache.entry(unit)]);
+    }
+
+    /// Empties all jump tables, when the code that runs now may not find what ran before: a kernel that switches the
+    /// floating-point unit lazily does so at every other change of tasks, so only what is set is written.
+    pub fn empty_jump_tables(&mut self, jumps: &FrameMapping, lookup: u64, no_pair: [u64; 2]) {
+        let users = self.spaces.iter_mut().flat_map(|space| space.jumps.drain(..));
+        for slot in self.kernel_jumps.drain(..).chain(users) {
+            jumps.set_jump(slot as usize, lookup);
+        }
+        for (number, space) in self.spaces.iter_mut().enumerate() {
+            for place in space.pairs.drain(..) {
+                jumps.set_pair(1 + number, place.into(), no_pair);
+            }
+        }
     }
 
     /// Empties all jump tables and forgets all code pages, when the cache starts over.

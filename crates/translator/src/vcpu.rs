@@ -425,7 +425,8 @@ impl Vcpu {
         let modes = (VectorState::enabled(self.cpu()), self.cpu().cr4 & cr4::TSD);
         if modes != self.modes {
             self.modes = modes;
-            self.spaces.forget_all_code(&self.frames, self.cache.thunks.lookup);
+            let (lookup, no_pair) = (self.cache.thunks.lookup, self.cache.no_pair());
+            self.spaces.empty_jump_tables(&self.frames, lookup, no_pair);
         }
     }
 
@@ -467,6 +468,11 @@ impl Vcpu {
     pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Exit> {
         self.statistics.events += 1;
         self.resume = None;
+        if self.cpu().hosted.is_some() {
+            self.cpu_mut().interrupt_shadow = false;
+            self.debug.event();
+            return Err(Exit::Event(event));
+        }
         let done = self.with_memory(|cpu, memory| {
             cpu.interrupt_shadow = false;
             deliver(cpu, memory, event)

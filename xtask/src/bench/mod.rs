@@ -11,6 +11,7 @@ mod measure;
 mod results;
 mod verdicts;
 mod json;
+pub mod io;
 
 use crate::arguments::Arguments;
 use crate::errand::Errand;

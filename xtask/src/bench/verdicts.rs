@@ -19,12 +19,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn at_most(asked: String, limit: f64, unit: &str, measured: Option<f64>) -> Verdict {
+    /// No more than a limit.
+    pub fn at_most(asked: String, limit: f64, unit: &str, measured: Option<f64>) -> Verdict {
         let met = measured.is_some_and(|value| value <= limit);
         Verdict { asked, bound: format!("at most {limit}{unit}"), measured, met }
     }
 
-    fn at_least(asked: String, limit: f64, unit: &str, measured: Option<f64>) -> Verdict {
+    /// No less than a limit.
+    pub fn at_least(asked: String, limit: f64, unit: &str, measured: Option<f64>) -> Verdict {
         let met = measured.is_some_and(|value| value >= limit);
         Verdict { asked, bound: format!("at least {limit}{unit}"), measured, met }
     }

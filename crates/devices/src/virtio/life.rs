@@ -126,6 +126,31 @@ impl Life {
         }
     }
 
+    /// Starts the device for a driver from before 1.0 (virtio 1.2, 1.3.1), which agrees by its transport's own means: it
+    /// accepted `features`, and the parts of queue 0, 1, ... lie at these addresses: descriptors, available and used ring.
+    /// Queues behind those stay out of use. Nothing happens to a device that is in use.
+    pub fn start_legacy(&mut self, features: u32, places: &[[u64; 3]]) {
+        if self.status != 0 {
+            return;
+        }
+        self.accepted = features.into();
+        for (Served { queue, .. }, [descriptors, available, used]) in self.queues.iter_mut().zip(places) {
+            let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+            let ((low, high), available, used) = (halves(*descriptors), halves(*available), halves(*used));
+            queue.set_desc_table_address(low, high);
+            queue.set_avail_ring_address(available.0, available.1);
+            queue.set_used_ring_address(used.0, used.1);
+            queue.set_ready(true);
+        }
+        self.status = status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK;
+        self.device.activate(self.accepted);
+    }
+
+    /// The device itself, for a transport that has to know what it offers.
+    pub(super) fn device(&self) -> &dyn VirtioDevice {
+        &*self.device
+    }
+
     fn has(&self, bit: u8) -> bool {
         self.status & bit != 0
     }
@@ -263,7 +288,8 @@ impl Life {
         let mut rings = Rings::begin(&mut self.queues, &self.memory);
         let served = call(&mut *self.device, &mut rings);
         // What was finished before something went wrong was finished.
-        let mut signals = rings.end();
+        let on_empty = self.accepted & feature::NOTIFY_ON_EMPTY != 0;
+        let mut signals = rings.end(on_empty);
         if signals.changed {
             self.generation = self.generation.wrapping_add(1);
         }

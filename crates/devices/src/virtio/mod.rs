@@ -1,7 +1,7 @@
 //! Virtio (virtio 1.2): one implementation of each device, over any transport.
 //!
 //! ```text
-//!   driver's writes ─► transport (mmio, pci) registers ─► life     status, features, queues: what every device has
+//!   driver's writes ─► transport (mmio, pci, page)     ─► life     status, features, queues: what every device has
 //!                                                       │
 //!                                                       ▼
 //!   interrupt       ◄─ Signals  ◄─────────────────── device    block, rng: takes chains from a ring, gives them back
@@ -24,6 +24,7 @@ pub mod life;
 pub mod waker;
 pub mod mmio;
 pub mod pci;
+pub mod page;
 pub mod rng;
 pub mod console;
 pub mod net;
@@ -66,6 +67,8 @@ pub enum DeviceKind {
 pub mod feature {
     /// The device follows the specification from 1.0 on. Without it there is no working together.
     pub const VERSION_1: u64 = 1 << 32;
+    /// Before 1.0: the driver wants to hear of a ring that ran empty even where it polls (6.3, NOTIFY_ON_EMPTY).
+    pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
     /// A descriptor may name a table of descriptors.
     pub const INDIRECT_DESCRIPTORS: u64 = 1 << 28;
     /// Each side says from which index on it wants to hear of chains (2.7.10).

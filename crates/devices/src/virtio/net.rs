@@ -3,7 +3,8 @@
 //! ```text
 //!   queue 0   empty buffers ─► filled from Wire::take    a frame may fill several (MRG_RXBUF)
 //!   queue 1   frames        ─► Wire::put
-//!   each frame is led by 12 bytes that say what is left to do on it (`frame`)
+//!   each frame is led by 12 bytes that say what is left to do on it (`frame`); by 10 for a driver from before virtio 1.0
+//!   without merged buffers (5.1.6.1), for it needs no number of them
 //! ```
 //! No frame is lost here for want of room on either side: what the wire cannot take stays in the driver's queue until the
 //! wire wakes the device, and what the driver has no room for stays in the wire until the driver gives some.
@@ -20,6 +21,8 @@ use crate::frame::{self, Abilities, Frame, HEADER};
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 const RECEIVE: QueueIndex = QueueIndex(0);
 const TRANSMIT: QueueIndex = QueueIndex(1);
+/// Bytes of the header without its number of buffers.
+const SHORT_HEADER: usize = HEADER - 2;
 /// Bytes of an IP packet that a wire carries (IEEE 802.3); larger ones travel as segments to be cut.
 const MTU: u16 = 1500;
 
@@ -65,6 +68,8 @@ pub struct VirtioNet<W> {
     wire: W,
     configuration: [u8; 12],
     merged: bool,
+    /// Bytes of the header that leads a frame.
+    header: usize,
     /// Empty buffers taken from the driver.
     room: VecDeque<Chain>,
     /// A frame that waits for more of them.
@@ -79,7 +84,14 @@ impl<W: Wire> VirtioNet<W> {
         // One pair of queues.
         configuration[8..10].copy_from_slice(&1u16.to_le_bytes());
         configuration[10..].copy_from_slice(&MTU.to_le_bytes());
-        let mut net = VirtioNet { wire, configuration, merged: false, room: VecDeque::new(), waiting: None };
+        let mut net = VirtioNet {
+            wire,
+            configuration,
+            merged: false,
+            header: HEADER,
+            room: VecDeque::new(),
+            waiting: None,
+        };
         net.note_carrier();
         net
     }
@@ -100,7 +112,7 @@ impl<W: Wire> VirtioNet<W> {
         let mut ring = rings.ring(TRANSMIT)?;
         while self.wire.has_room() {
             let Some(mut chain) = ring.take()? else { break };
-            if let Some(frame) = read(&ring, &mut chain) {
+            if let Some(frame) = read(&ring, &mut chain, self.header) {
                 self.wire.put(frame);
             }
             ring.finish(&chain, 0)?;
@@ -115,7 +127,7 @@ impl<W: Wire> VirtioNet<W> {
         }
         let mut ring = rings.ring(RECEIVE)?;
         while let Some(frame) = self.waiting.take().or_else(|| self.wire.take()) {
-            let length = (HEADER + frame.bytes.len()) as u64;
+            let length = (self.header + frame.bytes.len()) as u64;
             let Some(count) = self.gather(&mut ring, length)? else {
                 self.waiting = Some(frame);
                 return Ok(());
@@ -139,7 +151,7 @@ impl<W: Wire> VirtioNet<W> {
             if self.room.len() == count {
                 let Some(chain) = ring.take()? else { return Ok(None) };
                 // The header is in one piece, and a buffer without room would be none (5.1.6.3.1).
-                if chain.writable() < HEADER as u64 {
+                if chain.writable() < self.header as u64 {
                     return Err(Broken::NoRoom);
                 }
                 self.room.push_back(chain);
@@ -157,7 +169,7 @@ impl<W: Wire> VirtioNet<W> {
         let mut filled = Vec::with_capacity(count);
         for (number, mut chain) in self.room.drain(..count).enumerate() {
             let before = chain.writable();
-            if number == 0 && !ring.write(&mut chain, &header) {
+            if number == 0 && !ring.write(&mut chain, &header[..self.header]) {
                 return Err(Broken::NoRoom);
             }
             let here = usize::try_from(chain.writable()).unwrap_or(usize::MAX).min(rest.len());
@@ -174,13 +186,13 @@ impl<W: Wire> VirtioNet<W> {
 }
 
 /// A frame of the driver's; none for one that is no frame, or wants what was not offered.
-fn read(ring: &Ring<'_>, chain: &mut Chain) -> Option<Frame> {
-    let length = usize::try_from(chain.readable()).ok()?.checked_sub(HEADER)?;
+fn read(ring: &Ring<'_>, chain: &mut Chain, header_length: usize) -> Option<Frame> {
+    let length = usize::try_from(chain.readable()).ok()?.checked_sub(header_length)?;
     if !(frame::SHORTEST..=frame::LONGEST).contains(&length) {
         return None;
     }
     let (mut header, mut bytes) = ([0; HEADER], vec![0; length]);
-    let whole = ring.read(chain, &mut header) && ring.read(chain, &mut bytes);
+    let whole = ring.read(chain, &mut header[..header_length]) && ring.read(chain, &mut bytes);
     Frame::read(&header, bytes).filter(|_| whole)
 }
 
@@ -209,9 +221,12 @@ impl<W: Wire> VirtioDevice for VirtioNet<W> {
 
     fn activate(&mut self, features: u64) {
         self.merged = features & feature::MERGED_BUFFERS != 0;
+        let modern = features & super::feature::VERSION_1 != 0;
+        self.header = if modern || self.merged { HEADER } else { SHORT_HEADER };
         let unfinished = features & feature::GUEST_CHECKSUM != 0;
-        // Large segments have sums to make, and fill many buffers (5.1.3.1).
-        let large = unfinished && self.merged && features & feature::GUEST_TSO4 != 0;
+        // Large segments have sums to make, and fill many buffers (5.1.3.1). A driver from before 1.0 that takes them makes
+        // each of its buffers that large instead (5.1.6.3.1).
+        let large = unfinished && (self.merged || !modern) && features & feature::GUEST_TSO4 != 0;
         self.wire.start(Abilities { unfinished, large });
     }
 

@@ -197,6 +197,11 @@ pub(super) fn wants_interrupt(queue: &Queue, before: u16, memory: &DmaMemory) ->
     event.is_ok_and(|event| next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(before))
 }
 
+/// Whether every chain that the driver offered was taken.
+pub(super) fn ran_empty(queue: &Queue, memory: &DmaMemory) -> bool {
+    queue.avail_idx(memory, Ordering::Acquire).is_ok_and(|index| index.0 == queue.next_avail())
+}
+
 #[cfg(test)]
 #[path = "ring_tests.rs"]
 mod tests;

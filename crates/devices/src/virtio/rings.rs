@@ -14,7 +14,7 @@ use virtio_queue::{Queue, QueueT};
 
 use super::QueueIndex;
 use super::memory::DmaMemory;
-use super::ring::{Broken, Ring, wants_interrupt};
+use super::ring::{Broken, Ring, ran_empty, wants_interrupt};
 
 /// Some of a device's queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -133,10 +133,14 @@ impl<'a> Rings<'a> {
         self.memory
     }
 
-    /// Ends a call: what the driver wants to hear of it.
-    pub(super) fn end(self) -> Signals {
+    /// Ends a call: what the driver wants to hear of it. With `on_empty` it wants to hear of a ring that ran empty even where it
+    /// polls.
+    pub(super) fn end(self, on_empty: bool) -> Signals {
         let wants = |served: &Served| {
-            served.service.used && wants_interrupt(&served.queue, served.service.before, self.memory)
+            let queue = &served.queue;
+            served.service.used
+                && (wants_interrupt(queue, served.service.before, self.memory)
+                    || on_empty && ran_empty(queue, self.memory))
         };
         let used = (0..).map(QueueIndex).zip(self.queues.iter());
         let used = used.filter(|(_, served)| wants(served)).map(|(index, _)| index).collect();

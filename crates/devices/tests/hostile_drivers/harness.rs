@@ -1,12 +1,15 @@
 //! A driver made of bytes: each input is a device and a list of things that a driver, or the outside, does to it.
 //!
 //! ```text
-//!   byte 0   which device
+//!   byte 0   which device; with bit 7 on the lguest page (`page`), else behind its registers
 //!   then     a tag and its operands, again and again:
 //!            0 bytes into memory   1 notify    2 wake      3 status      4 a queue in or out of use
 //!            5 a queue's address   6 config    7 a chain, made properly and offered
 //! ```
 //! Without inputs that begin properly nothing would get past the status byte, so every device starts with queues in use.
+
+#[path = "page.rs"]
+mod page;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -28,7 +31,10 @@ const MEMORY: u64 = 1 << 16;
 /// Queues that are set up; no device here has more.
 const QUEUES: u16 = 8;
 /// Steps of an input at most; what is behind them adds nothing new.
-const MOST_STEPS: usize = 256;
+pub const MOST_STEPS: usize = 256;
+
+/// Bit of the first byte.
+const ON_THE_PAGE: u8 = 0x80;
 
 struct Deaf;
 
@@ -128,20 +134,20 @@ impl End for Simple {
 }
 
 /// The input, taken from its beginning.
-struct Input<'a>(&'a [u8]);
+pub struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
+    pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn word(&mut self) -> Option<u16> {
+    pub fn word(&mut self) -> Option<u16> {
         Some(u16::from_le_bytes([self.byte()?, self.byte()?]))
     }
 
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken.to_vec()
@@ -152,11 +158,10 @@ impl Input<'_> {
 pub fn drive(input: &[u8]) {
     let mut input = Input(input);
     let Some(which) = input.byte() else { return };
-    let file = tempfile::tempfile().expect("a file");
-    file.set_len(MEMORY).expect("of this length");
-    let hears: Arc<dyn Written> = Arc::new(Deaf);
-    let memory = view(&file, &[Part { guest: 0, offset: 0, length: MEMORY }], &hears).expect("a mapping");
-    let mut driver = Driver { memory: Arc::new(memory), offered: [0; QUEUES as usize], life: None };
+    if which & ON_THE_PAGE != 0 {
+        return page::drive(which, &mut input);
+    }
+    let mut driver = Driver { memory: memory(), offered: [0; QUEUES as usize], life: None };
     driver.life = Some(Life::new(device(which), driver.memory.clone()));
     driver.start();
     for _ in 0..MOST_STEPS {
@@ -171,8 +176,17 @@ pub fn drive(input: &[u8]) {
     assert_ne!(driver.life().status() & status::DRIVER_OK, 0, "and the device works again");
 }
 
-fn device(which: u8) -> Box<dyn VirtioDevice> {
-    match which % 5 {
+/// A Guest's memory.
+pub fn memory() -> Arc<DmaMemory> {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(MEMORY).expect("of this length");
+    let hears: Arc<dyn Written> = Arc::new(Deaf);
+    Arc::new(view(&file, &[Part { guest: 0, offset: 0, length: MEMORY }], &hears).expect("a mapping"))
+}
+
+/// The device of that number.
+pub fn device(which: u8) -> Box<dyn VirtioDevice> {
+    match (which & !ON_THE_PAGE) % 5 {
         0 => {
             let storage: Arc<dyn Storage> = Arc::new(Outside(Mutex::new(vec![0; 1 << 15])));
             Box::new(VirtioBlock::new(&storage, "fuzz", 2, Alone::new(storage.clone())))

@@ -288,6 +288,10 @@ impl Session {
                 // There is no board: nobody is at any port or register.
                 Exit::PortIn { .. } | Exit::MmioRead { .. } => vcpu.reply(u64::MAX),
                 Exit::PortOut { .. } | Exit::MmioWrite { .. } => {}
+                // No engine of this interface has the second generation's calls.
+                Exit::Notify { value } => return Ok(vec![value]),
+                Exit::Text(_) => {}
+                Exit::Off | Exit::Restart => return self.died("Power down".to_owned()),
                 Exit::Shutdown => return self.died(format!("unhandled trap 8 at {:#x}", vcpu.rip())),
                 Exit::Dead(reason) => return self.died(reason),
                 Exit::Stopped | Exit::Summoned | Exit::Debug(_) => return Err(ControlError::Again),

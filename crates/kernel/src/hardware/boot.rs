@@ -6,8 +6,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use lguest_abi::meeting::{
-    BOOT_SETUP_DATA, BOOT_SUBARCH, BOOT_SUBARCH_DATA, GENERATION_1, GENERATION_MASK, HYPERCALL_BY_PORT,
-    KERNEL_MINIMUM, SETUP_DATA_HEADER, SETUP_DEVICE_TREE, SUBARCH_LGUEST, descriptor_page,
+    BOOT_SETUP_DATA, BOOT_SUBARCH, BOOT_SUBARCH_DATA, GENERATION_1, GENERATION_2, GENERATION_MASK,
+    HYPERCALL_BY_PORT, KERNEL_MINIMUM, SETUP_DATA_HEADER, SETUP_DEVICE_TREE, SUBARCH_LGUEST, descriptor_page,
 };
 
 use super::{heap, host, interrupts, paging, serial, tables};
@@ -37,6 +37,8 @@ pub struct BootInfo {
     pub low_ram_end: u64,
     /// Where the descriptor page is, on an lguest machine of the first generation.
     pub descriptors: Option<u64>,
+    /// Where the page of virtio devices is, on one of the second.
+    pub device_page: Option<u64>,
     /// The command line.
     pub command_line: &'static str,
     /// A flattened device tree, if the loader left one.
@@ -59,11 +61,14 @@ pub fn start(parameters: u64) -> BootInfo {
     let heap_end = if initrd == 0 { low_ram_end } else { initrd.min(low_ram_end) };
     heap::give(HEAP_START, heap_end);
     let data = read_u64(at(BOOT_SUBARCH_DATA));
-    let ours = read_u32(at(BOOT_SUBARCH)) == SUBARCH_LGUEST && data & GENERATION_MASK == GENERATION_1;
+    let ours = read_u32(at(BOOT_SUBARCH)) == SUBARCH_LGUEST;
+    let page_of =
+        |generation| (ours && data & GENERATION_MASK == generation).then(|| descriptor_page(low_ram_end));
     host::choose(data & HYPERCALL_BY_PORT != 0);
     BootInfo {
         low_ram_end,
-        descriptors: ours.then(|| descriptor_page(low_ram_end)),
+        descriptors: page_of(GENERATION_1),
+        device_page: page_of(GENERATION_2),
         command_line: command_line(u64::from(read_u32(at(COMMAND_LINE)))),
         device_tree: device_tree(read_u64(at(BOOT_SETUP_DATA))),
     }

@@ -1,4 +1,4 @@
-//! The first instructions.
+//! The first instructions of a Guest, before there is anything to stand on.
 //!
 //! The loader enters in 64-bit mode, with the lower 4 GiB mapped where they are, interrupts off, and rsi pointing at the
 //! boot parameters (boot.rst, "64-bit Boot Protocol"). Rust needs a stack besides, and no more: `build.rs` compiles without vector registers.

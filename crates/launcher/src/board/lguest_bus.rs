@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lguest_abi::descriptor::{Descriptor, MAX_DEVICES, feature, kind};
 use lguest_abi::dma::Sections;
-use lguest_abi::meeting::{BOOT_SUBARCH, BOOT_SUBARCH_DATA, GENERATION_1, HYPERCALL_BY_PORT, SUBARCH_LGUEST};
+use lguest_abi::meeting::{BOOT_SUBARCH, BOOT_SUBARCH_DATA, HYPERCALL_BY_PORT, SUBARCH_LGUEST};
 use lguest_abi::net::TAP_GUEST_SLOT;
 use lguest_devices::lguest::block::LguestBlock;
 use lguest_devices::lguest::console::{self, LguestConsole};
@@ -30,6 +30,7 @@ use lguest_host::platform::Platform;
 use super::console::{MachineGone, OutputPump};
 use super::device_tree::TreePipe;
 use super::layout;
+use super::machine::ConsoleInput;
 use crate::attachments::Attachment;
 
 /// Input that a Guest has no free list for is offered again after this long. Nothing tells the Host of a refill.
@@ -115,13 +116,13 @@ fn page_limit(memory: &Memory, attachments: &[Attachment]) -> u64 {
     memory.low_end().0 + PAGE_SIZE * pages(attachments)
 }
 
-/// Says in the boot parameters that this is an lguest Guest (lguest-abi, "On 64 bits", 1).
+/// Says in the boot parameters that this is an lguest Guest with a page of this generation (lguest-abi, "On 64 bits", 1).
 ///
 /// # Errors
 /// [`MemoryError`] for a machine smaller than its boot parameters.
-pub fn say_so(memory: &Memory, by_port: bool) -> Result<(), MemoryError> {
+pub fn say_so(memory: &Memory, generation: u64, by_port: bool) -> Result<(), MemoryError> {
     let at = |offset: usize| GuestAddress(layout::BOOT_PARAMETERS.0 + offset as u64);
-    let how = GENERATION_1 | if by_port { HYPERCALL_BY_PORT } else { 0 };
+    let how = generation | if by_port { HYPERCALL_BY_PORT } else { 0 };
     memory.write(at(BOOT_SUBARCH), &SUBARCH_LGUEST.to_le_bytes())?;
     memory.write(at(BOOT_SUBARCH_DATA), &how.to_le_bytes())
 }
@@ -139,6 +140,19 @@ pub struct LguestBus {
     pipes: Vec<(u64, LguestPipe)>,
     /// The pipe of the device tree.
     tree: TreePipe,
+}
+
+/// A bus that its Guest reaches by hypercalls: either of lguest's own.
+pub trait HypercallBus: Send {
+    /// Answers a hypercall.
+    fn call(&mut self, number: u64, arguments: [u64; 3]) -> Next;
+    /// Why the Guest was killed from elsewhere, if it was.
+    fn death(&self) -> Option<String>;
+    /// What the Guest's drivers have written into the descriptors: each device's index and status in hexadecimal, as its
+    /// own files show it. Readable whatever became of the Guest's console.
+    fn statuses(&self) -> String;
+    /// The console's input; none when the Guest listens to the serial port instead.
+    fn console_input(&self) -> Option<ConsoleInput>;
 }
 
 /// What a machine's loop does after a hypercall.
@@ -238,38 +252,6 @@ impl LguestBus {
         Ok(describe(memory, index, &descriptor)?)
     }
 
-    /// Answers a hypercall.
-    pub fn call(&mut self, number: u64, arguments: [u64; 3]) -> Next {
-        match self.host.call(number, arguments) {
-            Called::Answer(value) => {
-                self.offer();
-                Next::Go(Some(value))
-            }
-            Called::Done | Called::Notify(_) => Next::Go(None),
-            Called::Sent { key, list } => self.sent(key, list),
-            Called::Transfer { write, handle, buffer, length } => {
-                Next::Go(Some(self.tree.transfer(self.host.area(), write, handle, buffer, length)))
-            }
-            Called::PowerOff => Next::Off,
-            Called::Dead(reason) => Next::Dead(reason),
-        }
-    }
-
-    /// Why the Guest was killed from elsewhere, if it was.
-    pub fn death(&self) -> Option<String> {
-        self.host.death()
-    }
-
-    /// What the Guest's drivers have written into the descriptors: each device's index and status in hexadecimal, as its
-    /// own files show it. Readable whatever became of the Guest's console.
-    pub fn statuses(&self) -> String {
-        let memory = self.host.area().memory();
-        let devices = (0..MAX_DEVICES).filter_map(|index| Some((index, described(memory, index)?)));
-        let used = devices.filter(|(_, descriptor)| descriptor.kind != kind::NONE);
-        let words: Vec<String> = used.map(|(index, found)| format!("{index}:{:x}", found.status)).collect();
-        words.join(" ")
-    }
-
     fn sent(&mut self, key: u64, list: u64) -> Next {
         let sections = match self.host.sent(list) {
             Ok(sections) => sections,
@@ -301,10 +283,40 @@ impl LguestBus {
             pipe.offer(&Wires(&self.host), *key);
         }
     }
+}
 
-    /// The console's input.
-    pub fn console_input(&self) -> LguestInput {
-        LguestInput { host: Arc::downgrade(&self.host), sending: Arc::default() }
+impl HypercallBus for LguestBus {
+    fn call(&mut self, number: u64, arguments: [u64; 3]) -> Next {
+        match self.host.call(number, arguments) {
+            Called::Answer(value) => {
+                self.offer();
+                Next::Go(Some(value))
+            }
+            Called::Done | Called::Notify(_) => Next::Go(None),
+            Called::Sent { key, list } => self.sent(key, list),
+            Called::Transfer { write, handle, buffer, length } => {
+                Next::Go(Some(self.tree.transfer(self.host.area(), write, handle, buffer, length)))
+            }
+            Called::PowerOff => Next::Off,
+            Called::Dead(reason) => Next::Dead(reason),
+        }
+    }
+
+    fn death(&self) -> Option<String> {
+        self.host.death()
+    }
+
+    fn statuses(&self) -> String {
+        let memory = self.host.area().memory();
+        let devices = (0..MAX_DEVICES).filter_map(|index| Some((index, described(memory, index)?)));
+        let used = devices.filter(|(_, descriptor)| descriptor.kind != kind::NONE);
+        let words: Vec<String> = used.map(|(index, found)| format!("{index}:{:x}", found.status)).collect();
+        words.join(" ")
+    }
+
+    fn console_input(&self) -> Option<ConsoleInput> {
+        let host = Arc::downgrade(&self.host);
+        Some(ConsoleInput::Lguest(LguestInput { host, sending: Arc::default() }))
     }
 }
 

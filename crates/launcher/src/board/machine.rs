@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use lguest_abi::meeting::GENERATION_1;
 use lguest_devices::bus::{Bus, BusError, Device};
 use lguest_devices::cmos::Cmos;
 use lguest_devices::outside::{Clock, PowerChange, PowerSwitch};
@@ -26,8 +27,9 @@ use super::desk::Desk;
 use super::device_tree;
 use super::errands::{Errands, Summoner};
 use super::layout;
-use super::lguest_bus::{self, LguestBus, LguestBusError, LguestInput, LinkPlace};
+use super::lguest_bus::{self, HypercallBus, LguestBus, LguestBusError, LguestInput, LinkPlace};
 use super::loading::{self, LoadError};
+use super::page_bus::{PageBus, PageBusError, PageInput, PageSpec};
 use super::platform::BoardLine;
 use super::processors::Board;
 use super::virtio_bus::{self, Transport, VirtioBusError, VirtioSpec};
@@ -47,6 +49,8 @@ pub enum BusSpec {
         /// Where links are.
         links: LinkPlace,
     },
+    /// lguest's second.
+    Lguest(PageSpec),
 }
 
 /// vCPUs at most: what the translator's books have room for (a bit of a byte each).
@@ -90,6 +94,9 @@ pub enum BoardError {
     /// The lguest bus.
     #[error(transparent)]
     LguestBus(#[from] LguestBusError),
+    /// The page of virtio devices.
+    #[error(transparent)]
+    PageBus(#[from] PageBusError),
     /// Virtio.
     #[error(transparent)]
     VirtioBus(#[from] VirtioBusError),
@@ -145,6 +152,8 @@ pub enum ConsoleInput {
     Lguest(LguestInput),
     /// Virtio's console.
     Virtio(HostEnd),
+    /// The console of the page of virtio devices.
+    Page(PageInput),
 }
 
 impl ConsoleInput {
@@ -157,6 +166,7 @@ impl ConsoleInput {
             ConsoleInput::Serial(input) => input.send(bytes),
             ConsoleInput::Lguest(input) => input.send(bytes),
             ConsoleInput::Virtio(end) => end.send(bytes),
+            ConsoleInput::Page(input) => input.send(bytes),
         }
     }
 }
@@ -255,7 +265,7 @@ impl Machine {
             initrd: &spec.initrd,
             acpi_root: acpi::place(&memory, spec.cpus, virtio_in_tables(&spec.bus))?,
         };
-        let by_parameters = matches!(spec.bus, BusSpec::LguestDma { .. });
+        let by_parameters = matches!(spec.bus, BusSpec::LguestDma { .. } | BusSpec::Lguest(_));
         let entry = loading::place(&spec.kernel, &boot, by_parameters, &memory)?;
         let rate = calibration.finish();
         let (platform, vcpus) = Platform::start(spec.engine, &memory, rate, spec.cpus, entry, &spec.hidden)?;
@@ -268,7 +278,8 @@ impl Machine {
         ];
         let power = Power::default();
         let (mut mapped, mut pci) = (Bus::new(), PciBus::new(layout::PCI_MEMORY));
-        let lguest = match spec.bus {
+        let by_port = spec.engine == Engine::Kvm;
+        let lguest: Option<Box<dyn HypercallBus>> = match spec.bus {
             BusSpec::Virtio(virtio) => {
                 if let Some(devices) = virtio.in_tree() {
                     device_tree::place_virtio(&memory, devices)?;
@@ -277,15 +288,27 @@ impl Machine {
                 None
             }
             BusSpec::LguestDma { attachments, .. } => {
-                lguest_bus::say_so(&memory, spec.engine == Engine::Kvm)?;
+                lguest_bus::say_so(&memory, GENERATION_1, by_port)?;
                 device_tree::place(&memory)?;
                 let screen = outputs[0].clone();
-                Some(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?)
+                Some(Box::new(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?))
+            }
+            BusSpec::Lguest(page) => {
+                let screen = outputs[0].clone();
+                Some(Box::new(PageBus::new(page, &memory, &platform, rate, screen, by_port)?))
             }
         };
         let button = attach_chipset(&mut ports, &mut mapped, pci, &platform, &power)?;
         Ok(Machine {
-            board: Board::new(ports, mapped, lguest, power, platform, Errands::new(vcpus.len())),
+            board: Board::new(
+                ports,
+                mapped,
+                lguest,
+                power,
+                platform,
+                Errands::new(vcpus.len()),
+                outputs[0].clone(),
+            ),
             vcpus,
             consoles,
             outputs,
@@ -299,8 +322,8 @@ impl Machine {
     /// # Panics
     /// When there is no such port.
     pub fn console_input(&self, port: usize) -> ConsoleInput {
-        match self.board.with_bus(|bus| bus.console_input()) {
-            Some(input) if port == 0 => ConsoleInput::Lguest(input),
+        match self.board.with_bus(|bus| bus.console_input()).flatten() {
+            Some(input) if port == 0 => input,
             _ => ConsoleInput::Serial(console::ConsoleInput::new(self.consoles[port].clone())),
         }
     }
@@ -361,14 +384,18 @@ fn virtio_in_tables(bus: &BusSpec) -> acpi::Virtio {
             Transport::Pci => acpi::Virtio::Pci(virtio.devices()),
             Transport::Mmio => acpi::Virtio::Mmio(virtio.devices()),
         },
-        BusSpec::LguestDma { .. } => acpi::Virtio::None,
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => acpi::Virtio::None,
     }
 }
 
 /// Memory for this bus, with the pages of the links it is on.
 fn make_memory(bytes: u64, bus: &BusSpec) -> Result<(Arc<Memory>, Vec<lguest_host::link::Link>), BoardError> {
-    let BusSpec::LguestDma { attachments, links } = bus else {
-        return Ok((Arc::new(Memory::new(bytes)?), Vec::new()));
+    let (attachments, links) = match bus {
+        BusSpec::Virtio(_) => return Ok((Arc::new(Memory::new(bytes)?), Vec::new())),
+        BusSpec::Lguest(page) => {
+            return Ok((Arc::new(Memory::with_device_pages(bytes, page.pages()?)?), Vec::new()));
+        }
+        BusSpec::LguestDma { attachments, links } => (attachments, links),
     };
     let mut memory = Memory::with_device_pages(bytes, lguest_bus::pages(attachments))?;
     let links = lguest_bus::join_links(attachments, &mut memory, links)?;

@@ -17,6 +17,7 @@ mod platform;
 mod device_tree;
 mod lguest_bus;
 mod virtio_bus;
+mod page_bus;
 pub mod tap;
 pub mod errands;
 pub mod desk;
@@ -28,4 +29,5 @@ pub use lguest_bus::{LguestBusError, LinkPlace};
 pub use machine::{
     BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, PowerButton, Stopper,
 };
+pub use page_bus::{PageBusError, PageSpec};
 pub use virtio_bus::{MOST_MAPPED, Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};

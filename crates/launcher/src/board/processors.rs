@@ -6,12 +6,14 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lguest_devices::bus::Bus;
+use lguest_devices::outside::Output;
 use lguest_host::engine::{Exit, NO_SUCH_HYPERCALL, Vcpu};
 use lguest_host::platform::Platform;
 
+use super::console::OutputPump;
 use super::desk::{Cause, Desk};
 use super::errands::Errands;
-use super::lguest_bus::{LguestBus, Next};
+use super::lguest_bus::{HypercallBus, Next};
 use super::machine::{Outcome, Power};
 
 /// What the vCPUs of a machine share.
@@ -21,13 +23,15 @@ pub(super) struct Board {
     /// Devices in memory.
     pub mapped: Bus,
     /// The lguest bus, if the machine has it.
-    pub lguest: Option<Mutex<LguestBus>>,
+    pub lguest: Option<Mutex<Box<dyn HypercallBus>>>,
     /// What the Guest wants of its power supply.
     pub power: Power,
     /// The engine.
     pub platform: Platform,
     /// What other threads want done on the vCPUs' own.
     pub errands: Errands,
+    /// Where a console without a driver is read.
+    pub screen: OutputPump,
     /// Where vCPUs stop for a debugger, if there is one.
     pub desk: Arc<OnceLock<Arc<Desk>>>,
     outcome: OnceLock<Outcome>,
@@ -38,10 +42,11 @@ impl Board {
     pub fn new(
         ports: Bus,
         mapped: Bus,
-        lguest: Option<LguestBus>,
+        lguest: Option<Box<dyn HypercallBus>>,
         power: Power,
         platform: Platform,
         errands: Errands,
+        screen: OutputPump,
     ) -> Board {
         Board {
             ports,
@@ -50,16 +55,17 @@ impl Board {
             power,
             platform,
             errands,
+            screen,
             desk: Arc::default(),
             outcome: OnceLock::new(),
         }
     }
 
     /// Does something with the lguest bus, if there is one.
-    pub fn with_bus<T>(&self, act: impl FnOnce(&mut LguestBus) -> T) -> Option<T> {
+    pub fn with_bus<T>(&self, act: impl FnOnce(&mut dyn HypercallBus) -> T) -> Option<T> {
         let bus = self.lguest.as_ref()?;
         // A panic elsewhere must not take the devices with it: what they hold is plain state.
-        Some(act(&mut bus.lock().unwrap_or_else(PoisonError::into_inner)))
+        Some(act(&mut **bus.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Runs all vCPUs, the first on the calling thread, and says how it ended. Each thread calls `settle` before it runs its
@@ -111,6 +117,13 @@ impl Board {
             Exit::MmioRead { address, size } => vcpu.reply(self.mapped.read(address, size)),
             Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
             Exit::Hypercall { number, arguments } => return self.hypercall(vcpu, number, arguments),
+            Exit::Notify { value } => return Some(Outcome::Dead(nobody_there(value))),
+            Exit::Text(text) => {
+                let mut screen = self.screen.clone();
+                text.into_iter().for_each(|byte| screen.put(byte));
+            }
+            Exit::Off => return Some(Outcome::PowerOff),
+            Exit::Restart => return Some(Outcome::Reset),
             Exit::Shutdown => return Some(Outcome::Dead(triple_fault(vcpu.rip()))),
             Exit::Dead(reason) => return Some(Outcome::Dead(reason)),
             Exit::Stopped => return Some(self.stopped()),
@@ -150,6 +163,11 @@ impl Drop for LastWord<'_> {
     fn drop(&mut self) {
         self.0.platform.stop();
     }
+}
+
+/// What becomes of a Guest that notifies a device at an address without one.
+fn nobody_there(value: u64) -> String {
+    format!("it notified {value:#x}, where no device is")
 }
 
 /// What became of a processor that could not even tell its kernel of a fault.

@@ -78,12 +78,12 @@ impl Transport {
 }
 
 /// Who is given a device's waker.
-type Listener = Box<dyn FnOnce(Waker) + Send>;
+pub(super) type Listener = Box<dyn FnOnce(Waker) + Send>;
 
 /// A device on its way to the bus, and what wants to know how to wake it: its threads, which live outside.
 pub struct Plug {
-    device: Box<dyn VirtioDevice>,
-    listener: Option<Listener>,
+    pub(super) device: Box<dyn VirtioDevice>,
+    pub(super) listener: Option<Listener>,
 }
 
 impl Plug {
@@ -233,7 +233,7 @@ pub fn view(memory: &Arc<Memory>) -> Result<DmaMemory, NoView> {
 }
 
 /// The host's random numbers.
-struct HostEntropy;
+pub(super) struct HostEntropy;
 
 impl Entropy for HostEntropy {
     fn fill(&mut self, bytes: &mut [u8]) -> usize {

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::ImageError;
+use super::credentials::Credentials;
 use super::name::ImageName;
 use super::pull;
 use super::store::{self, Listed, Store};
@@ -76,7 +77,8 @@ fn pull(store: &Store, image: &str, progress: &Progress) -> Result<String, Mista
     let held = if path.exists() || image.starts_with(['.', '/']) {
         store.take(path, tag, progress).map_err(fault)?
     } else {
-        pull::pull(store, &ImageName::read(image)?, progress).map_err(fault)?
+        let name = ImageName::read(image)?;
+        pull::pull(store, &name, &Credentials::of_the_user(), progress).map_err(fault)?
     };
     Ok(format!("{}\n", held.id.short()))
 }

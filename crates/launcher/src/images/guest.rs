@@ -6,6 +6,7 @@
 use oci_spec::image::ImageConfiguration;
 
 use super::command::path_and_tag;
+use super::credentials::Credentials;
 use super::name::ImageName;
 use super::pull;
 use super::source::Source;
@@ -65,7 +66,7 @@ fn from_cache_or_registry(
     {
         return Ok(held);
     }
-    pull::pull(store, name, progress)
+    pull::pull(store, name, &Credentials::of_the_user(), progress)
 }
 
 /// Fills in what the image says where the user says nothing.

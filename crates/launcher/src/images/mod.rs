@@ -8,6 +8,7 @@
 //!                                        sweep      what a layer takes away
 //!                                        digest     every part is what it was named
 //!                           name, registry, pull     parts from a registry become a layout in the cache
+//!                           credentials              ... which may want a name and a password
 //!                                        store      the cache, where it appears whole or not at all
 //! ```
 //! The formats are the OCI's (image-spec 1.1) and `docker save`'s. Everything in an image is somebody else's word: each thing
@@ -21,6 +22,7 @@ pub mod source;
 pub mod manifest;
 pub mod store;
 pub mod name;
+pub mod credentials;
 pub mod registry;
 pub mod pull;
 pub mod guest;

@@ -17,6 +17,7 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde_json::json;
 
 use super::ImageError;
+use super::credentials::Credentials;
 use super::digest::{Hashed, Sum};
 use super::manifest;
 use super::name::ImageName;
@@ -41,15 +42,21 @@ pub fn folder(store: &Store) -> PathBuf {
     store.cache().root().join("pulls")
 }
 
-/// Pulls an image, and unpacks it unless it is there. It keeps its name in the cache.
+/// Pulls an image, and unpacks it unless it is there. It keeps its name in the cache. A registry that wants a name and a
+/// password gets those of `credentials`.
 ///
 /// # Errors
 /// When the registry does not give it, or it is not what it should be. What arrived whole stays for the next attempt.
-pub fn pull(store: &Store, name: &ImageName, progress: &Progress) -> Result<Held, ImageError> {
+pub fn pull(
+    store: &Store,
+    name: &ImageName,
+    credentials: &Credentials,
+    progress: &Progress,
+) -> Result<Held, ImageError> {
     let here = Layout { folder: folder(store) };
     let unusable = |cause| ImageError::Cache { path: here.folder.clone(), cause };
     let _lock = here.begin(progress).map_err(unusable)?;
-    let mut registry = Registry::new(name.clone());
+    let mut registry = Registry::new(name.clone(), credentials.clone());
     let step = progress.step(format!("asking {}", name.host()));
     let (sum, bytes) = fetch_manifest(&mut registry, name)?;
     step.finish();

@@ -1,7 +1,8 @@
 //! Asking a registry for parts of an image: the pulling half of the OCI distribution specification (1.1).
 //!
-//! Two kinds of request, `manifests/NAME` and `blobs/SUM`, and before them, where a registry wants it, one for a token that
-//! anybody gets. What a registry answers is as little ours as an image is: every answer has a limit, and a stalled one ends.
+//! Two kinds of request, `manifests/NAME` and `blobs/SUM`, and before them, where a registry wants it, one for a token: anybody's,
+//! or that of a name and a password ([`super::credentials`]). Some registries want name and password themselves. Neither
+//! these nor a token follows a redirect: what a registry sends elsewhere is asked for there as by a stranger. What a registry answers is as little ours as an image is: every answer has a limit, and a stalled one ends.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -9,9 +10,11 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 use ureq::Agent;
+use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, WWW_AUTHENTICATE};
 use ureq::http::{Response, StatusCode, Uri};
 
+use super::credentials::{Credentials, CredentialsError};
 use super::digest::Sum;
 use super::name::{ImageName, is_loopback};
 use super::tree::Shown;
@@ -40,17 +43,27 @@ pub enum RegistryError {
         /// What happened.
         cause: Box<ureq::Error>,
     },
-    /// It does not have it, or does not show it to strangers.
-    #[error(
-        "the registry {host} has no {what}, or not for everybody (status {status}); lguest pulls public images only"
-    )]
+    /// It does not have it, or does not show it to whom we are.
+    #[error("the registry {host} has no {what}, or not for {whom} (status {status}){hint}")]
     NotThere {
         /// Its name.
         host: String,
         /// What was asked for.
         what: String,
+        /// Who asked.
+        whom: &'static str,
         /// Its answer.
         status: StatusCode,
+        /// What would help.
+        hint: String,
+    },
+    /// It wants a name and a password that cannot be had.
+    #[error("the registry {host} wants a name and a password: {cause}")]
+    Credentials {
+        /// Its name.
+        host: String,
+        /// Why there are none.
+        cause: CredentialsError,
     },
     /// Any other answer.
     #[error("the registry {host} answers with status {status}")]
@@ -61,7 +74,7 @@ pub enum RegistryError {
         status: StatusCode,
     },
     /// It asks for a token in words that are not understood, or sends to a place without encryption.
-    #[error("the registry {host} asks for a token in a way that is not known here")]
+    #[error("the registry {host} asks for a token or a password in a way that is not known here")]
     Challenge {
         /// Its name.
         host: String,
@@ -80,7 +93,10 @@ pub enum RegistryError {
 pub struct Registry {
     agent: Agent,
     name: ImageName,
-    /// `Bearer ...`, once it was asked for.
+    credentials: Credentials,
+    /// A name and a password were found.
+    known: bool,
+    /// `Bearer ...` or `Basic ...`, once it was asked for. Never printed.
     token: Option<String>,
 }
 
@@ -94,11 +110,12 @@ pub struct Rest {
 
 impl Registry {
     /// Nothing is asked yet.
-    pub fn new(name: ImageName) -> Registry {
+    pub fn new(name: ImageName, credentials: Credentials) -> Registry {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .https_only(name.scheme() == "https")
             .max_redirects(MOST_REDIRECTS)
+            .redirect_auth_headers(RedirectAuthHeaders::Never)
             .timeout_resolve(Some(PATIENCE))
             .timeout_connect(Some(PATIENCE))
             .timeout_recv_response(Some(PATIENCE))
@@ -106,7 +123,7 @@ impl Registry {
             .user_agent(concat!("lguest/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Registry { agent, name, token: None }
+        Registry { agent, name, credentials, known: false, token: None }
     }
 
     /// The registry's name.
@@ -165,25 +182,37 @@ impl Registry {
         let mut answer = send(self.token.as_deref())?;
         // No token yet, or an old one: both are answered by a new one, once.
         if answer.status() == StatusCode::UNAUTHORIZED {
-            let token = self.fetch_token(&answer)?;
+            let (token, known) = self.fetch_token(&answer)?;
             answer = send(Some(&token))?;
-            self.token = Some(token);
+            (self.token, self.known) = (Some(token), known);
         }
         match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(answer),
-            status @ (StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                let what = format!("{repository} {}", Shown::new(what.as_bytes()));
-                Err(RegistryError::NotThere { host: self.name.host().to_owned(), what, status })
-            }
+            status @ (StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(
+                self.not_there(format!("{repository} {}", Shown::new(what.as_bytes())), self.known, status)
+            ),
             status => Err(self.strange(status)),
         }
     }
 
-    /// Gets a token as the registry's refusal says (Docker's token authentication, which the specification points to).
-    fn fetch_token(&self, refusal: &Response<ureq::Body>) -> Result<String, RegistryError> {
+    /// Gets a token as the registry's refusal says (Docker's token authentication, which the specification points to), or
+    /// the name and password where it wants these; and whether it is somebody's.
+    fn fetch_token(&self, refusal: &Response<ureq::Body>) -> Result<(String, bool), RegistryError> {
         let unknown = || RegistryError::Challenge { host: self.name.host().to_owned() };
-        let header = refusal.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-        let challenge = header.and_then(Challenge::read).ok_or_else(unknown)?;
+        let headers = refusal.headers().get_all(WWW_AUTHENTICATE);
+        let challenges: Vec<&str> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
+        let login = self.credentials.find(self.name.host(), self.name.repository());
+        let login =
+            login.map_err(|cause| RegistryError::Credentials { host: self.name.host().to_owned(), cause })?;
+        let Some(challenge) = challenges.iter().find_map(|header| Challenge::read(header)) else {
+            if !challenges.iter().any(|header| is_basic(header)) {
+                return Err(unknown());
+            }
+            let Some(login) = login else {
+                return Err(self.not_there(self.name.repository().to_owned(), false, refusal.status()));
+            };
+            return Ok((login.header().to_owned(), true));
+        };
         let realm: Uri = challenge.realm.parse().map_err(|_| unknown())?;
         // A registry of this machine may send to itself; nobody is sent anywhere in the clear.
         let local = self.name.scheme() == "http" && realm.host().is_some_and(is_loopback);
@@ -191,13 +220,20 @@ impl Registry {
             return Err(unknown());
         }
         let mut request = self.agent.get(&challenge.realm);
+        if let Some(login) = &login {
+            request = request.header(AUTHORIZATION, login.header());
+        }
         if let Some(service) = &challenge.service {
             request = request.query("service", service);
         }
         request = request.query("scope", format!("repository:{}:pull", self.name.repository()));
         let answer = request.call().map_err(|cause| self.unreachable(cause))?;
-        if answer.status() != StatusCode::OK {
-            return Err(self.strange(answer.status()));
+        match answer.status() {
+            StatusCode::OK => {}
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                return Err(self.not_there(self.name.repository().to_owned(), login.is_some(), status));
+            }
+            status => return Err(self.strange(status)),
         }
         let bytes = self.whole(answer, LARGEST_TOKEN)?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|_| unknown())?;
@@ -206,7 +242,7 @@ impl Registry {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(unknown());
         }
-        Ok(format!("Bearer {text}"))
+        Ok((format!("Bearer {text}"), login.is_some()))
     }
 
     fn whole(&self, answer: Response<ureq::Body>, limit: u64) -> Result<Vec<u8>, RegistryError> {
@@ -219,6 +255,20 @@ impl Registry {
         Ok(bytes)
     }
 
+    fn not_there(&self, what: String, known: bool, status: StatusCode) -> RegistryError {
+        let host = self.name.host().to_owned();
+        let refused = status != StatusCode::NOT_FOUND;
+        let hint = match known {
+            _ if !refused => String::new(),
+            false => {
+                format!("; podman login {host} or docker login {host} leaves a name and a password for it")
+            }
+            true => format!("; podman login {host} or docker login {host} changes who that is"),
+        };
+        let whom = if known { "the name and password that are kept for it" } else { "everybody" };
+        RegistryError::NotThere { host, what, whom, status, hint }
+    }
+
     fn unreachable(&self, cause: ureq::Error) -> RegistryError {
         RegistryError::Unreachable { host: self.name.host().to_owned(), cause: Box::new(cause) }
     }
@@ -226,6 +276,11 @@ impl Registry {
     fn strange(&self, status: StatusCode) -> RegistryError {
         RegistryError::Strange { host: self.name.host().to_owned(), status }
     }
+}
+
+/// Whether a challenge is for a name and a password (RFC 7617).
+fn is_basic(header: &str) -> bool {
+    header.split([' ', ',']).next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic"))
 }
 
 /// What a token's server answers; either name will do.

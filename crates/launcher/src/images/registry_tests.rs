@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::ImageError;
+use super::credentials::Credentials;
 use super::digest::Sum;
 use super::made::{Layout, Made, gzip};
 use super::name::ImageName;
@@ -33,7 +34,20 @@ impl Desk {
     }
 
     fn pull(&self, name: &str) -> Result<Held, ImageError> {
-        pull::pull(&self.store, &ImageName::read(name).unwrap(), &Progress::hidden())
+        self.pull_with(name, &Credentials::none())
+    }
+
+    fn pull_with(&self, name: &str, credentials: &Credentials) -> Result<Held, ImageError> {
+        pull::pull(&self.store, &ImageName::read(name).unwrap(), credentials, &Progress::hidden())
+    }
+
+    /// A file in which this registry has a name and a password.
+    fn login(&self, host: &str, login: &str) -> Credentials {
+        use base64::Engine as _;
+        let path = self._folder.path().join("auth.json");
+        let auth = base64::engine::general_purpose::STANDARD.encode(login);
+        fs::write(&path, format!(r#"{{"auths": {{"{host}": {{"auth": "{auth}"}}}}}}"#)).unwrap();
+        Credentials::of(vec![path])
     }
 
     /// Where a part is while it is pulled.
@@ -167,6 +181,12 @@ enum Manner {
     Good,
     /// It asks for a token first.
     Token,
+    /// It asks for a token that only a name and a password get.
+    PrivateToken,
+    /// It asks for a name and a password.
+    Basic,
+    /// The same, and its parts are at another registry.
+    Elsewhere(u16),
     /// It closes the connection in the middle of every part.
     Halves,
     /// It gives wholes only, whatever is asked for.
@@ -186,6 +206,8 @@ struct OurRegistry {
     host: String,
     asked: Arc<AtomicUsize>,
     ranges: Arc<Mutex<Vec<String>>>,
+    /// Every Authorization header that came.
+    logins: Arc<Mutex<Vec<String>>>,
 }
 
 impl OurRegistry {
@@ -193,8 +215,16 @@ impl OurRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let (asked, ranges) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<String>>>::default());
-        let server =
-            Server { manner, files, host: host.clone(), asked: asked.clone(), ranges: ranges.clone() };
+        let logins = Arc::<Mutex<Vec<String>>>::default();
+        let (host_too, asked_too, ranges_too) = (host.clone(), asked.clone(), ranges.clone());
+        let server = Server {
+            manner,
+            files,
+            host: host_too,
+            asked: asked_too,
+            ranges: ranges_too,
+            logins: logins.clone(),
+        };
         // It ends with the test's process.
         std::thread::spawn(move || {
             for visitor in listener.incoming().flatten() {
@@ -202,7 +232,7 @@ impl OurRegistry {
                 let _ = server.answer(visitor);
             }
         });
-        OurRegistry { host, asked, ranges }
+        OurRegistry { host, asked, ranges, logins }
     }
 }
 
@@ -212,7 +242,11 @@ struct Server {
     host: String,
     asked: Arc<AtomicUsize>,
     ranges: Arc<Mutex<Vec<String>>>,
+    logins: Arc<Mutex<Vec<String>>>,
 }
+
+/// base64 of `me:hunter2`.
+const BASIC: &str = "Basic bWU6aHVudGVyMg==";
 
 impl Server {
     fn answer(&self, mut visitor: TcpStream) -> std::io::Result<()> {
@@ -228,15 +262,32 @@ impl Server {
         if self.manner == Manner::Noise {
             return visitor.write_all(b"\x1b[2Jnoise\r\n\r\n");
         }
+        let login = headers.get("authorization").map(String::as_str);
+        self.logins.lock().unwrap().extend(login.map(str::to_owned));
+        let unauthorized = |visitor: &mut TcpStream, challenge: &str| {
+            reply(visitor, "401 Unauthorized", &format!("WWW-Authenticate: {challenge}\r\n"), b"")
+        };
         if path.starts_with("/token?") {
             assert!(path.contains("scope=repository%3Atool%3Apull"), "{path}");
+            if self.manner == Manner::PrivateToken && login != Some(BASIC) {
+                return unauthorized(&mut visitor, "Basic realm=\"x\"");
+            }
             return reply(&mut visitor, "200 OK", "", br#"{"token":"secret"}"#);
         }
-        let knows = headers.get("authorization").is_some_and(|token| token == "Bearer secret");
-        if matches!(self.manner, Manner::Token | Manner::BadRealm) && !knows {
-            let host = if self.manner == Manner::Token { &self.host } else { "auth.example" };
-            let header = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"x\"\r\n");
-            return reply(&mut visitor, "401 Unauthorized", &header, b"");
+        let host = if self.manner == Manner::BadRealm { "auth.example" } else { &self.host };
+        let bearer = format!("Bearer realm=\"http://{host}/token\",service=\"x\"");
+        match self.manner {
+            Manner::Token | Manner::PrivateToken | Manner::BadRealm if login != Some("Bearer secret") => {
+                return unauthorized(&mut visitor, &bearer);
+            }
+            Manner::Basic | Manner::Elsewhere(_) if login != Some(BASIC) => {
+                return unauthorized(&mut visitor, "Basic realm=\"x\"");
+            }
+            Manner::Elsewhere(port) if path.contains("/blobs/") => {
+                let header = format!("Location: http://127.0.0.1:{port}{path}\r\n");
+                return reply(&mut visitor, "307 Temporary Redirect", &header, b"");
+            }
+            _ => {}
         }
         if path == "/v2/tool/manifests/v1" {
             return self.manifest(&mut visitor);
@@ -295,6 +346,62 @@ fn a_registry_that_wants_a_token_gets_it_and_the_token_goes_nowhere_in_the_clear
     let registry = OurRegistry::start(Manner::BadRealm, parts("never"));
     let error = Desk::new().pull(&format!("{}/tool:v1", registry.host)).unwrap_err().to_string();
     assert!(error.contains("asks for a token"), "{error}");
+}
+
+#[test]
+fn a_name_and_a_password_get_a_private_image_by_token_and_without() {
+    for manner in [Manner::PrivateToken, Manner::Basic] {
+        let registry = OurRegistry::start(manner, parts("private"));
+        let (desk, name) = (Desk::new(), format!("{}/tool:v1", registry.host));
+        let login = desk.login(&registry.host, "me:hunter2");
+        assert_eq!(word(&desk.pull_with(&name, &login).unwrap()), "private", "{manner:?}");
+        let known = registry.logins.lock().unwrap().iter().any(|login| login == BASIC);
+        assert!(known, "{manner:?}");
+    }
+    // Who does not ask for it does not get it.
+    for manner in [Manner::Good, Manner::BadRealm] {
+        let registry = OurRegistry::start(manner, parts("public"));
+        let desk = Desk::new();
+        let _ =
+            desk.pull_with(&format!("{}/tool:v1", registry.host), &desk.login(&registry.host, "me:hunter2"));
+        assert!(registry.logins.lock().unwrap().is_empty(), "{manner:?}");
+    }
+}
+
+#[test]
+fn a_password_that_is_missing_or_wrong_or_kept_by_a_helper_is_told_and_never_printed() {
+    for manner in [Manner::PrivateToken, Manner::Basic] {
+        let registry = OurRegistry::start(manner, parts("private"));
+        let (desk, name) = (Desk::new(), format!("{}/tool:v1", registry.host));
+        let sentence = |credentials: &Credentials| match desk.pull_with(&name, credentials) {
+            Ok(_) => panic!("{manner:?}: pulled"),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        let text = sentence(&Credentials::none());
+        assert!(text.contains("not for everybody") && text.contains("podman login"), "{text}");
+        let text = sentence(&desk.login("other.example", "me:hunter2"));
+        assert!(text.contains("not for everybody"), "{text}");
+        let text = sentence(&desk.login(&registry.host, "me:hunter3"));
+        assert!(text.contains("not for the name and password"), "{text}");
+        assert!(!text.contains("hunter3") && !text.contains("bWU6"), "{text}");
+        let path = desk._folder.path().join("config.json");
+        fs::write(&path, format!(r#"{{"credHelpers": {{"{}": "pass"}}}}"#, registry.host)).unwrap();
+        let text = sentence(&Credentials::of(vec![path]));
+        assert!(text.contains("docker-credential-pass"), "{text}");
+    }
+}
+
+#[test]
+fn neither_password_nor_token_follows_a_redirect() {
+    let files = parts("elsewhere");
+    let storage = OurRegistry::start(Manner::Good, files.clone());
+    let port = storage.host.rsplit(':').next().unwrap().parse().unwrap();
+    let registry = OurRegistry::start(Manner::Elsewhere(port), files);
+    let desk = Desk::new();
+    let login = desk.login(&registry.host, "me:hunter2");
+    assert_eq!(word(&desk.pull_with(&format!("{}/tool:v1", registry.host), &login).unwrap()), "elsewhere");
+    assert!(storage.asked.load(Ordering::Relaxed) > 0);
+    assert!(storage.logins.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use lguest_devices::fuse::request::Span;
 use lguest_devices::fuse::{Answer, HandleId, MOST_DATA, NodeId};
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::{Errno, Result, pread, pwrite};
 
 use super::{Share, is_plain};
@@ -101,11 +101,6 @@ impl Share {
         }
         answer.amount(written as u32);
         Ok(())
-    }
-
-    pub(super) fn sync(&mut self, handle: HandleId, data_only: bool) -> Result<()> {
-        let file = self.file(handle)?;
-        if data_only { fdatasync(file) } else { fsync(file) }
     }
 
     pub(super) fn allocate(&mut self, handle: HandleId, offset: u64, length: u64, mode: u32) -> Result<()> {

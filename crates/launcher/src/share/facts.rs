@@ -67,6 +67,12 @@ impl Share {
         Owned::read(&value[..length])
     }
 
+    /// Whose a file is that a descriptor names.
+    pub(super) fn owner_of(&self, file: &OwnedFd) -> Result<Owned> {
+        let stat = fstat(file)?;
+        Ok(self.kept(file, kind(&stat)).unwrap_or_else(|| self.identity.seen(&stat)))
+    }
+
     pub(super) fn get_attributes(
         &mut self,
         node: NodeId,

@@ -7,6 +7,7 @@
 //!        owner     whose files they are, on both sides
 //!        names     lookup, create, rename, remove          contents  open, read, write, room
 //!        facts     attributes, extended attributes         listing   directories
+//!        crew      who waits for the host's disk
 //! ```
 //! What keeps a Guest inside: a name is one component (`lguest_devices::fuse::FileName`), a file is found by one
 //! `openat(directory, name, O_PATH | O_NOFOLLOW)` after another (`nodes`), a link is text for the Guest to read, and only
@@ -14,7 +15,12 @@
 //! rest, except /proc: through it a Guest could write this process's memory.
 //!
 //! Requests are answered on the thread of the vCPU that asks, one at a time: most take a few microseconds, which is less
-//! than waking another thread. What does not (a read that waits for a disk, fsync) holds that vCPU up, as a disk does.
+//! than waking another thread. To synchronise takes as long as a disk, and is the crew's; a read that waits for one holds
+//! its vCPU up.
+//!
+//! Locks (flock, fcntl) are the Guest kernel's affair: we do not offer to keep them, so it keeps them itself, among its own
+//! processes. No file of the host's is locked, and no lock of the host's is seen. Access control lists are refused
+//! (EOPNOTSUPP), since no host would enforce what they say of the Guest's users.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -24,7 +30,7 @@ use std::sync::Arc;
 use lguest_devices::fuse::answer::FileSystemFigures;
 use lguest_devices::fuse::request::{self, Request};
 use lguest_devices::fuse::{self, Answer, HandleId, Header, NodeId, Validity, ability};
-use lguest_devices::virtio::fs::FuseServer;
+use lguest_devices::virtio::fs::{FuseServer, Served, Ticket};
 use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
 use rustix::io::{Errno, Result};
 
@@ -35,7 +41,10 @@ mod names;
 mod contents;
 mod facts;
 mod listing;
+mod crew;
 
+pub use crew::Start;
+use crew::{Crew, Work};
 use nodes::Nodes;
 use owner::Identity;
 
@@ -85,6 +94,7 @@ pub struct Share {
     /// File systems met so far, the root's first; files are numbered within theirs.
     devices: Vec<u64>,
     listing: Box<[MaybeUninit<u8>]>,
+    crew: Crew,
 }
 
 impl Share {
@@ -116,35 +126,68 @@ impl Share {
             next_handle: 1,
             most_open: MOST_OPEN.min(room / 4),
             listing: vec![MaybeUninit::uninit(); LISTING].into_boxed_slice(),
+            crew: Crew::default(),
         })
     }
 
+    /// What begins the threads that wait for the host's disk, once the device is on its bus.
+    pub fn start(&self) -> Start {
+        self.crew.start()
+    }
+
     /// [`FuseServer::serve`].
-    fn serve_one(&mut self, message: &[u8], room: usize, bytes: &mut Vec<u8>) {
+    fn serve_one(&mut self, message: &[u8], room: usize, may_wait: bool, bytes: &mut Vec<u8>) -> Served {
         bytes.clear();
-        let Some((header, opcode)) = request::header(message) else { return };
+        let Some((header, opcode)) = request::header(message) else { return Served::Answered };
         let mut answer = Answer::new(bytes, room);
         let result = match request::body(opcode, message) {
             Ok(Request::Forget { lookups }) => {
                 self.nodes.forget(header.node, lookups);
-                return bytes.clear();
+                bytes.clear();
+                return Served::Answered;
             }
             Ok(Request::BatchForget { list }) => {
                 request::forgets(list).for_each(|(node, lookups)| self.nodes.forget(node, lookups));
-                return bytes.clear();
+                bytes.clear();
+                return Served::Answered;
             }
-            Ok(Request::Interrupt) => return bytes.clear(),
-            Ok(request) => {
-                self.answer(&header, request, &mut answer).map_err(|errno| fuse::Errno(errno.raw_os_error()))
+            Ok(Request::Interrupt) => {
+                bytes.clear();
+                return Served::Answered;
             }
+            Ok(request @ (Request::Sync { .. } | Request::SyncAll)) => match self.work(&request) {
+                Ok(Some(work)) if may_wait => match self.crew.take(header.unique, work) {
+                    Ok(ticket) => return Served::Later(ticket),
+                    Err(work) => work.carry_out(),
+                },
+                Ok(work) => work.map_or(Ok(()), |work| work.carry_out()),
+                Err(errno) => Err(errno),
+            }
+            .map_err(number),
+            Ok(request) => self.answer(&header, request, &mut answer).map_err(number),
             Err(errno) => Err(errno),
         };
         tracing::trace!(opcode, node = header.node.0, ?result, "share");
         answer.finish(header.unique, result);
+        Served::Answered
+    }
+
+    /// What a request to synchronise has to wait for, if anything.
+    fn work(&self, request: &Request<'_>) -> Result<Option<Work>> {
+        Ok(match *request {
+            Request::Sync { handle, data_only } => {
+                let file = self.handle(handle)?.file.clone();
+                Some(if data_only { Work::Data(file) } else { Work::File(file) })
+            }
+            // What could not be written needs no writing back, and the host may have gigabytes of others' to write.
+            Request::SyncAll if !self.readonly => Some(Work::All(self.root.clone())),
+            _ => None,
+        })
     }
 
     /// [`FuseServer::reset`].
     fn forget_all(&mut self) {
+        self.crew.forget();
         self.open.clear();
         if let Ok(nodes) = Nodes::new(self.root.clone(), self.most_held) {
             self.nodes = nodes;
@@ -183,10 +226,6 @@ impl Share {
             Request::Write { at, data, drop_privileges } => self.write(at, data, drop_privileges, answer)?,
             Request::Release { handle } => self.release(handle),
             Request::StatFs => answer.figures(&self.figures()?),
-            Request::Sync { handle, data_only } => self.sync(handle, data_only)?,
-            // What could not be written needs no writing back, and the host may have gigabytes of others' to write.
-            Request::SyncAll if self.readonly => {}
-            Request::SyncAll => rustix::fs::syncfs(&self.root)?,
             Request::SetExtended { name, value, flags } => self.set_extended(node, name, value, flags)?,
             Request::GetExtended { name, size } => self.get_extended(node, name, size, answer)?,
             Request::ListExtended { size } => self.list_extended(node, size, answer)?,
@@ -199,7 +238,12 @@ impl Share {
             Request::Seek { handle, offset, whence } => self.seek(handle, offset, whence, answer)?,
             Request::CopyRange { from, to, length } => self.copy(from, to, length, answer)?,
             Request::Destroy => self.forget_all(),
-            Request::Forget { .. } | Request::BatchForget { .. } | Request::Interrupt => {}
+            // Answered before, or not at all.
+            Request::Sync { .. }
+            | Request::SyncAll
+            | Request::Forget { .. }
+            | Request::BatchForget { .. }
+            | Request::Interrupt => {}
         }
         Ok(())
     }
@@ -253,13 +297,26 @@ impl Share {
 }
 
 impl FuseServer for Share {
-    fn serve(&mut self, request: &[u8], room: usize, answer: &mut Vec<u8>) {
-        self.serve_one(request, room, answer);
+    fn serve(&mut self, request: &[u8], room: usize, may_wait: bool, answer: &mut Vec<u8>) -> Served {
+        self.serve_one(request, room, may_wait, answer)
+    }
+
+    fn done(&mut self) -> Option<(Ticket, Vec<u8>)> {
+        let (ticket, unique, result) = self.crew.done()?;
+        let mut bytes = Vec::new();
+        // An answer without content is a header, and every request has room for that.
+        Answer::new(&mut bytes, fuse::answer::HEADER).finish(unique, result.map_err(number));
+        Some((ticket, bytes))
     }
 
     fn reset(&mut self) {
         self.forget_all();
     }
+}
+
+/// The protocol's number of an error of the host's.
+fn number(errno: Errno) -> fuse::Errno {
+    fuse::Errno(errno.raw_os_error())
 }
 
 /// Whether a request would change something, for a share that is read only. Opening looks at its flags itself.

@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-use super::owner::Owned;
+use super::owner::{Owned, SET_GROUP_ID};
 use super::{PROC, Share};
 
 /// RENAME_NOREPLACE and RENAME_EXCHANGE (rename(2)). The third, which leaves a device node behind, is no use here.
@@ -87,12 +87,26 @@ impl Share {
         answer: &mut Answer<'_>,
     ) -> Result<()> {
         let stat = statat(directory, name.bytes(), AtFlags::SYMLINK_NOFOLLOW)?;
-        let wanted = Owned { uid: header.uid, gid: header.gid, mode: mode & 0o7777 };
+        let wanted = self.owner_of_new(header, directory, mode)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(directory, name.bytes(), flags, Mode::empty())?;
         self.settle(&file, &fstat(&file)?, wanted, None)?;
         let stat = fstat(&file).unwrap_or(stat);
         self.enter(header.node, directory, name, &stat, answer)
+    }
+
+    /// Whose a new file is: who asks, and the group's that its directory says (inode(7), "The set-group-ID bit"). The driver
+    /// leaves that to us, as it does with every server.
+    fn owner_of_new(&self, header: &Header, directory: &OwnedFd, mode: u32) -> Result<Owned> {
+        let above = self.owner_of(directory)?;
+        let own = Owned { uid: header.uid, gid: header.gid, mode: mode & 0o7777 };
+        Ok(if above.mode & SET_GROUP_ID == 0 {
+            own
+        } else if FileType::from_raw_mode(mode) == FileType::Directory {
+            Owned { gid: above.gid, mode: own.mode | SET_GROUP_ID, ..own }
+        } else {
+            Owned { gid: above.gid, ..own }
+        })
     }
 
     pub(super) fn symlink(
@@ -104,7 +118,7 @@ impl Share {
     ) -> Result<()> {
         let directory = self.nodes.descriptor(header.node)?;
         symlinkat(target, &directory, name.bytes())?;
-        self.made(header, &directory, name, 0o777, answer)
+        self.made(header, &directory, name, FileType::Symlink.as_raw_mode() | 0o777, answer)
     }
 
     pub(super) fn make_directory(
@@ -116,6 +130,7 @@ impl Share {
     ) -> Result<()> {
         let directory = self.nodes.descriptor(header.node)?;
         mkdirat(&directory, name.bytes(), Mode::from_raw_mode(mode & 0o777 | 0o700))?;
+        let mode = FileType::Directory.as_raw_mode() | mode & 0o7777;
         self.made(header, &directory, name, mode, answer)
     }
 
@@ -154,7 +169,7 @@ impl Share {
         let permissions = Mode::from_raw_mode(mode & 0o777 | 0o600);
         match openat(&directory, name.bytes(), NEW | super::contents::opened_with(wanted), permissions) {
             Ok(file) => {
-                let owned = Owned { uid: header.uid, gid: header.gid, mode: mode & 0o7777 };
+                let owned = self.owner_of_new(header, &directory, mode)?;
                 self.settle(&file, &fstat(&file)?, owned, None)?;
                 let stat = fstat(&file)?;
                 let facts = self.facts_of_file(&file, &stat);

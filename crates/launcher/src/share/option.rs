@@ -1,4 +1,4 @@
-//! `--share DIR[:TAG][,readonly]`.
+//! `--share DIR[:TAG][,readonly]`: which directory, under which name, and every mistake that can be made in saying so.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

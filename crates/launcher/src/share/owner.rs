@@ -22,6 +22,9 @@ pub const LONGEST_OVERRIDE: usize = 64;
 /// Set-user-ID and set-group-ID (inode(7)).
 const PRIVILEGES: u32 = 0o6000;
 
+/// Set-group-ID: of a directory, that what is made there is its group's (inode(7)).
+pub const SET_GROUP_ID: u32 = 0o2000;
+
 /// Owner, group and the twelve bits of a mode, in the Guest's eyes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owned {

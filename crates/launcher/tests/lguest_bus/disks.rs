@@ -21,7 +21,7 @@ fn content() -> Vec<u8> {
 fn a_disk_is_read_written_and_summed_by_one_driver_on_every_bus_and_the_file_agrees() {
     let folder = folder();
     let engines = engines("a_disk_is_read_written_and_summed_by_one_driver_on_every_bus_and_the_file_agrees");
-    let buses = ["lguest-dma", "pci", "mmio"];
+    let buses = ["lguest-dma", "lguest", "pci", "mmio"];
     for (engine, bus) in engines.iter().flat_map(|engine| buses.map(|bus| (*engine, bus))) {
         let path = folder.path().join(format!("{engine}-{bus}"));
         let mut expected = content();

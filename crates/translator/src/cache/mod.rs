@@ -8,6 +8,7 @@ pub mod arena;
 pub mod thunks;
 pub mod wide;
 pub mod calls;
+pub mod direct;
 pub mod second;
 pub mod returns;
 
@@ -15,6 +16,7 @@ use crate::SetupError;
 use crate::frame::{BANK_SLOTS, FrameMapping, JUMP_SLOTS, SPACES};
 use crate::unit::{Exit, Key, Site, Unit, UnitIndex};
 use arena::Arena;
+use direct::Direct;
 use rustc_hash::FxHashMap;
 use thunks::Thunks;
 
@@ -30,6 +32,8 @@ pub struct Cache {
     pub sites: Vec<Site>,
     /// The Guest bytes of every unit, one behind the other: about a tenth of the host code's size.
     bytes: Vec<u8>,
+    /// Slots of known targets.
+    pub direct: Direct,
     names: FxHashMap<Key, UnitIndex>,
     pages: FxHashMap<u32, Vec<UnitIndex>>,
     /// How often the arena was full.
@@ -65,6 +69,7 @@ impl Cache {
             units: Vec::with_capacity(UNITS),
             sites: Vec::with_capacity(SITES),
             bytes: Vec::new(),
+            direct: Direct::default(),
             names: FxHashMap::default(),
             pages: FxHashMap::default(),
             resets: 0,
@@ -266,6 +271,9 @@ impl Cache {
             jumps.replace(space * JUMP_SLOTS + slot, entry, self.thunks.lookup);
         }
         if key.mode.has_second_table() {
+            for place in (1..=SPACES).filter_map(|space| self.direct.place(space, key.pc)) {
+                jumps.replace(place, self.entry(index), self.thunks.lookup);
+            }
             let (place, pair) = (second::place(key.pc), [key.pc, self.entry(index)]);
             for space in (1..=SPACES).filter(|&space| jumps.get_pair(space, place) == pair) {
                 jumps.set_pair(space, place, self.no_pair());
@@ -284,6 +292,7 @@ impl Cache {
         self.units.clear();
         self.sites.clear();
         self.bytes.clear();
+        self.direct.reset();
         self.names.clear();
         self.pages.clear();
         self.resets += 1;

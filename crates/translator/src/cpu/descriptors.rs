@@ -57,7 +57,7 @@ pub struct Descriptor {
 /// #GP naming the selector when it lies outside its table, #PF from reading it.
 pub fn read(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Descriptor, Exception> {
     let address = locate(cpu, selector, 8).ok_or(Exception::gp(code_of(selector)))?;
-    let word = u64::from_le_bytes(memory.read_system(cpu, address)?);
+    let word = cpu.descriptor_at(memory, address)?;
     Ok(Descriptor { segment: parse(selector, word), address })
 }
 
@@ -125,7 +125,9 @@ pub fn mark_accessed(
 ) -> Result<Segment, Exception> {
     let mut segment = descriptor.segment;
     if segment.attributes & ACCESSED == 0 {
-        memory.set_bits_system(cpu, descriptor.address, ACCESSED_IN_MEMORY)?;
+        if cpu.hosted.is_none() {
+            memory.set_bits_system(cpu, descriptor.address, ACCESSED_IN_MEMORY)?;
+        }
         segment.attributes |= ACCESSED;
     }
     Ok(segment)
@@ -201,7 +203,7 @@ pub fn lar(cpu: &Cpu, memory: &GuestMemory, selector: u16) -> Result<Option<u32>
     const LEGACY: u16 = LONG | SIZED_16 | 1 << system::CALL_GATE_16 | 1 << system::TASK_GATE;
     let allowed = if cpu.long_mode() { LONG } else { LEGACY };
     let Some(found) = visible(cpu, memory, selector, allowed)? else { return Ok(None) };
-    let word = u64::from_le_bytes(memory.read_system(cpu, found.address)?);
+    let word = cpu.descriptor_at(memory, found.address)?;
     Ok(Some((word >> 32) as u32 & 0x00ff_ff00))
 }
 

@@ -14,6 +14,7 @@ pub mod msr;
 pub mod inert;
 pub mod components;
 pub mod cpuid;
+pub mod hosted;
 
 use segments::{Segment, TableRegister};
 
@@ -85,6 +86,8 @@ pub struct Cpu {
     pub xcr0_offered: u64,
     /// Registers the Guest may set and read back but that change nothing here (MTRRs, PAT, SPEC_CTRL ...).
     pub inert: inert::InertMsrs,
+    /// What a hosted processor has in the place of tables of its own; none for an ordinary one.
+    pub hosted: Option<hosted::Hosted>,
 }
 
 /// The registers behind `sysenter` (SDM vol. 3, 5.8.7).

@@ -54,7 +54,7 @@ fn read(cpu: &Cpu, memory: &GuestMemory, found: &Descriptor) -> Result<Gate, Exc
     if !found.segment.present() {
         return Err(Exception::np(code));
     }
-    let low = u64::from_le_bytes(memory.read_system(cpu, found.address)?);
+    let low = cpu.descriptor_at(memory, found.address)?;
     let target = (low >> 16) as u16;
     let near = low & 0xffff;
     let wide = near | low >> 32 & 0xffff_0000;

@@ -130,6 +130,8 @@ pub struct Paging {
     pub smap: bool,
     /// CR4.PGE: the G bit means something.
     pub global: bool,
+    /// Outside long mode: the first linear address that nothing maps ([`crate::hosted`]).
+    pub ceiling: u64,
 }
 
 impl Paging {
@@ -142,6 +144,7 @@ impl Paging {
             smep: cpu.cr4 & cr4::SMEP != 0,
             smap: cpu.cr4 & cr4::SMAP != 0,
             global: cpu.cr4 & cr4::PGE != 0,
+            ceiling: cpu.hosted.map_or(u64::MAX, |hosted| hosted.ceiling),
         }
     }
 
@@ -311,6 +314,7 @@ fn follow(
     let narrow = address & 0xffff_ffff;
     match paging.root {
         Root::Off => Ok((unpaged(narrow), Path::new())),
+        Root::Two { .. } | Root::Three(_) if narrow >= paging.ceiling => Err(paging.fault(narrow, access, 0)),
         Root::Two { table, large } => follow_narrow(ram, paging, table, large, narrow, access),
         Root::Three(directories) => {
             let directory = directories[(narrow >> 30) as usize];

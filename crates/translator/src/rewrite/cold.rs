@@ -4,7 +4,7 @@
 //! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
 
 use super::Rewriter;
-use super::remembered::LookUp;
+use super::remembered::{LookUp, LookUpWord};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch};
 use crate::cache::wide::wake;
@@ -61,6 +61,8 @@ pub(super) enum Ask {
     Link(usize),
     /// A look into the table on a memo's behalf.
     LookUp(Box<LookUp>),
+    /// The same for a stack word, with the Guest's flags in their place.
+    LookUpWord(Box<LookUpWord>),
     /// An exit to the unit of the same code in which every access looks for itself.
     Apart(u64),
 }
@@ -124,6 +126,7 @@ impl Rewriter<'_> {
                 Ask::LeaveDirectly(target) => self.leave_directly(target, false),
                 Ask::Apart(target) => self.leave_directly(target, true),
                 Ask::LookUp(look) => self.look_up_for_memo(*look),
+                Ask::LookUpWord(look) => self.look_up_word(*look),
             }
         }
         self.tools.colds = colds;

@@ -2,13 +2,15 @@
 //!
 //! A known target is linked: the exit is a plain jump to the target's code, patched when the target is first
 //! reached. That is right as long as the mapping of the target's page stays; the cache cuts links when it changes.
-//! User code changes address spaces too often for that, so its jumps to other pages go through its address
-//! space's jump table, as computed targets do: one indirect jump, and the target checks that it was meant.
+//! User code changes address spaces too often for that, so its jumps to other pages go through a slot that belongs to its
+//! address space and to the target (`cache/direct.rs`). Computed targets share the slots of its jump table: one indirect
+//! jump, and the target checks that it was meant.
 
 use super::stack::Pushed;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{FRAME, GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch};
+use crate::cache::direct;
 use crate::frame::{BANK_SLOTS, Frame, FrameMapping};
 use crate::unit::{Exit, Part};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
@@ -104,12 +106,13 @@ impl Rewriter<'_> {
         self.colds.push(Cold { jumps: smallvec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
     }
 
-    /// Leaves for a known target through the address space's jump table.
+    /// Leaves for a known target through the address space's slot for it, or through its jump table.
     pub(super) fn leave_by_table(&mut self, target: u64) {
         self.code.constant(S0, target);
         self.code.load32(S1, Mem::frame(offset_of!(Frame, jump_space)));
-        let slot = self.jump_tables() + 8 * (target & 0xffff) as i32;
-        self.table_jump(slot);
+        let own = if self.key.mode.has_second_table() { self.direct.give(target) } else { None };
+        let shared = self.jump_tables() + 8 * (target & 0xffff) as i32;
+        self.table_jump(own.map_or(shared, direct::distance));
     }
 
     /// Leaves for the target in the first scratch register.

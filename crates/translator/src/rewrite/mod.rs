@@ -25,6 +25,7 @@ mod legacy;
 
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
+use crate::cache::direct::Direct;
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
@@ -121,6 +122,7 @@ struct Rewriter<'a> {
     sites: Vec<Site>,
     tools: &'a mut Tools,
     thunks: &'a Thunks,
+    direct: &'a mut Direct,
     key: Key,
     place: Place,
     /// The Guest's bytes from its first instruction on.
@@ -154,7 +156,7 @@ struct Rewriter<'a> {
 /// Rewrites a block. `live` is what [`crate::liveness::live_before`] says of it; `bytes` its Guest bytes.
 pub fn unit(
     tools: &mut Tools,
-    thunks: &Thunks,
+    (thunks, direct): (&Thunks, &mut Direct),
     key: Key,
     place: Place,
     block: &Block,
@@ -175,6 +177,7 @@ pub fn unit(
         sites: std::mem::take(&mut tools.sites),
         tools,
         thunks,
+        direct,
         key,
         place,
         bytes,
@@ -245,6 +248,7 @@ pub fn snippet(
         sites: Vec::new(),
         tools,
         thunks,
+        direct: &mut Direct::default(),
         key,
         place,
         bytes: &[],
@@ -448,10 +452,17 @@ impl Rewriter<'_> {
 
     /// `lea`: the address is the result.
     fn address_only(&mut self, instruction: &Instruction) {
-        let address = self.effective_address_without_segment(instruction);
         let target = instruction.op0_register();
         let number = target.full_register().number() as u8;
         let wide = target.size() == 8 && memory::address_is_wide(instruction);
+        if instruction.is_ip_rel_memory_operand()
+            && target.size() >= 4
+            && let Some(home) = self.home(number)
+        {
+            let address = instruction.memory_displacement64();
+            return self.code.constant(home, if wide { address } else { address & 0xffff_ffff });
+        }
+        let address = self.effective_address_without_segment(instruction);
         match (target.size(), self.home(number)) {
             (2, home) => {
                 // A 16-bit result keeps the rest of its register.

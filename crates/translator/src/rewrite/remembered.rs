@@ -11,12 +11,13 @@
 
 use super::cold::Ask;
 use super::{Cold, Restore, Rewriter};
-use crate::assemble::host::{S0, S1};
+use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, cond};
-use crate::frame::FrameMapping;
+use crate::frame::{Frame, FrameMapping};
 use crate::memos::STRETCH;
 use crate::unit::{Part, Site};
 use smallvec::smallvec;
+use std::mem::offset_of;
 
 /// An access, or the first of a span.
 pub(super) struct Wanted {
@@ -47,6 +48,15 @@ pub(super) struct LookUp {
     back: usize,
 }
 
+/// What the stub of a stack word needs.
+pub(super) struct LookUpWord {
+    at: Mem,
+    memo: usize,
+    thunk: u64,
+    site: Site,
+    back: usize,
+}
+
 /// A memo's fields, from the frame on.
 fn page(memo: usize) -> usize {
     FrameMapping::MEMOS + 16 * memo
@@ -60,12 +70,7 @@ impl Rewriter<'_> {
     /// Leaves the addend for an access in the second scratch register, and says in which field of the frame it is; none if
     /// there is no memo for it. Flags are spoilt.
     pub(super) fn remember(&mut self, wanted: &Wanted) -> Option<usize> {
-        let (first, free) = self.place.memos;
-        if !self.key.mode.long() || self.key.mode.single() || self.memos == free {
-            return None;
-        }
-        let memo = (first + self.memos) as usize;
-        self.memos += 1;
+        let memo = self.next_memo()?;
         // What is not a home register may change before the stub needs it.
         let start = match wanted.start {
             Mem { base: Some(S0), disp, .. } => {
@@ -97,6 +102,71 @@ impl Rewriter<'_> {
             ask: Ask::LookUp(Box::new(look)),
         });
         Some(addend(memo))
+    }
+
+    /// The same for an aligned stack word, when the Guest's flags are in the processor: the memo holds the page's number,
+    /// negated, so that a sum and rcx can tell.
+    /// ```text
+    ///   lea s1, [address] ; pext s1, s1, [mask] ; mov s0, rcx ; mov rcx, [memo.page] ; lea rcx, [rcx + s1] ; jrcxz same
+    ///   jmp cold ; same: mov rcx, s0 ; mov s1, [memo.addend]
+    /// ```
+    pub(super) fn remember_keeping_flags(&mut self, at: Mem, part: Part) -> Option<()> {
+        let memo = self.next_memo()?;
+        let mask = Mem::frame(offset_of!(Frame, page_mask));
+        if at.disp == 0 {
+            self.code.pext(S1, GUEST_RSP, mask);
+        } else {
+            self.code.lea(true, S1, at);
+            self.code.pext(S1, S1, mask);
+        }
+        self.code.mov(S0, RCX);
+        self.code.load(RCX, Mem::frame(page(memo)));
+        self.code.lea(true, RCX, Mem::sum(RCX, S1, 0));
+        let same = self.code.jrcxz();
+        let other = self.code.jump();
+        self.code.bind_short(same);
+        self.code.mov(RCX, S0);
+        self.code.load(S1, Mem::frame(addend(memo)));
+        let back = self.code.here();
+        let Ask::Site { thunk, site } = self.memory_site(part) else {
+            unreachable!("a memory site is a site")
+        };
+        self.colds.push(Cold {
+            jumps: smallvec![other],
+            restore: Restore::Nothing,
+            ask: Ask::LookUpWord(Box::new(LookUpWord { at, memo, thunk, site, back })),
+        });
+        Some(())
+    }
+
+    /// The stub. The second scratch register holds the page's number, and the first what belongs into rcx.
+    pub(super) fn look_up_word(&mut self, look: LookUpWord) {
+        self.code.load_table(RCX, S1);
+        let missing = self.code.jrcxz();
+        self.code.store(Mem::frame(addend(look.memo)), RCX);
+        self.code.store8_immediate(Mem::frame(FrameMapping::MEMO_MARKS + look.memo / STRETCH), 1);
+        // Minus the number: its complement and one, without a flag.
+        self.code.not(S1);
+        self.code.lea(true, S1, Mem::at(S1, 1));
+        self.code.store(Mem::frame(page(look.memo)), S1);
+        self.code.mov(S1, RCX);
+        self.code.mov(RCX, S0);
+        let back = self.code.jump();
+        self.code.bind(back, look.back);
+        self.code.bind_short(missing);
+        self.code.mov(RCX, S0);
+        self.code.lea(true, S0, look.at);
+        self.call_site(look.thunk, look.site);
+    }
+
+    /// A memo that nobody has, if this unit may have any.
+    fn next_memo(&mut self) -> Option<usize> {
+        let (first, free) = self.place.memos;
+        if !self.key.mode.long() || self.key.mode.single() || self.memos == free {
+            return None;
+        }
+        self.memos += 1;
+        Some((first + self.memos - 1) as usize)
     }
 
     /// The stub.

@@ -9,10 +9,13 @@
 //! ```text
 //!   pext s1, s0, [mask] ; mov s0, rcx ; mov rcx, gs:[s1*8] ; jrcxz cold ; mov s1, rcx ; mov rcx, s0 ; ...
 //! ```
+//! Hot code tries the page of last time first (`remembered.rs`).
+//!
 //! 32-bit code moves its stack pointer first: `[r9 + s1 - 4]` would not wrap with it, and an address that was not looked
 //! up must not be used. Whatever stops such a push moves it back.
 
 use super::cold::Jumps;
+use super::remembered::Wanted;
 use super::{Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
@@ -189,6 +192,9 @@ impl Rewriter<'_> {
             return place;
         }
         self.note_flags();
+        if let Some(place) = self.remembered_word(at, part) {
+            return place;
+        }
         let mask = Mem::frame(offset_of!(Frame, page_mask));
         if at.disp == 0 {
             self.code.pext(S1, GUEST_RSP, mask);
@@ -215,6 +221,16 @@ impl Rewriter<'_> {
             self.colds.push(Cold { jumps: smallvec![missing], restore, ask });
         }
         place
+    }
+
+    /// The same, with a memo.
+    fn remembered_word(&mut self, at: Mem, part: Part) -> Option<Mem> {
+        if !self.live || self.aside {
+            self.remember(&Wanted { start: at, size: 8, before: 0, part, apart: None })?;
+        } else {
+            self.remember_keeping_flags(at, part)?;
+        }
+        Some(Mem::sum(GUEST_RSP, S1, at.disp))
     }
 
     /// Whether the stack pointer must move back up before Rust looks.

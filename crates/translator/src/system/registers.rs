@@ -132,6 +132,10 @@ impl Vcpu {
                 return Err(Exit::Halt.into());
             }
             M::Vmcall | M::Vmmcall => {
+                let cpu = self.cpu();
+                if cpu.hosted.is_some() && (cpu.cpl == 3 || instruction.mnemonic() == M::Vmmcall) {
+                    return Err(Exception::ud().into());
+                }
                 self.cpu_mut().rip = next;
                 return Err(Exit::Hypercall.into());
             }

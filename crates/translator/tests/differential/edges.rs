@@ -4,7 +4,7 @@
 //! what the manual lets a fault leave behind has changed (SDM vol. 3, 4.7 and 6.15; a repeated string instruction keeps what it
 //! has done, vol. 2, REP). A third of the 64-bit cases run as the supervisor.
 
-use crate::{Case, Comparison, ROUNDS, chosen_forms, compare_in, generate, number, seed};
+use crate::{Case, Comparison, ROUNDS, chosen_forms, compare_in, generate, number, seed, setting};
 
 fn cases(rounds: u64, bits: u32) -> impl Iterator<Item = Case> {
     let forms = chosen_forms(bits);
@@ -33,6 +33,12 @@ fn every_operand_over_the_end_of_a_page_faults_the_same_without_units() {
 
 #[test]
 fn most_of_these_cases_fault_and_every_kind_of_edge_is_met() {
+    if setting("FORM").is_some() {
+        // It is said of the whole set; a part of it may have only writes.
+        return eprintln!(
+            "LGUEST_DIFFERENTIAL_FORM narrows the set: whether it meets every edge is not asked"
+        );
+    }
     let answers = crate::native::run(&cases(1, 64).take(2000).collect::<Vec<_>>());
     let faults: Vec<_> = answers.iter().flatten().filter(|outcome| outcome.vector == 14).collect();
     assert!(faults.len() * 3 > answers.len(), "{} of {} fault", faults.len(), answers.len());

@@ -78,7 +78,7 @@ impl Surrounded {
         for _ in 0..20_000 {
             match self.machine.run() {
                 Stop::Trap(trapped) => return Some(trapped.vector),
-                Stop::Exit(Exit::Halt | Exit::TripleFault | Exit::Dead(_)) => return None,
+                Stop::Exit(Exit::Halt | Exit::TripleFault | Exit::Event(_) | Exit::Dead(_)) => return None,
                 Stop::Exit(Exit::PortIn { .. } | Exit::MmioRead { .. } | Exit::ReadMsr { .. }) => {
                     self.machine.vcpu.reply(0)
                 }

@@ -21,6 +21,7 @@ mod bare;
 mod modes;
 mod protected;
 mod tasks;
+mod hosted;
 mod limits;
 mod noise;
 mod neighbours;

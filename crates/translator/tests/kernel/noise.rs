@@ -353,7 +353,7 @@ impl Hostile {
             Exit::Halt => self.aim(),
             Exit::PortOut { .. } | Exit::MmioWrite { .. } | Exit::Hypercall => {}
             Exit::Debug(_) => unreachable!("no debugger asked"),
-            Exit::TripleFault | Exit::Dead(_) => return false,
+            Exit::TripleFault | Exit::Event(_) | Exit::Dead(_) => return false,
         }
         true
     }

@@ -222,6 +222,93 @@ fn hot_code_finds_words_across_pages_and_pages_that_take_turns() {
     assert_eq!(machine.vcpu.gpr(reg::RAX), expected);
 }
 
+#[test]
+fn hot_code_forgets_where_its_stack_was_when_it_moves() {
+    // A carry lives over each pop. The push is the first write: the handler gives the user a page of its own.
+    let mut machine = Machine::new();
+    machine.vcpu.take_all_code_for_hot(true);
+    machine.map(USERS, BEHIND_FIRST, P | U);
+    for page in [BEHIND_FIRST, BEHIND_SECOND] {
+        (0..2).for_each(|n| machine.put(page + 8 * n, page + n));
+    }
+    let place = machine.load_anew(
+        USER_CODE,
+        &assembled!(
+            "mov ecx, 3",
+            "2: xor edx, edx",
+            "3: mov rsp, rbx",
+            "stc",
+            "jmp 4f",
+            "4: pop rax",
+            "adc rdx, rax",
+            "loop 3b",
+            "jmp 5f",
+            "5: push rdx",
+            "jmp 6f",
+            "6: pop rsi",
+            "jmp 7f",
+            "7: pop rdi",
+            "mov ecx, 1",
+            "dec r8d",
+            "jnz 2b",
+            "int3"
+        ),
+    );
+    machine.start_user(place);
+    machine.vcpu.set_gpr(reg::RBX, USERS);
+    machine.vcpu.set_gpr(reg::R8, 2);
+    let trapped = machine.run_to_trap();
+    assert_eq!((trapped.vector, trapped.error_code, trapped.cr2), (14, 7, USERS));
+    let pushed = 3 * BEHIND_FIRST + 3;
+    assert_eq!(machine.vcpu.gpr(reg::RDX), pushed);
+    machine.map(USERS, BEHIND_SECOND, P | W | U);
+    assert_eq!(machine.run_to_trap().vector, 3);
+    let found = [reg::RSI, reg::RDI].map(|register| machine.vcpu.gpr(register));
+    assert_eq!(found, [pushed + 1, BEHIND_SECOND + 1], "popped once more, with the carry");
+    assert_eq!(machine.get(BEHIND_SECOND), pushed + 1);
+    assert_eq!(machine.get(BEHIND_FIRST), BEHIND_FIRST, "the old page is as it was");
+}
+
+#[test]
+fn hot_code_finds_its_stack_in_pages_that_take_turns() {
+    let with_flags = assembled!(
+        "mov ecx, 10",
+        "xor edx, edx",
+        "2: mov rsp, rbx",
+        "xor rbx, 0x1000",
+        "stc",
+        "jmp 3f",
+        "3: pop rax",
+        "adc rdx, rax",
+        "loop 2b",
+        "int3"
+    );
+    let without = assembled!(
+        "mov ecx, 10",
+        "mov edx, 10",
+        "2: mov rsp, rbx",
+        "xor rbx, 0x1000",
+        "jmp 3f",
+        "3: pop rax",
+        "add rdx, rax",
+        "loop 2b",
+        "int3"
+    );
+    for code in [with_flags, without] {
+        let mut machine = Machine::new();
+        machine.vcpu.take_all_code_for_hot(true);
+        machine.map(USERS, BEHIND_FIRST, P | W | U);
+        machine.map(USERS + 0x1000, BEHIND_SECOND, P | W | U);
+        machine.put(BEHIND_FIRST, 7);
+        machine.put(BEHIND_SECOND, 1000);
+        let place = machine.load_anew(USER_CODE, &code);
+        machine.start_user(place);
+        machine.vcpu.set_gpr(reg::RBX, USERS);
+        assert_eq!(machine.run_to_trap().vector, 3);
+        assert_eq!(machine.vcpu.gpr(reg::RDX), 5 * 1007 + 10);
+    }
+}
+
 /// r9 to r11 are used much, the others little: they change places. One access faults in the middle.
 fn swapping() -> Vec<u8> {
     assembled!(

@@ -50,7 +50,9 @@ pub fn run(input: &[u8]) {
             Stop::Exit(Exit::ReadMsr { .. }) => machine.vcpu.refuse(),
             Stop::Exit(Exit::Hypercall | Exit::InterruptWindow) => {}
             Stop::Exit(Exit::Debug(_)) => unreachable!("no debugger asked"),
-            Stop::Exit(Exit::Halt | Exit::Kicked | Exit::TripleFault | Exit::Dead(_)) => break,
+            Stop::Exit(Exit::Halt | Exit::Kicked | Exit::TripleFault | Exit::Event(_) | Exit::Dead(_)) => {
+                break;
+            }
         }
     }
     drop(watch);

@@ -1,4 +1,4 @@
-//! Virtio, from the Guest's side: two transports, and the drivers of 2007 over either.
+//! Virtio, from the Guest's side: three transports, and the drivers of 2007 over any.
 //!
 //! ```text
 //!   drivers/             unchanged: block, net, console, pipe
@@ -8,7 +8,7 @@
 //!       |
 //!   queue                a ring of descriptors         (virtio 1.2, 2.7)
 //!       |  Registers
-//!   pci | mmio           where the registers are, and how interrupts come
+//!   pci | mmio | page    where the registers are, if there are any, and how interrupts come
 //! ```
 //! This is the claim of the mail of 2007 once more, on buses nobody had then: a driver need not know its bus.
 
@@ -19,6 +19,7 @@ mod stream;
 mod kinds;
 pub mod mmio;
 pub mod pci;
+pub mod page;
 
 pub use registers::Registers;
 
@@ -65,6 +66,8 @@ fn wait_for<T>(registers: &dyn Registers, done: impl Fn() -> Option<T>) -> bool 
 #[derive(Default)]
 pub struct VirtioDevices {
     ports: Vec<(Irq, Rc<dyn Collects>)>,
+    /// Interrupts of a device beside the one that its driver knows: its other queues'.
+    others: Vec<(Irq, Irq)>,
 }
 
 impl VirtioDevices {
@@ -79,6 +82,8 @@ impl VirtioDevices {
         registry: &Registry,
     ) -> Result<bool, RegisterError> {
         match registers.kind() {
+            // Streams on the page of descriptors have headers of their own, which nobody here has written yet.
+            kind if registers.is_legacy() && kind != BLOCK => return Ok(false),
             BLOCK => {
                 let Some(port) = BlockPort::start(registers, memory) else { return Ok(false) };
                 let port = Rc::new(port);
@@ -114,8 +119,16 @@ impl VirtioDevices {
         Ok(true)
     }
 
-    /// An interrupt came: what devices finished is put where their drivers look. Then the drivers may be told.
-    pub fn interrupt(&self, irq: Irq) {
+    /// These interrupts are the device's of `irq` too.
+    fn also(&mut self, irq: Irq, others: &[Irq]) {
+        self.others.extend(others.iter().map(|other| (*other, irq)));
+    }
+
+    /// An interrupt came: what devices finished is put where their drivers look. Then the drivers may be told, by the
+    /// interrupt that this answers.
+    pub fn interrupt(&self, irq: Irq) -> Irq {
+        let irq = self.others.iter().find(|(other, _)| *other == irq).map_or(irq, |(_, own)| *own);
         self.ports.iter().filter(|(own, _)| *own == irq).for_each(|(_, port)| port.collect());
+        irq
     }
 }

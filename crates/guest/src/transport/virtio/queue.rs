@@ -14,6 +14,8 @@ const SIZE: u16 = 32;
 const DESCRIPTOR: u64 = 16;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+/// Flag of a used ring: the device looks by itself (2.7.10).
+const NO_NOTIFY: u16 = 1;
 
 /// A stretch of memory in a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +49,22 @@ impl Queue {
         slots: u16,
         memory: &Rc<dyn Memory>,
     ) -> Option<Queue> {
-        let size = registers.queue_limit(index).min(SIZE);
-        if !size.is_power_of_two() || slots > size {
+        let limit = registers.queue_limit(index);
+        if !limit.is_power_of_two() {
             return None;
         }
-        let entries = usize::from(size);
-        let descriptors = Buffer::allocate(memory, entries * DESCRIPTOR as usize)?;
-        let available = Buffer::allocate(memory, 4 + entries * 2)?;
-        let used = Buffer::allocate(memory, 4 + entries * 8)?;
+        let (size, [descriptors, available, used]) = match registers.placed_queue(index) {
+            Some(parts) => (limit, parts),
+            None => {
+                let size = limit.min(SIZE);
+                let part =
+                    |header: usize, each: usize| Buffer::allocate(memory, header + usize::from(size) * each);
+                (size, [part(0, DESCRIPTOR as usize)?, part(4, 2)?, part(4, 8)?])
+            }
+        };
+        if slots > size {
+            return None;
+        }
         let (offered, seen, busy) = Default::default();
         let queue = Queue { index, size, slots, descriptors, available, used, offered, seen, busy };
         queue.restart(registers);
@@ -98,7 +108,11 @@ impl Queue {
         self.available.barrier();
         self.available.write(2, &self.offered.get().to_le_bytes());
         self.available.barrier();
-        registers.notify(self.index);
+        let mut flags = [0; 2];
+        self.used.read(0, &mut flags);
+        if u16::from_le_bytes(flags) & NO_NOTIFY == 0 {
+            registers.notify(self.index);
+        }
         true
     }
 

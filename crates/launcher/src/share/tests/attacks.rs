@@ -97,7 +97,7 @@ fn numbers_that_were_never_given_out_are_nobodys() {
         assert_eq!(driver.read(number, 0, 10), Err(libc::EBADF));
         let mut nothing = Vec::new();
         let forget = driver.message(FORGET, number, &longs(&[u64::MAX]));
-        driver.share.serve(&forget, 0, &mut nothing);
+        driver.share.serve(&forget, 0, false, &mut nothing);
         assert!(nothing.is_empty());
     }
     driver.attributes(1).unwrap();
@@ -186,7 +186,7 @@ fn messages_of_chance_harm_nothing() {
         let (opcode, node) = (chance() as u32 % 53, chance() % 5);
         let room = chance() as usize % 5000;
         let message = driver.message(opcode, node, &content);
-        driver.share.serve(&message, room, &mut answer);
+        driver.share.serve(&message, room, false, &mut answer);
         assert!(answer.len() <= room.max(16), "{opcode}");
     }
     assert_eq!(fs::read_to_string(folder.path().join("outside/secret")).unwrap(), SECRET);

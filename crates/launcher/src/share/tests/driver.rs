@@ -23,6 +23,7 @@ pub const OPEN: u32 = 14;
 pub const READ: u32 = 15;
 pub const WRITE: u32 = 16;
 pub const RELEASE: u32 = 18;
+pub const FSYNC: u32 = 20;
 pub const SETXATTR: u32 = 21;
 pub const GETXATTR: u32 = 22;
 pub const LISTXATTR: u32 = 23;
@@ -35,6 +36,7 @@ pub const READDIRPLUS: u32 = 44;
 pub const RENAME2: u32 = 45;
 pub const LSEEK: u32 = 46;
 pub const COPY: u32 = 47;
+pub const SYNCFS: u32 = 50;
 
 /// Bytes of numbers, as they lie in a structure.
 pub fn words(values: &[u32]) -> Vec<u8> {
@@ -91,7 +93,7 @@ impl Driver {
     pub fn call(&mut self, opcode: u32, node: u64, content: &[u8]) -> Result<Vec<u8>, i32> {
         let message = self.message(opcode, node, content);
         let mut answer = Vec::new();
-        self.share.serve(&message, 1 << 16, &mut answer);
+        self.share.serve(&message, 1 << 16, false, &mut answer);
         assert_eq!(u32_at(&answer, 0) as usize, answer.len());
         assert_eq!(u64_at(&answer, 8), 99);
         match u32_at(&answer, 4) as i32 {

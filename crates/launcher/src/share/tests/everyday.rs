@@ -1,6 +1,10 @@
 //! What a Guest does all day.
 
 use std::fs;
+use std::sync::{Arc, Mutex};
+
+use lguest_devices::virtio::fs::{FuseServer, Served};
+use lguest_devices::virtio::waker::{Waker, Wakes};
 
 use super::driver::*;
 
@@ -158,4 +162,45 @@ fn a_readonly_share_refuses_every_change() {
     assert_eq!(driver.read(handle, 0, 10), Ok(b"text".to_vec()));
     assert_eq!(driver.write(handle, 0, b"new"), Err(libc::EROFS));
     assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"text");
+}
+
+/// Where a crew's end of work is heard.
+struct Bell(std::sync::mpsc::Sender<()>);
+
+impl Wakes for Bell {
+    fn wake(&mut self) {
+        self.0.send(()).unwrap();
+    }
+}
+
+#[test]
+fn to_synchronise_holds_up_nobody_else_and_a_file_may_be_closed_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), false);
+    let (node, handle) = driver.create(1, "f", 0o644).unwrap();
+    driver.write(handle, 0, b"text").unwrap();
+    let (sender, bell) = std::sync::mpsc::channel();
+    let carrier = Arc::new(Mutex::new(Bell(sender)));
+    driver.share.start().with(Waker::new(&carrier));
+    let mut answer = Vec::new();
+    let sync = driver.message(FSYNC, node, &[longs(&[handle]), words(&[0, 0])].concat());
+    let Served::Later(file) = driver.share.serve(&sync, 100, true, &mut answer) else { panic!("waited") };
+    let all = driver.message(SYNCFS, 1, &longs(&[0]));
+    let Served::Later(whole) = driver.share.serve(&all, 100, true, &mut answer) else { panic!("waited") };
+    driver.call(RELEASE, node, &longs(&[handle, 0, 0])).unwrap();
+    assert_eq!(driver.attributes(node).unwrap().size, 4);
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        bell.recv().unwrap();
+        done.extend(std::iter::from_fn(|| driver.share.done()));
+    }
+    done.sort_by_key(|(ticket, _)| ticket.0);
+    assert_eq!([done[0].0, done[1].0], [file, whole]);
+    for (_, bytes) in done {
+        assert_eq!((u32_at(&bytes, 0), u32_at(&bytes, 4), u64_at(&bytes, 8)), (16, 0, 99));
+    }
+    // What is no file's any more is refused at once, and so is waited for who may not wait.
+    assert_eq!(driver.share.serve(&sync, 100, true, &mut answer), Served::Answered);
+    assert_eq!(u32_at(&answer, 4) as i32, -libc::EBADF);
+    assert_eq!(driver.share.serve(&all, 100, false, &mut answer), Served::Answered);
 }

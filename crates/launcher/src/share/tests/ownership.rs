@@ -101,6 +101,25 @@ fn the_guest_cannot_write_the_attribute_that_says_whose_a_file_is() {
 }
 
 #[test]
+fn what_is_made_in_a_set_group_id_directory_is_its_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    let team = driver.mkdir(1, "team", 0o775).unwrap();
+    driver.change(team, 5, Seen { size: 0, mode: 0o2775, uid: 0, gid: 50 }).unwrap();
+    driver.uid = 33;
+    let (file, _) = driver.create(team, "file", 0o664).unwrap();
+    let seen = driver.attributes(file).unwrap();
+    assert_eq!((seen.uid, seen.gid, seen.mode), (33, 50, 0o100_664));
+    let below = driver.mkdir(team, "below", 0o755).unwrap();
+    let seen = driver.attributes(below).unwrap();
+    assert_eq!((seen.uid, seen.gid, seen.mode), (33, 50, 0o042_755), "and so on below it");
+    let (other, _) = driver.create(1, "other", 0o664).unwrap();
+    assert_eq!(driver.attributes(other).unwrap().gid, 33);
+    let host = fs::metadata(folder.path().join("team/below")).unwrap().permissions().mode();
+    assert_eq!(host & 0o6000, 0, "none of it reaches the host");
+}
+
+#[test]
 fn device_nodes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut driver = Driver::new(folder.path(), false);

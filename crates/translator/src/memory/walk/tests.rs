@@ -98,6 +98,7 @@ fn check(bench: &Workbench, bits: u8, rights: (bool, bool, bool), switches: u32)
         smep: switches & 4 != 0,
         smap: switches & 8 != 0,
         global: true,
+        ceiling: u64::MAX,
     };
     let mut cases = 0;
     for intent in INTENTS {

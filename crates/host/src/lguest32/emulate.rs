@@ -1,0 +1,119 @@
+//! Instructions that a kernel of level 1 may not carry out and still does: ports, and one `cli` (facts 8.5, 8.6 and 15.3).
+//!
+//! A kernel without a bus of ports only probes: it reads ones, and what it writes is lost. From 4.1 on its devices are on PCI, and
+//! configuration goes by ports 0xcf8 to 0xcff to the board.
+
+use super::data::Generation;
+use super::vcpu::Lguest32Vcpu;
+use crate::engine::Exit;
+
+/// PCI's configuration mechanism 1.
+const CONFIGURATION: std::ops::RangeInclusive<u16> = 0xcf8..=0xcff;
+/// The keyboard controller's status, which a kernel waits on before it resets the machine: it takes commands.
+const KEYBOARD_STATUS: u16 = 0x64;
+const KEYBOARD_READY: u32 = 1;
+
+/// What an instruction at level 1 that raised #GP(0) turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    ClearInterrupts,
+    In { port: Option<u8>, size: u8 },
+    Out { port: Option<u8>, size: u8 },
+}
+
+/// Decodes it; its length comes with it.
+fn decode(bytes: &[u8]) -> Option<(Refused, u32)> {
+    let narrow = bytes.first() == Some(&0x66);
+    let prefix = usize::from(narrow);
+    let opcode = *bytes.get(prefix)?;
+    let wide = if narrow { 2 } else { 4 };
+    let size = if opcode & 1 == 0 { 1 } else { wide };
+    let port = || bytes.get(prefix + 1).copied();
+    let (what, length) = match opcode {
+        0xfa => (Refused::ClearInterrupts, 1),
+        0xe4 | 0xe5 => (Refused::In { port: Some(port()?), size }, 2),
+        0xe6 | 0xe7 => (Refused::Out { port: Some(port()?), size }, 2),
+        0xec | 0xed => (Refused::In { port: None, size }, 1),
+        0xee | 0xef => (Refused::Out { port: None, size }, 1),
+        _ => return None,
+    };
+    Some((what, length + prefix as u32))
+}
+
+/// Port access that the board has to answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    size: u8,
+    next: u64,
+}
+
+const RAX: usize = 0;
+const RDX: usize = 2;
+
+impl Lguest32Vcpu {
+    /// #GP(0) at level 1: `Some` when it was one of these, with what the board has to do.
+    pub(super) fn emulate(&mut self) -> Option<Option<Exit>> {
+        let (what, length) = decode(&self.cpu.instruction_bytes())?;
+        let next = self.cpu.rip().wrapping_add(length.into()) & 0xffff_ffff;
+        let by_register = self.cpu.gpr(RDX) as u16;
+        let configures = |port: &u16| {
+            CONFIGURATION.contains(port)
+                && self.data.as_ref().is_some_and(|data| data.generation == Generation::G41)
+        };
+        match what {
+            Refused::ClearInterrupts => {}
+            Refused::In { port, size } => {
+                self.counts.ports += 1;
+                let port = port.map_or(by_register, u16::from);
+                let asked = Asked { size, next };
+                if configures(&port) {
+                    self.asked = Some(asked);
+                    return Some(Some(Exit::PortIn { port, size }));
+                }
+                let ready = port == KEYBOARD_STATUS && size == 1;
+                self.answer(asked, if ready { KEYBOARD_READY } else { u32::MAX });
+            }
+            Refused::Out { port, size } => {
+                self.counts.ports += 1;
+                let port = port.map_or(by_register, u16::from);
+                if configures(&port) {
+                    let value = self.cpu.gpr(RAX) as u32;
+                    self.cpu.set_rip(next);
+                    return Some(Some(Exit::PortOut { port, size, value }));
+                }
+            }
+        }
+        self.cpu.set_rip(next);
+        Some(None)
+    }
+
+    /// The answer to a read of a port.
+    pub(super) fn answer(&mut self, asked: Asked, value: u32) {
+        let mask = u32::MAX >> (32 - 8 * u32::from(asked.size));
+        let old = self.cpu.gpr(RAX) as u32;
+        self.cpu.set_gpr(RAX, (old & !mask | value & mask).into());
+        self.cpu.set_rip(asked.next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_and_written_in_three_sizes() {
+        assert_eq!(decode(&[0xec]), Some((Refused::In { port: None, size: 1 }, 1)));
+        assert_eq!(decode(&[0x66, 0xed]), Some((Refused::In { port: None, size: 2 }, 2)));
+        assert_eq!(decode(&[0xe5, 0x71]), Some((Refused::In { port: Some(0x71), size: 4 }, 2)));
+        assert_eq!(decode(&[0xe6, 0x21]), Some((Refused::Out { port: Some(0x21), size: 1 }, 2)));
+        assert_eq!(decode(&[0x66, 0xef]), Some((Refused::Out { port: None, size: 2 }, 2)));
+        assert_eq!(decode(&[0xfa]), Some((Refused::ClearInterrupts, 1)));
+    }
+
+    #[test]
+    fn everything_else_is_the_guests_business() {
+        for bytes in [&[0xfb][..], &[0xf4], &[0x0f, 0x32], &[0x6c], &[0x66, 0x6f], &[]] {
+            assert_eq!(decode(bytes), None, "{bytes:x?}");
+        }
+    }
+}
