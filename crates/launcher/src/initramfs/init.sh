@@ -60,8 +60,9 @@ fi
 MODE=console COLUMNS=80 ROWS=24 TERM=linux WORD= SHARES= PORT=/dev/ttyS0 PORTS=
 [ -r /lguest/session ] && . /lguest/session
 export TERM
-# Its driver forgets the modes of hvc0 when nobody has it open.
-case $PORT in /dev/hvc*) exec 7<>"$PORT" ;; esac
+# hvc0 forgets its modes when nobody has it open, and holds senders back without RTS, which it does not know.
+flow=crtscts
+case $PORT in /dev/hvc*) flow=; exec 7<>"$PORT" ;; esac
 
 for share in $SHARES; do
     mkdir -p "/mnt/${share%:*}"
@@ -98,7 +99,7 @@ fi
 if [ "$MODE" = pipes ]; then
     # The tty only carries bytes: no echo, no signals, no newline games. Two bytes keep a meaning on the way in,
     # and the Launcher quotes them: ^D ends the input, ^V quotes. RTS stops the Launcher while our buffers are full.
-    stty sane -echo -isig -ixon -icrnl -opost crtscts \
+    stty sane -echo -isig -ixon -icrnl -opost $flow \
         intr undef quit undef erase undef kill undef start undef stop undef susp undef \
         werase undef rprnt undef eol undef eof ^D lnext ^V <"$PORT"
     mkfifo /lguest/input /lguest/output
@@ -124,7 +125,7 @@ if [ "$MODE" = pipes ]; then
     fi
 else
     # With RTS, a paste that is larger than the tty's buffers waits instead of losing its end.
-    stty sane crtscts rows "$ROWS" cols "$COLUMNS" <"$PORT"
+    stty sane $flow rows "$ROWS" cols "$COLUMNS" <"$PORT"
     echo ready >$control
     PS1='\h:\w\$ ' setsid -c $program <"$PORT" >"$PORT" 2>&1 7>&-
     status=$?
