@@ -5,19 +5,26 @@ use lguest_devices::virtio::fs::VirtioFs;
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
+use crate::debian::modules::Drivers;
 use crate::networks;
 use crate::ports::{self, Ports};
 use crate::request::{GuestChoice, Mistake};
 use crate::root::Root;
 use crate::share::option::ShareSpec;
 
-/// The networks of this run. A Debian Guest has one unless it was said otherwise: people expect apt-get to work. What
+/// The networks of this run. Debian and roots have one unless it was said otherwise: people expect apt-get to work. What
 /// nobody asked for is no reason to refuse what somebody did, so a bus in memory that is full goes without.
 pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
-    let others = arguments.disk.len() + arguments.share.len() + port_devices(arguments);
+    // The root's own device among them.
+    let root = matches!(guest, GuestChoice::Directory(_) | GuestChoice::Image(_));
+    let others = arguments.disk.len() + arguments.share.len() + usize::from(root) + port_devices(arguments);
     let room = arguments.bus.as_deref() != Some("mmio") || others < MOST_MAPPED;
     match guest {
-        GuestChoice::Debian(_) if room && arguments.net.is_empty() => vec!["user".to_owned()],
+        GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)
+            if room && arguments.net.is_empty() =>
+        {
+            vec!["user".to_owned()]
+        }
         _ => arguments.net.clone(),
     }
 }
@@ -25,6 +32,22 @@ pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
 /// Devices for `--console` and `--port`: one for the console, one for all ports.
 fn port_devices(arguments: &RunArguments) -> usize {
     usize::from(arguments.console == "virtio") + usize::from(!arguments.port.is_empty())
+}
+
+/// Devices that are neither attachments nor shares.
+pub struct Extras<'a> {
+    /// A console and named ports.
+    pub ports: &'a mut Ports,
+    /// Sockets between Guest and host.
+    pub sockets: Option<Plug>,
+}
+
+impl Extras<'_> {
+    fn plugs(self) -> Vec<Plug> {
+        let mut plugs = self.ports.take_plugs();
+        plugs.extend(self.sockets);
+        plugs
+    }
 }
 
 /// The bus with what is attached to it.
@@ -35,12 +58,12 @@ pub fn bus_spec(
     bus: BusChoice,
     mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
-    ports: &mut Ports,
+    extras: Extras,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     match bus {
-        BusChoice::LguestDma if ports.option().is_some() => {
-            Err(no_console(ports.option().unwrap_or_default()))
+        BusChoice::LguestDma if extras.ports.option().is_some() => {
+            Err(no_console(extras.ports.option().unwrap_or_default()))
         }
         BusChoice::LguestDma if !shares.is_empty() => {
             Err(Mistake("--share: needs a Linux Guest on --bus pci or mmio, which have virtio-fs".to_owned()))
@@ -54,8 +77,8 @@ pub fn bus_spec(
             "--bus lguest: is the default Guest's, and of kernels with lguest's sub-architecture; give pci or mmio to others"
                 .to_owned(),
         )),
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, ports.take_plugs(), cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, ports.take_plugs(), cpus),
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, extras.plugs(), cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, extras.plugs(), cpus),
     }
 }
 
@@ -67,7 +90,7 @@ pub fn own_bus_spec(
     bus: BusChoice,
     mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
-    ports: &mut Ports,
+    extras: Extras<'_>,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     let on_virtio = bus != BusChoice::LguestDma;
@@ -76,7 +99,7 @@ pub fn own_bus_spec(
             "--share: needs a Linux Guest, which has virtio-fs; name one, as debian".to_owned(),
         ));
     }
-    if let (BusChoice::Lguest, Some(option)) = (bus, ports.option()) {
+    if let (BusChoice::Lguest, Some(option)) = (bus, extras.ports.option()) {
         return Err(no_console(option));
     }
     if bus == BusChoice::Lguest && !attachments.iter().all(is_disk) {
@@ -91,7 +114,7 @@ pub fn own_bus_spec(
     if on_virtio {
         attachments.push(Attachment::Pipe);
     }
-    Ok(match bus_spec(bus, attachments, shares, ports, cpus)? {
+    Ok(match bus_spec(bus, attachments, shares, extras, cpus)? {
         BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
         other => other,
     })
@@ -151,13 +174,13 @@ fn virtio(
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
 /// With a root, those that reach it.
-pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
-    let mut drivers = match bus {
-        BusSpec::Virtio(virtio) => virtio.modules(),
-        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => Vec::new(),
+pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Drivers {
+    let (mut now, later) = match bus {
+        BusSpec::Virtio(virtio) => (virtio.modules(), virtio.later_modules()),
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => Default::default(),
     };
-    drivers.extend(root.into_iter().flat_map(Root::modules));
-    drivers
+    now.extend(root.into_iter().flat_map(Root::modules));
+    Drivers { now, later }
 }
 
 /// Where this user's links are.

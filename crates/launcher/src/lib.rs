@@ -23,6 +23,7 @@ pub mod attachments;
 pub mod disks;
 pub mod networks;
 pub mod ports;
+pub mod sockets;
 pub mod buses;
 pub mod user_network;
 pub mod share;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use lguest_devices::virtio::console::Size;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, ConsoleInput, Machine, MachineSpec, Outcome};
+use crate::board::{BusSpec, ConsoleInput, Machine, MachineSpec, Outcome, Plug};
 use crate::boot_time::{Clock, Moment};
-use crate::buses::{bus_spec, drivers, nets, own_bus_spec};
+use crate::buses::{Extras, bus_spec, drivers, nets, own_bus_spec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -25,16 +25,17 @@ use crate::gdb::place::Place;
 use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
 use crate::images::{self, store::Held};
 use crate::initramfs;
-use crate::initramfs::session::{Line, Mode, Session, TerminalSize};
+use crate::initramfs::session::{Line, Mode, RootPlace, Session, TerminalSize};
 use crate::input::{self, Source};
 use crate::marker::MarkWord;
 use crate::ports::{ConsoleChoice, HostEnd, Ports};
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::root::Root;
-use crate::running::{self, record::Record};
+use crate::running::{self, agent::Agent, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
+use crate::sockets::{self, Visits};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
@@ -72,6 +73,8 @@ struct Plan {
     sandbox: Sandbox,
     record: Record,
     ports: Ports,
+    /// How the Guest's agent is reached.
+    visits: Option<Visits>,
     /// The image stays in the cache while its machine runs.
     _image: Option<Held>,
 }
@@ -122,14 +125,32 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let mut ports = Ports::open(console, attached.then(terminal_size), &arguments.port)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
-    let spec = if own { own_bus_spec } else { bus_spec };
-    let bus = spec(choice, attachments, shares, &mut ports, cpus)?;
+    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let has_agent = match &own_initrd {
+        Some(initrd) => initramfs::is_ours(initrd),
+        None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
+    };
+    let calls = arguments.vsock.is_some();
+    let on_virtio = matches!(choice, BusChoice::Pci | BusChoice::Mmio);
+    if calls && (own || !on_virtio) {
+        return Err(Mistake(
+            "--vsock: needs a Linux Guest on --bus pci or mmio, which has AF_VSOCK; name one, as debian"
+                .to_owned(),
+        ));
+    }
+    let (sockets, visits) = sockets(arguments, has_agent && on_virtio)?.unzip();
+    let extras = Extras { ports: &mut ports, sockets };
+    let bus = match own {
+        true => own_bus_spec(choice, attachments, shares, extras, cpus)?,
+        false => bus_spec(choice, attachments, shares, extras, cpus)?,
+    };
     let drivers = drivers(&bus, root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
-    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let sockets = visits.is_some();
+    let needs = Needs { internet, sockets, calls, ..needs(&bus, engine.engine, &watching, shared) };
+    let sandbox = Sandbox::new(wish, needs);
     let cmdline = if own {
         if let Some(option) = wishes.option() {
             return Err(Mistake(format!(
@@ -163,12 +184,10 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let command = arguments.command.clone();
     let named = ports.named.iter().map(|(name, _)| name.clone()).collect();
     let line = Line { named, ..line(console) };
-    let session = Session { mode: mode(attached), line, word: word.clone(), mounts, command, wishes };
-    let initrd = match &root {
-        Some(root) => root.append_to(initrd, &session),
-        None if ours => session.append_to(initrd),
-        None => initrd,
-    };
+    let place = root.as_ref().map_or_else(RootPlace::here, Root::place);
+    let session =
+        Session { mode: Mode::here(attached), line, word: word.clone(), place, mounts, command, wishes };
+    let initrd = if ours { session.append_to(initrd) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) if console == ConsoleChoice::Virtio => ON_VIRTIO.to_owned(),
@@ -184,9 +203,35 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
     // The first processes that are ours do not listen to the button.
-    let record = Record::new(asked, memory, cpus, !ours && !own);
+    let record = Record::new(asked, memory, cpus, !ours && !own, ours && visits.is_some());
     let _image = image.map(|image| image.held);
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, ports, _image })
+    Ok(Plan {
+        spec,
+        stream,
+        ours,
+        own,
+        attached,
+        limit,
+        watching,
+        gdb,
+        sandbox,
+        record,
+        ports,
+        visits,
+        _image,
+    })
+}
+
+/// Sockets between Guest and host, where the user or the agent needs them. The agent's cost a boot nothing but their place.
+fn sockets(arguments: &RunArguments, agent: bool) -> Result<Option<(Plug, Visits)>, Mistake> {
+    let place = arguments.vsock.as_deref().map(sockets::Place::take).transpose()?;
+    if place.is_none() && !agent {
+        return Ok(None);
+    }
+    let asked = place.is_some();
+    let (plug, visits) = sockets::start(place)
+        .map_err(|cause| Mistake(format!("--vsock: the host refuses to serve it: {cause}")))?;
+    Ok(Some((if asked { plug } else { plug.for_later() }, visits)))
 }
 
 /// Where `--gdb` waits.
@@ -221,6 +266,8 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<Own
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
         internet: false,
+        sockets: false,
+        calls: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
         shares,
     }
@@ -277,14 +324,6 @@ fn follow_the_size(end: HostEnd) -> io::Result<()> {
     Ok(())
 }
 
-/// What a session of ours talks to.
-fn mode(attached: bool) -> Mode {
-    if !attached {
-        return Mode::Pipes;
-    }
-    Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
-}
-
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
@@ -322,7 +361,9 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     };
     input::carry(source, io::stdin(), keyboard, console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
-    let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
+    let agent = plan.visits.filter(|_| plan.ours);
+    let agent = agent.map(|visits| Agent::new(visits, machine.console_input(CONTROL_PORT), console.clone()));
+    let _announced = running::announce(&plan.record, button.clone(), machine.power_button(), agent);
     plan.sandbox.close(&button)?;
     clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
