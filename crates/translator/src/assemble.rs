@@ -299,6 +299,10 @@ impl Code {
     pub fn load_selector(&mut self, to: Reg, mem: Mem) {
         self.with_memory(&[], false, &[0x0f, 0xb7], to.0, mem);
     }
+    /// `movzx to32, byte [mem]`
+    pub fn load8(&mut self, to: Reg, mem: Mem) {
+        self.with_memory(&[], false, &[0x0f, 0xb6], to.0, mem);
+    }
     /// `test reg, reg` (64 bits; sets flags)
     pub fn test(&mut self, reg: Reg) {
         self.with_register(true, &[0x85], reg.0, reg.0);

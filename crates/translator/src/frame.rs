@@ -1,7 +1,7 @@
 //! What generated code reaches through the host's stack pointer: one vCPU's state and the jump tables behind it.
 //!
 //! ```text
-//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | known targets | second tables | memos | marks
+//!   guard page | small stack (calls to thunks) | Frame | jump table of the kernel | jump tables of address spaces | ... | second tables | memos | marks | gates
 //!                                              ^ rsp while the Guest runs
 //! ```
 //! There is a bank of jump tables for each of the modes that must not find each other's units ([`BANKS`]).
@@ -13,6 +13,7 @@
 
 use crate::SetupError;
 use crate::cache::calls::Calls;
+use crate::cache::gates::GATES;
 use crate::cache::returns::Returns;
 use crate::cpu::{Cpu, flags};
 use crate::memos::STRETCH;
@@ -29,9 +30,6 @@ pub const BANKS: usize = 3;
 
 /// Slots of one bank.
 pub const BANK_SLOTS: usize = (1 + SPACES) * JUMP_SLOTS;
-
-/// Slots of all banks, and those of known targets behind them: see `cache/direct.rs`.
-const ALL_SLOTS: usize = (BANKS + 1) * BANK_SLOTS;
 
 /// Pairs of a target and its code in one user space's second table: see `cache/second.rs`.
 pub const PAIRS: usize = 1 << 15;
@@ -175,7 +173,7 @@ impl FrameMapping {
     pub const JUMPS: usize = size_of::<Frame>().next_multiple_of(4096);
 
     /// Distance from the frame to the first second table.
-    pub const PAIRS: usize = Self::JUMPS + ALL_SLOTS * 8;
+    pub const PAIRS: usize = Self::JUMPS + BANKS * BANK_SLOTS * 8;
 
     /// Distance from the frame to the memos, sixteen bytes each: a page and its addend.
     pub const MEMOS: usize = Self::PAIRS + ALL_PAIRS;
@@ -183,9 +181,13 @@ impl FrameMapping {
     /// Distance from the frame to the marks, a byte for each stretch of memos.
     pub const MEMO_MARKS: usize = Self::MEMOS + 16 * MEMOS;
 
+    /// Distance from the frame to the bytes of gates, one for each gate in each space: see `cache/gates.rs`. The supervisor's
+    /// place stays empty.
+    pub const GATES: usize = Self::MEMO_MARKS + MEMOS / STRETCH;
+
     /// Maps a frame of zeros.
     pub fn new() -> Result<FrameMapping, SetupError> {
-        let length = Self::FRAME + Self::MEMO_MARKS + MEMOS / STRETCH;
+        let length = Self::FRAME + Self::GATES + (1 + SPACES) * GATES;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a fresh private mapping where the kernel likes.
@@ -205,7 +207,7 @@ impl FrameMapping {
 
     /// Entry `index` of the jump tables, counted from the kernel's first.
     pub fn jump(&self, index: usize) -> *mut u64 {
-        assert!(index < ALL_SLOTS);
+        assert!(index < BANKS * BANK_SLOTS);
         self.start.wrapping_add(Self::FRAME + Self::JUMPS + 8 * index).cast()
     }
 
@@ -255,6 +257,14 @@ impl FrameMapping {
         let place = self.start.wrapping_add(Self::FRAME + Self::MEMO_MARKS + stretch);
         // SAFETY: the number was checked; the marks are only touched by the vCPU's thread.
         unsafe { place.replace(0) != 0 }
+    }
+
+    /// Opens a gate in a user space (spaces count from 1), or closes it.
+    pub fn set_gate(&self, space: usize, gate: u16, open: bool) {
+        assert!(space <= SPACES);
+        let place = self.start.wrapping_add(Self::FRAME + Self::GATES + space * GATES + usize::from(gate));
+        // SAFETY: both numbers are in range; the bytes are only touched by the vCPU's thread.
+        unsafe { place.write(u8::from(!open)) };
     }
 
     /// Sets all entries of one table, counted from the first bank's first.

@@ -4,7 +4,7 @@
 //! be written. `cargo run -p lguest-translator --example unit` prints one.
 
 use crate::frame::Frame;
-use crate::unit::{Site, Unit, UnitIndex};
+use crate::unit::{Exit, Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
 use std::collections::BTreeMap;
@@ -65,7 +65,8 @@ impl Vcpu {
             .collect();
         let host = host_instructions(&code);
         let (pc, bits) = (unit.key.pc, unit.key.mode.size.bits());
-        let cold = cold_start(unit, &host);
+        let last = self.cache.marks(index).last().map_or(0, |mark| u64::from(mark.host));
+        let cold = cold_start(unit, last, self.cache.exits(index), &host);
         let labels = Labels { unit, cold, code: &code, sites: &self.cache.sites };
         let guest_bytes = self.cache.bytes_from(index, pc);
         let guest: BTreeMap<u16, Instruction> = instructions(guest_bytes, bits, pc)
@@ -73,7 +74,8 @@ impl Vcpu {
             .map(|instruction| ((instruction.ip() - pc) as u16, instruction))
             .collect();
         let mut parts = Vec::new();
-        let begins = unit.marks.first().map_or(0, |mark| usize::from(mark.host));
+        let marks = self.cache.marks(index);
+        let begins = marks.first().map_or(0, |mark| usize::from(mark.host));
         let mut add = |of, range: std::ops::Range<usize>| {
             let inside = host.iter().filter(|instruction| range.contains(&(instruction.ip() as usize)));
             let host: Vec<_> =
@@ -84,9 +86,9 @@ impl Vcpu {
         };
         add(Of::Door, 0..begins);
         let mut guest_end = 0;
-        for (number, mark) in unit.marks.iter().enumerate() {
+        for (number, mark) in marks.iter().enumerate() {
             let Some(instruction) = guest.get(&mark.guest) else { continue };
-            let end = unit.marks.get(number + 1).map_or(cold, |next| usize::from(next.host));
+            let end = marks.get(number + 1).map_or(cold, |next| usize::from(next.host));
             let from = usize::from(mark.guest);
             guest_end = from + instruction.len();
             let of = Of::Guest(guest_bytes[from..guest_end].to_vec(), text(instruction));
@@ -128,15 +130,14 @@ fn text(instruction: &Instruction) -> String {
     text
 }
 
-/// Where the stubs begin: the first place behind the last Guest instruction that something jumps forward to.
-fn cold_start(unit: &Unit, host: &[Instruction]) -> usize {
-    let last = unit.marks.last().map_or(0, |mark| u64::from(mark.host));
+/// Where the stubs begin: the first place behind the `last` Guest instruction that something jumps forward to.
+fn cold_start(unit: &Unit, last: u64, exits: &[Exit], host: &[Instruction]) -> usize {
     let forward = host.iter().filter(|one| one.op0_kind() == OpKind::NearBranch64);
     let targets = forward.map(Instruction::near_branch_target).filter(|&target| target > last);
     let inside = targets.filter(|&target| target < u64::from(unit.size));
-    let stubs = unit.exits.iter().filter_map(|exit| match exit {
-        crate::unit::Exit::Direct { stub, .. } => Some(u64::from(*stub)),
-        crate::unit::Exit::Table { .. } => None,
+    let stubs = exits.iter().filter_map(|exit| match *exit {
+        Exit::Direct { stub, .. } => Some(u64::from(stub)),
+        Exit::Table { .. } => None,
     });
     inside.chain(stubs).min().unwrap_or(unit.size.into()) as usize
 }

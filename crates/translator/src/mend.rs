@@ -46,7 +46,8 @@ impl Vcpu {
         self.swap_back(unit);
         let start = self.cache.unit(unit);
         let word = start.key.mode.word();
-        self.cpu_mut().rip = start.key.pc + u64::from(start.marks[mark as usize].guest);
+        let mark = self.cache.marks(unit)[usize::from(mark)];
+        self.cpu_mut().rip = start.key.pc + u64::from(mark.guest);
         let address = self.frame().scratch;
         let (size, write) = match part {
             Part::Operand { size, write } => (usize::from(size), write),
@@ -63,7 +64,7 @@ impl Vcpu {
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
                 let start = self.cache.unit(unit);
-                let offset = start.start + u32::from(start.marks[mark as usize].host);
+                let offset = start.start + u32::from(mark.host);
                 let host = self.cache.arena.address(offset as usize);
                 self.resume = Some(Resume::inside(unit, host, self.losses_known));
                 Ok(())
@@ -228,14 +229,15 @@ impl Vcpu {
     fn rewind(&mut self, index: UnitIndex, host: u64) -> Instruction {
         let unit = self.cache.unit(index);
         let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
-        let after = unit.marks.partition_point(|m| u32::from(m.host) <= offset);
-        let mark = unit.marks[after.saturating_sub(1)];
+        let marks = self.cache.marks(index);
+        let after = marks.partition_point(|m| u32::from(m.host) <= offset);
+        let mark = marks[after.saturating_sub(1)];
         let pc = unit.key.pc + u64::from(mark.guest);
         let frame = self.frame();
         let (borrowed, kept) = (frame.borrowed, frame.kept);
         match mark.lent {
             Lent::Nothing => {}
-            Lent::Push { from } if offset >= from => {
+            Lent::Push { from } if offset >= u32::from(from) => {
                 let rsp = &mut frame.cpu.gpr[RSP];
                 *rsp = rsp.wrapping_add(4) & 0xffff_ffff;
             }
@@ -256,7 +258,7 @@ impl Vcpu {
     }
 
     /// The Guest instruction at `pc`, which a unit was made from.
-    fn decode_at(&self, unit: UnitIndex, pc: u64) -> Instruction {
+    pub(crate) fn decode_at(&self, unit: UnitIndex, pc: u64) -> Instruction {
         // From the unit's own copy: another vCPU may have written over what memory held.
         let bytes = self.cache.bytes_from(unit, pc);
         Decoder::with_ip(self.cache.unit(unit).key.mode.size.bits(), bytes, pc, DecoderOptions::NONE).decode()

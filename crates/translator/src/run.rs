@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // The way into generated code.
 
+use crate::cache::gates::NO_GATE;
 use crate::cache::thunks::Reason;
 use crate::cpu::{cr4, flags};
 use crate::decode::{self, Block, LONGEST_INSTRUCTION};
@@ -355,17 +356,20 @@ impl Vcpu {
         let end = block.instructions.last().map_or(key.pc, |(last, _)| last.next_ip());
         let after = self.live_after(key, block);
         let live = liveness::live_before(&block.instructions, after);
+        let gated = key.mode.has_second_table();
+        let gate = match gated {
+            true => self.with_reach(|spaces, reach| spaces.gate(reach, key.pc, key.page)),
+            false => NO_GATE,
+        };
         let place = Place {
             address: self.cache.arena.address(self.cache.arena.used()),
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
             two_pages: second_page.is_some(),
+            gate,
             memos: self.memos.room(&key),
         };
-        let known = self.cache.direct.given();
-        let ways = (&self.cache.thunks, &mut self.cache.direct);
-        let rewritten = rewrite::unit(&mut self.tools, ways, key, place, block, &live, bytes);
-        self.cache.direct.clear_from(known, &self.frames, self.cache.thunks.lookup);
+        let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
         let start = self.cache.arena.append(&rewritten.code)?;
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
@@ -377,10 +381,11 @@ impl Vcpu {
             start: start as u32,
             entry: rewritten.entry,
             door: rewritten.door,
+            gate: rewritten.gate,
             size,
-            marks: rewritten.marks,
+            marks: 0,
             swaps: rewritten.swaps,
-            exits: rewritten.exits,
+            exits: 0,
             incoming: Default::default(),
             bytes: 0,
             alive: true,
@@ -388,10 +393,34 @@ impl Vcpu {
         // `bytes` goes on to the end of the page; the unit ends before.
         let bytes = &bytes[..bytes.len().min(end.wrapping_sub(key.pc) as usize)];
         self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
-        let mut sites = rewritten.sites;
-        let index = self.cache.insert(unit, &mut sites, bytes);
-        self.tools.keep(rewritten.code, sites);
+        let mut parts = rewritten.parts;
+        let index = self.cache.insert(unit, &mut parts, bytes);
+        self.tools.keep(rewritten.code, parts);
+        self.link_to_known(index);
         Some(index)
+    }
+
+    /// Links a new unit's exits to units that are there already, which spares each of them an exit to Rust when it is first
+    /// taken: of a compiler's links that is half.
+    fn link_to_known(&mut self, unit: UnitIndex) {
+        let key = self.cache.unit(unit).key;
+        for exit in 0..self.cache.exits(unit).len() {
+            let crate::unit::Exit::Direct { target, apart, .. } = self.cache.exits(unit)[exit] else {
+                continue;
+            };
+            let page = match target >> 12 == key.pc >> 12 {
+                true => Some(key.page),
+                false => self.spaces.code_page(key.mode.user, target),
+            };
+            let Some(page) = page else { continue };
+            let found = self.cache.find(&Key { pc: target, page, mode: Mode { apart, ..key.mode } });
+            if let Some(found) = found
+                && self.cache.unit(found).second_page.is_none()
+            {
+                self.statistics.links += 1;
+                self.cache.link(unit, exit as u32, found);
+            }
+        }
     }
 
     /// Flags that are live where a block ends: all, unless it goes on at bytes that are part of the same page and
@@ -417,7 +446,7 @@ impl Vcpu {
     /// A direct exit was taken for the first time: links it, if it may be.
     fn link_exit(&mut self) -> Result<(), Exit> {
         let Site::Link { unit, exit } = *self.site() else { unreachable!("a link site") };
-        let crate::unit::Exit::Direct { target, apart, .. } = self.cache.unit(unit).exits[exit as usize]
+        let crate::unit::Exit::Direct { target, apart, .. } = self.cache.exits(unit)[usize::from(exit)]
         else {
             unreachable!("only direct exits have link sites")
         };
@@ -441,7 +470,7 @@ impl Vcpu {
         let (from, to) = (self.cache.unit(unit).key.mode, self.cache.unit(found).key.mode);
         if from.together() == to.together() && self.cache.unit(unit).alive {
             self.statistics.links += 1;
-            self.cache.link(unit, exit, found);
+            self.cache.link(unit, exit.into(), found);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! each write to CR3 empties it. What must follow the mapping: addend tables, jump tables, links into kernel code.
 
 use crate::SetupError;
+use crate::cache::gates::NO_GATE;
 use crate::cache::{Cache, second};
 use crate::cpu::control::Effect;
 use crate::cpu::translations::{Invalidation, current_pcid};
@@ -34,6 +35,8 @@ struct Space {
     jumps: Vec<u32>,
     /// Places in its second table that may be set.
     pairs: Vec<u16>,
+    /// Gates that are open.
+    gates: Vec<u16>,
 }
 
 /// See the module.
@@ -162,6 +165,28 @@ impl Spaces {
         }
         let map = if user { &mut self.spaces[self.current].code } else { &mut self.kernel_code };
         map.insert(address >> 12, CodePage { page, global });
+        if user && let Some(gate) = reach.cache.gate((address >> 12, page)) {
+            self.open_gate(reach, gate);
+        }
+    }
+
+    /// The number of the page that user code at `address` is known to come from, for the gates of its units.
+    pub fn gate(&mut self, reach: &mut Reach, address: u64, page: u32) -> u16 {
+        let place = (address >> 12, page);
+        if let Some(gate) = reach.cache.gate(place) {
+            return gate;
+        }
+        let gate = reach.cache.new_gate(place);
+        (1..=SPACES).for_each(|space| reach.jumps.set_gate(space, gate, false));
+        if gate != NO_GATE && self.code_page(true, address) == Some(page) {
+            self.open_gate(reach, gate);
+        }
+        gate
+    }
+
+    fn open_gate(&mut self, reach: &Reach, gate: u16) {
+        self.spaces[self.current].gates.push(gate);
+        reach.jumps.set_gate(1 + self.current, gate, true);
     }
 
     /// Lets computed jumps to `pc` find a unit of this mode.
@@ -182,18 +207,11 @@ impl Spaces {
             for bank in (0..BANKS).filter(|&bank| self.banks[bank]) {
                 reach.jumps.fill_jumps(bank * (1 + SPACES) + space, lookup);
             }
-            if mode.user {
-                reach.cache.direct.clear_in(space, 0, reach.jumps, lookup);
-            }
         }
         let slot = bank * BANK_SLOTS + space * JUMP_SLOTS + (pc & 0xffff) as usize;
         log.push(slot as u32);
         reach.jumps.set_jump(slot, reach.cache.checked_entry(unit));
         if mode.has_second_table() {
-            if let Some(place) = reach.cache.direct.place(space, pc) {
-                self.spaces[self.current].jumps.push(place as u32);
-                reach.jumps.set_jump(place, reach.cache.entry(unit));
-            }
             self.set_pair(reach, pc, unit);
         }
     }
@@ -235,6 +253,9 @@ impl Spaces {
             // The first is set from the start: zeros would be address 0's way to nowhere.
             for place in space.pairs.drain(..).chain([0]) {
                 jumps.set_pair(1 + number, place.into(), [0, lookup]);
+            }
+            for gate in space.gates.drain(..) {
+                jumps.set_gate(1 + number, gate, false);
             }
             space.code.clear();
         }
@@ -344,6 +365,9 @@ impl Spaces {
         }
         for place in self.spaces[space].pairs.drain(..) {
             reach.jumps.set_pair(1 + space, place.into(), reach.cache.no_pair());
+        }
+        for gate in self.spaces[space].gates.drain(..) {
+            reach.jumps.set_gate(1 + space, gate, false);
         }
         self.spaces[space].code.clear();
     }

@@ -3,8 +3,8 @@
 use crate::cpu::mode::CodeSize;
 use crate::swaps::Swaps;
 use crate::vector_state::VectorState;
-use iced_x86::Instruction;
 use smallvec::SmallVec;
+use std::num::NonZeroU16;
 
 /// What a translation depends on besides the bytes: part of a unit's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -48,7 +48,8 @@ impl Mode {
         Mode { apart: false, ..self }
     }
 
-    /// True for code whose targets have a second place to be found in: see `cache/second.rs`.
+    /// True for code whose targets have a second place to be found in (`cache/second.rs`), and which is reached from other
+    /// pages through gates (`cache/gates.rs`).
     pub fn has_second_table(self) -> bool {
         self.user && self.long()
     }
@@ -102,7 +103,7 @@ pub enum Lent {
     /// From this offset of host code on, the stack pointer has moved down by a 32-bit word.
     Push {
         /// Bytes from the unit's host start.
-        from: u32,
+        from: u16,
     },
     /// From this offset of host code on, rdi, and rsi if there is a `source`, are host addresses: the frame's
     /// `borrowed` and `kept` are what was added.
@@ -120,38 +121,42 @@ pub enum Exit {
     /// A `jmp` or `jcc` with a 32-bit distance, linked to its target when that is known.
     Direct {
         /// Just past the distance, in bytes from the unit's host start.
-        after: u32,
+        after: u16,
         /// The stub that asks for the target.
-        stub: u32,
+        stub: u16,
         /// Guest-virtual target.
         target: u64,
         /// The target is wanted with [`Mode::apart`].
         apart: bool,
         /// Set for a jump to the unit's own beginning that leaves its registers swapped: where it may be linked to, from the
         /// unit's host start. Nothing else may be linked then.
-        inner: Option<u32>,
+        inner: Option<NonZeroU16>,
         /// The unit it is linked to.
         linked: Option<UnitIndex>,
     },
     /// The `jmp [table]` of a computed target: eight bytes that a kick replaces.
     Table {
         /// Its first byte, from the unit's host start.
-        at: u32,
+        at: u16,
         /// Its displacement.
         disp: i32,
     },
 }
 
 /// Why generated code calls a thunk: what stands behind a site number.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Site {
     /// No usable entry for the address in the scratch register: fill the table or play the instruction by hand.
-    Memory { unit: UnitIndex, mark: u32, flags_aside: bool, part: Part },
+    Memory { unit: UnitIndex, mark: u16, flags_aside: bool, part: Part },
     /// A direct exit that is not linked yet.
-    Link { unit: UnitIndex, exit: u32 },
+    Link { unit: UnitIndex, exit: u16 },
     /// An instruction that Rust carries out.
-    System { unit: UnitIndex, instruction: Box<Instruction>, resumes: bool },
+    System { unit: UnitIndex, mark: u16, resumes: bool },
 }
+
+// Of each unit there are a dozen marks, seven sites and three exits, and of units 47,000 after a boot: with marks and exits in a
+// list of the unit's own, and sites that held the instruction, that was 690 bytes a unit, half of what the Launcher took.
+const _: () = assert!(size_of::<Mark>() == 10 && size_of::<Site>() == 12 && size_of::<Exit>() == 24);
 
 /// Which access of an instruction misses: most have one; a call through memory has its operand and its push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +167,17 @@ pub enum Part {
     Push,
     /// The word a pop reads.
     Pop,
+}
+
+/// What there are several of in each unit; the cache keeps those of all units one behind the other.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// See [`Mark`].
+    pub marks: Vec<Mark>,
+    /// See [`Exit`].
+    pub exits: Vec<Exit>,
+    /// See [`Site`].
+    pub sites: Vec<Site>,
 }
 
 /// A finished unit.
@@ -178,14 +194,16 @@ pub struct Unit {
     /// Where linked jumps arrive, from `start`: the entry, or a jump through the jump table, for user code that lies in
     /// two pages. Whether the second is still the one it was is what the table knows.
     pub door: u32,
+    /// Where linked jumps of users from other pages arrive, from `start`: see `cache/gates.rs`.
+    pub gate: u32,
     /// Bytes of host code.
     pub size: u32,
     /// Registers that are elsewhere between its entry and its exits.
     pub swaps: Swaps,
-    /// Instruction starts, ascending.
-    pub marks: Vec<Mark>,
-    /// Ways out.
-    pub exits: SmallVec<[Exit; 2]>,
+    /// Where its instruction starts begin among the cache's, ascending.
+    pub marks: u32,
+    /// Where its ways out begin among the cache's.
+    pub exits: u32,
     /// Direct exits of other units that are linked here: (unit, exit).
     pub incoming: SmallVec<[(UnitIndex, u32); 2]>,
     /// Where the Guest bytes it was made from begin among the cache's.

@@ -10,15 +10,20 @@
 use crate::SetupError;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Bytes of generated code at most. A Debian kernel's boot takes about a third; a Guest that needs more makes the
+/// Bytes of generated code at most. A Debian boot takes a fifth, a compiler all of it; a Guest that needs more makes the
 /// cache start over. Only touched pages cost memory.
 pub const SIZE: usize = 64 << 20;
+
+/// Bytes of a large page of the host's.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// The two views and how much is used.
 pub struct Arena {
     writable: *mut u8,
     executable: *const u8,
     used: usize,
+    /// Bytes from the start that were offered to the host as large pages; all of them once it refused.
+    gathered: usize,
 }
 
 // SAFETY: the mappings are owned; they move between threads with their vCPU.
@@ -31,7 +36,7 @@ impl Arena {
             Some(views) => views,
             None => in_a_file()?,
         };
-        Ok(Arena { writable, executable, used: 0 })
+        Ok(Arena { writable, executable, used: 0, gathered: 0 })
     }
 
     /// Host address where byte `offset` runs.
@@ -63,7 +68,27 @@ impl Arena {
         }
         self.write(offset, code);
         self.used = (offset + code.len()).next_multiple_of(16);
+        if self.used - self.used % LARGE_PAGE > self.gathered {
+            self.gather();
+        }
         Some(offset)
+    }
+
+    /// Asks the host to put what is full into large pages: a compiler's code fills the whole arena, which is eight times what
+    /// the processor's TLB holds in small pages. Nothing is gathered before it is full, so it takes no memory.
+    fn gather(&mut self) {
+        let full = self.used - self.used % LARGE_PAGE;
+        let length = full - self.gathered;
+        for view in [self.writable, self.executable.cast_mut()] {
+            let start = view.wrapping_add(self.gathered).cast();
+            // SAFETY: a range of a mapping of ours, whose bytes stay as they are.
+            if unsafe { libc::madvise(start, length, libc::MADV_COLLAPSE) } != 0 {
+                // A host without large pages (or one that is out of them) is not asked again.
+                self.gathered = SIZE;
+                return;
+            }
+        }
+        self.gathered = full;
     }
 
     /// Writes over code that is there.
@@ -83,30 +108,52 @@ impl Arena {
     }
 }
 
+/// Address space for a view, where large pages can lie.
+fn reserve() -> Option<*mut u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let length = SIZE + LARGE_PAGE;
+    // SAFETY: a fresh mapping that nobody may touch, where the kernel likes.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let before = (start as usize).next_multiple_of(LARGE_PAGE) - start as usize;
+    let view = start.cast::<u8>().wrapping_add(before);
+    // SAFETY: a part of the mapping just made, before what is used of it.
+    unsafe { libc::munmap(start, before) };
+    // SAFETY: the part behind it.
+    unsafe { libc::munmap(view.wrapping_add(SIZE).cast(), LARGE_PAGE - before) };
+    Some(view)
+}
+
+fn give_back(view: *mut u8) {
+    // SAFETY: made by `reserve`, or mapped in its place; nobody knows it.
+    unsafe { libc::munmap(view.cast(), SIZE) };
+}
+
 /// Two views of shared anonymous memory, the second of which can be executed.
 fn anonymous() -> Option<(*mut u8, *mut u8)> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-    // SAFETY: fresh memory where the kernel likes.
-    let writable = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, protection, flags, -1, 0) };
-    if writable == libc::MAP_FAILED {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    let writable = reserve()?;
+    let Some(executable) = reserve() else {
+        give_back(writable);
         return None;
-    }
-    // SAFETY: an old size of zero makes another mapping of the same pages and leaves the first alone.
-    let copy = unsafe { libc::mremap(writable, 0, SIZE, libc::MREMAP_MAYMOVE) };
-    if copy == libc::MAP_FAILED {
-        // SAFETY: made above; nobody knows it yet.
-        unsafe { libc::munmap(writable, SIZE) };
-        return None;
-    }
+    };
+    // SAFETY: takes the place of a reservation of ours.
+    let made = unsafe { libc::mmap(writable.cast(), SIZE, protection, flags, -1, 0) };
+    let moved = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let copied = made != libc::MAP_FAILED
+        // SAFETY: an old size of zero makes another mapping of the same pages, in the place of a reservation of ours, and
+        // leaves the first alone.
+        && unsafe { libc::mremap(made, 0, SIZE, moved, executable) } != libc::MAP_FAILED;
+    let protection = libc::PROT_READ | libc::PROT_EXEC;
     // SAFETY: the mapping just made, which nobody uses yet; it stops being writable.
-    if unsafe { libc::mprotect(copy, SIZE, libc::PROT_READ | libc::PROT_EXEC) } == 0 {
-        return Some((writable.cast(), copy.cast()));
+    if copied && unsafe { libc::mprotect(executable.cast(), SIZE, protection) } == 0 {
+        return Some((writable, executable));
     }
-    for view in [writable, copy] {
-        // SAFETY: made above; nobody knows it yet.
-        unsafe { libc::munmap(view, SIZE) };
-    }
+    give_back(writable);
+    give_back(executable);
     None
 }
 
@@ -127,13 +174,14 @@ fn in_a_file() -> Result<(*mut u8, *mut u8), SetupError> {
 }
 
 fn map(file: &OwnedFd, protection: i32) -> Result<*mut u8, SetupError> {
-    // SAFETY: a fresh shared mapping where the kernel likes.
-    let address =
-        unsafe { libc::mmap(std::ptr::null_mut(), SIZE, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    let view = reserve().ok_or_else(|| SetupError::host("cannot map memory for code"))?;
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    // SAFETY: takes the place of the reservation just made.
+    let address = unsafe { libc::mmap(view.cast(), SIZE, protection, flags, file.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED {
         return Err(SetupError::host("cannot map memory for code"));
     }
-    Ok(address.cast())
+    Ok(view)
 }
 
 impl Drop for Arena {
@@ -152,7 +200,7 @@ mod tests {
     #[test]
     fn what_one_view_writes_the_other_runs_whichever_way_they_are_made() {
         for (writable, executable) in [anonymous(), in_a_file().ok()].into_iter().flatten() {
-            let mut arena = Arena { writable, executable, used: 0 };
+            let mut arena = Arena { writable, executable, used: 0, gathered: 0 };
             // mov eax, 42 ; ret
             let offset = arena.append(&[0xb8, 42, 0, 0, 0, 0xc3]).unwrap();
             let entry = arena.address(offset);

@@ -8,15 +8,14 @@ pub mod arena;
 pub mod thunks;
 pub mod wide;
 pub mod calls;
-pub mod direct;
 pub mod second;
+pub mod gates;
 pub mod returns;
 
 use crate::SetupError;
 use crate::frame::{BANK_SLOTS, FrameMapping, JUMP_SLOTS, SPACES};
-use crate::unit::{Exit, Key, Site, Unit, UnitIndex};
+use crate::unit::{Exit, Key, Mark, Parts, Site, Unit, UnitIndex};
 use arena::Arena;
-use direct::Direct;
 use rustc_hash::FxHashMap;
 use thunks::Thunks;
 
@@ -32,9 +31,13 @@ pub struct Cache {
     pub sites: Vec<Site>,
     /// The Guest bytes of every unit, one behind the other: about a tenth of the host code's size.
     bytes: Vec<u8>,
-    /// Slots of known targets.
-    pub direct: Direct,
+    /// The instruction starts of every unit, likewise.
+    marks: Vec<Mark>,
+    /// The ways out of every unit.
+    exits: Vec<Exit>,
     names: FxHashMap<Key, UnitIndex>,
+    /// Numbers of pages of user code: see `gates.rs`.
+    gates: FxHashMap<gates::CodePlace, u16>,
     pages: FxHashMap<u32, Vec<UnitIndex>>,
     /// How often the arena was full.
     pub resets: u64,
@@ -69,8 +72,10 @@ impl Cache {
             units: Vec::with_capacity(UNITS),
             sites: Vec::with_capacity(SITES),
             bytes: Vec::new(),
-            direct: Direct::default(),
+            marks: Vec::new(),
+            exits: Vec::new(),
             names: FxHashMap::default(),
+            gates: FxHashMap::default(),
             pages: FxHashMap::default(),
             resets: 0,
             empty,
@@ -122,10 +127,31 @@ impl Cache {
         &self.bytes[start.min(end)..end]
     }
 
+    /// Where instructions of a unit start, ascending.
+    pub fn marks(&self, index: UnitIndex) -> &[Mark] {
+        let end = self.units.get(index as usize + 1).map_or(self.marks.len(), |next| next.marks as usize);
+        &self.marks[self.unit(index).marks as usize..end]
+    }
+
+    /// The ways out of a unit.
+    pub fn exits(&self, index: UnitIndex) -> &[Exit] {
+        let end = self.units.get(index as usize + 1).map_or(self.exits.len(), |next| next.exits as usize);
+        &self.exits[self.unit(index).exits as usize..end]
+    }
+
+    fn exit_mut(&mut self, index: UnitIndex, exit: u32) -> &mut Exit {
+        let first = self.unit(index).exits;
+        &mut self.exits[(first + exit) as usize]
+    }
+
     /// Enters a unit whose code is in the arena into the books, with the Guest bytes it was made from.
-    pub fn insert(&mut self, mut unit: Unit, sites: &mut Vec<Site>, bytes: &[u8]) -> UnitIndex {
+    pub fn insert(&mut self, mut unit: Unit, parts: &mut Parts, bytes: &[u8]) -> UnitIndex {
         unit.bytes = self.bytes.len() as u32;
+        unit.marks = self.marks.len() as u32;
+        unit.exits = self.exits.len() as u32;
         self.bytes.extend_from_slice(bytes);
+        self.marks.append(&mut parts.marks);
+        self.exits.append(&mut parts.exits);
         let index = self.units.len() as UnitIndex;
         self.names.insert(unit.key, index);
         self.pages.entry(unit.key.page).or_default().push(index);
@@ -133,7 +159,7 @@ impl Cache {
             self.pages.entry(second).or_default().push(index);
         }
         self.units.push(unit);
-        self.sites.append(sites);
+        self.sites.append(&mut parts.sites);
         index
     }
 
@@ -148,7 +174,7 @@ impl Cache {
     /// Makes a direct exit jump straight to `target`.
     pub fn link(&mut self, from: UnitIndex, exit: u32, target: UnitIndex) {
         let Some(entry) = self.entry_from(from, exit, target) else { return };
-        if let Some(Exit::Direct { linked, .. }) = self.units[from as usize].exits.get_mut(exit as usize) {
+        if let Exit::Direct { linked, .. } = self.exit_mut(from, exit) {
             *linked = Some(target);
         }
         self.aim(from, exit, entry);
@@ -157,18 +183,19 @@ impl Cache {
 
     /// Where a linked exit arrives, in the arena; none if it must not be linked to that unit.
     fn entry_from(&self, from: UnitIndex, exit: u32, target: UnitIndex) -> Option<u32> {
-        let unit = self.unit(target);
-        match self.unit(from).exits[exit as usize] {
-            Exit::Direct { inner: Some(inner), .. } => (from == target).then_some(unit.start + inner),
-            _ => Some(unit.start + unit.door),
+        let start = self.unit(target).start;
+        match self.exits(from)[exit as usize] {
+            Exit::Direct { inner: Some(inner), .. } => {
+                (from == target).then_some(start + u32::from(inner.get()))
+            }
+            _ => Some(start + self.way_in(&self.unit(from).key, target)),
         }
     }
 
     /// Points a direct exit's jump at an arena offset.
     fn aim(&mut self, from: UnitIndex, exit: u32, to: u32) {
-        let unit = &self.units[from as usize];
-        if let Exit::Direct { after, .. } = unit.exits[exit as usize] {
-            let after = unit.start + after;
+        if let Exit::Direct { after, .. } = self.exits(from)[exit as usize] {
+            let after = self.unit(from).start + u32::from(after);
             let distance = to.wrapping_sub(after);
             self.arena.write(after as usize - 4, &distance.to_le_bytes());
         }
@@ -176,11 +203,10 @@ impl Cache {
 
     /// Makes a direct exit ask again.
     fn unlink(&mut self, from: UnitIndex, exit: u32) {
-        let unit = &mut self.units[from as usize];
-        let start = unit.start;
-        if let Exit::Direct { stub, linked, .. } = &mut unit.exits[exit as usize] {
+        let start = self.unit(from).start;
+        if let Exit::Direct { stub, linked, .. } = self.exit_mut(from, exit) {
             *linked = None;
-            let to = start + *stub;
+            let to = start + u32::from(*stub);
             self.aim(from, exit, to);
         }
     }
@@ -188,12 +214,12 @@ impl Cache {
     /// Makes every way out of a unit lead to Rust: called by the signal handler on the unit it interrupted, so it
     /// allocates nothing. [`Self::reopen`] undoes it.
     pub fn close(&mut self, index: UnitIndex) {
-        for exit in 0..self.units[index as usize].exits.len() {
+        for exit in 0..self.exits(index).len() {
             let start = self.units[index as usize].start;
-            match self.units[index as usize].exits[exit] {
-                Exit::Direct { stub, .. } => self.aim(index, exit as u32, start + stub),
+            match self.exits(index)[exit] {
+                Exit::Direct { stub, .. } => self.aim(index, exit as u32, start + u32::from(stub)),
                 Exit::Table { at, .. } => {
-                    let at = start + at;
+                    let at = start + u32::from(at);
                     let target = self.thunks.lookup - self.arena.address(0);
                     let distance = (target as u32).wrapping_sub(at + 5);
                     self.arena.write(at as usize, &[0xe9]);
@@ -205,9 +231,9 @@ impl Cache {
 
     /// Undoes [`Self::close`].
     pub fn reopen(&mut self, index: UnitIndex) {
-        for exit in 0..self.units[index as usize].exits.len() {
+        for exit in 0..self.exits(index).len() {
             let start = self.units[index as usize].start;
-            match self.units[index as usize].exits[exit] {
+            match self.exits(index)[exit] {
                 Exit::Direct { linked: Some(target), .. } => {
                     if let Some(entry) = self.entry_from(index, exit as u32, target) {
                         self.aim(index, exit as u32, entry);
@@ -215,7 +241,7 @@ impl Cache {
                 }
                 Exit::Direct { .. } => {}
                 Exit::Table { at, disp } => {
-                    let at = (start + at) as usize;
+                    let at = (start + u32::from(at)) as usize;
                     self.arena.write(at, &TABLE_JUMP);
                     self.arena.write(at + 4, &disp.to_le_bytes());
                 }
@@ -231,7 +257,7 @@ impl Cache {
     /// Cuts all links into a unit, so that reaching it takes a fresh look at the mapping.
     pub fn cut_incoming(&mut self, index: UnitIndex) {
         for (from, exit) in std::mem::take(&mut self.units[index as usize].incoming) {
-            let linked = match self.units[from as usize].exits[exit as usize] {
+            let linked = match self.exits(from)[exit as usize] {
                 Exit::Direct { linked, .. } => linked,
                 Exit::Table { .. } => None,
             };
@@ -271,9 +297,6 @@ impl Cache {
             jumps.replace(space * JUMP_SLOTS + slot, entry, self.thunks.lookup);
         }
         if key.mode.has_second_table() {
-            for place in (1..=SPACES).filter_map(|space| self.direct.place(space, key.pc)) {
-                jumps.replace(place, self.entry(index), self.thunks.lookup);
-            }
             let (place, pair) = (second::place(key.pc), [key.pc, self.entry(index)]);
             for space in (1..=SPACES).filter(|&space| jumps.get_pair(space, place) == pair) {
                 jumps.set_pair(space, place, self.no_pair());
@@ -292,8 +315,10 @@ impl Cache {
         self.units.clear();
         self.sites.clear();
         self.bytes.clear();
-        self.direct.reset();
+        self.marks.clear();
+        self.exits.clear();
         self.names.clear();
+        self.gates.clear();
         self.pages.clear();
         self.resets += 1;
     }

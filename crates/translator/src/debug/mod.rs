@@ -234,12 +234,12 @@ impl Vcpu {
 
     /// Forgets every unit that holds the instruction at `address`, whatever memory it is made from.
     pub(crate) fn cut_units(&mut self, address: u64) {
-        let holds = |unit: &crate::unit::Unit| {
+        let holds = |index: UnitIndex| {
+            let unit = self.cache.unit(index);
             let offset = address.wrapping_sub(unit.key.pc);
-            unit.alive && unit.marks.iter().any(|mark| u64::from(mark.guest) == offset)
+            unit.alive && self.cache.marks(index).iter().any(|mark| u64::from(mark.guest) == offset)
         };
-        let found: Vec<UnitIndex> =
-            (0..self.cache.units.len() as UnitIndex).filter(|&n| holds(self.cache.unit(n))).collect();
+        let found: Vec<UnitIndex> = (0..self.cache.units.len() as UnitIndex).filter(|&n| holds(n)).collect();
         for unit in found {
             self.cache.kill(unit, &self.frames);
         }

@@ -77,9 +77,19 @@ impl Rewriter<'_> {
     }
 
     pub(super) fn memory_site(&self, part: Part) -> Ask {
-        let mark = self.marks.len() as u32 - 1;
-        let site = Site::Memory { unit: self.place.unit, mark, flags_aside: self.aside, part };
+        let site =
+            Site::Memory { unit: self.place.unit, mark: self.mark_now(), flags_aside: self.aside, part };
         Ask::Site { thunk: self.thunks.slow, site }
+    }
+
+    /// The site of the current instruction, for Rust to carry it out.
+    pub(super) fn system_site(&self, resumes: bool) -> Site {
+        Site::System { unit: self.place.unit, mark: self.mark_now(), resumes }
+    }
+
+    /// The number of the current instruction's mark.
+    fn mark_now(&self) -> u16 {
+        (self.marks.len() - 1) as u16
     }
 
     pub(super) fn write_colds(&mut self) {
@@ -139,21 +149,21 @@ impl Rewriter<'_> {
         let stub = self.code.here();
         self.code.bind(jump, stub);
         let number = self.exits.len();
-        let after = jump.0 as u32;
+        let after = self.near(jump.0);
         self.exits.push(Exit::Direct { after, stub: 0, target, apart, inner: None, linked: None });
         self.ask_for_target(number);
     }
 
     /// The stub of a direct exit.
     fn ask_for_target(&mut self, number: usize) {
-        let here = self.code.here() as u32;
+        let here = self.near_here();
         if matches!(self.exits[number], Exit::Direct { inner: Some(_), .. }) {
             self.swap_back();
         }
         if let Exit::Direct { stub, .. } = &mut self.exits[number] {
             *stub = here;
         }
-        let site = Site::Link { unit: self.place.unit, exit: number as u32 };
+        let site = Site::Link { unit: self.place.unit, exit: number as u16 };
         self.call_site(self.thunks.link, site);
     }
 

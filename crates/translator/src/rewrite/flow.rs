@@ -2,15 +2,14 @@
 //!
 //! A known target is linked: the exit is a plain jump to the target's code, patched when the target is first
 //! reached. That is right as long as the mapping of the target's page stays; the cache cuts links when it changes.
-//! User code changes address spaces too often for that, so its jumps to other pages go through a slot that belongs to its
-//! address space and to the target (`cache/direct.rs`). Computed targets share the slots of its jump table: one indirect
-//! jump, and the target checks that it was meant.
+//! User code changes address spaces too often for that, so its jumps to other pages arrive at gates, which look whether
+//! the page is there now (`cache/gates.rs`). Computed targets go through the address space's jump table, and so do 32-bit
+//! user code's in other pages: one indirect jump, and the target checks that it was meant.
 
 use super::stack::Pushed;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{FRAME, GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch};
-use crate::cache::direct;
 use crate::frame::{BANK_SLOTS, Frame, FrameMapping};
 use crate::unit::{Exit, Part};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
@@ -95,24 +94,24 @@ impl Rewriter<'_> {
     }
 
     fn linkable(&self, target: u64) -> bool {
-        !self.key.mode.user || target >> 12 == self.key.pc >> 12
+        let mode = self.key.mode;
+        !mode.user || mode.has_second_table() || target >> 12 == self.key.pc >> 12
     }
 
     fn link(&mut self, jump: Patch, target: u64) {
         let exit = self.exits.len();
-        let inner = (target == self.key.pc && !self.swaps.none()).then_some(self.inner);
-        let after = jump.0 as u32;
+        let inner = if target == self.key.pc && !self.swaps.none() { self.inner } else { None };
+        let after = self.near(jump.0);
         self.exits.push(Exit::Direct { after, stub: 0, target, apart: false, inner, linked: None });
         self.colds.push(Cold { jumps: smallvec![jump], restore: Restore::Nothing, ask: Ask::Link(exit) });
     }
 
-    /// Leaves for a known target through the address space's slot for it, or through its jump table.
+    /// Leaves for a known target through the address space's jump table.
     pub(super) fn leave_by_table(&mut self, target: u64) {
         self.code.constant(S0, target);
         self.code.load32(S1, Mem::frame(offset_of!(Frame, jump_space)));
-        let own = if self.key.mode.has_second_table() { self.direct.give(target) } else { None };
-        let shared = self.jump_tables() + 8 * (target & 0xffff) as i32;
-        self.table_jump(own.map_or(shared, direct::distance));
+        let slot = self.jump_tables() + 8 * (target & 0xffff) as i32;
+        self.table_jump(slot);
     }
 
     /// Leaves for the target in the first scratch register.
@@ -137,7 +136,7 @@ impl Rewriter<'_> {
     }
 
     fn table_jump(&mut self, disp: i32) {
-        self.exits.push(Exit::Table { at: self.code.here() as u32, disp });
+        self.exits.push(Exit::Table { at: self.near_here(), disp });
         self.code.jump_memory(Mem { base: Some(FRAME), index: Some((S1, 8)), disp });
     }
 

@@ -14,7 +14,6 @@ use crate::cpu::{Cpu, R11, flags};
 use crate::frame::Frame;
 use crate::rewrite::memory::segment_base;
 use crate::rewrite::stack::Pushed;
-use crate::unit::Site;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 use smallvec::smallvec;
 use std::mem::offset_of;
@@ -35,7 +34,7 @@ impl Rewriter<'_> {
         match instruction.mnemonic() {
             M::Swapgs if kernel && mode.long() => self.swap_gs(),
             M::Cli if kernel => self.change_flag(flags::IF, false),
-            M::Sti if kernel && !self.last => self.allow_interrupts(instruction),
+            M::Sti if kernel && !self.last => self.allow_interrupts(),
             M::Stac if kernel => self.change_access(true),
             M::Clac if kernel => self.change_access(false),
             // Alone, nobody is waited for.
@@ -45,7 +44,7 @@ impl Rewriter<'_> {
             M::Pushfq if !mode.single() => self.push_flags(),
             M::Syscall if mode.user && mode.long() && !mode.single() => self.call_kernel(instruction),
             M::Sysretq if kernel => self.call_kernel(instruction),
-            M::Iretq if kernel && mode.long() => self.return_from_handler(instruction),
+            M::Iretq if kernel && mode.long() => self.return_from_handler(),
             M::Rdtsc | M::Rdtscp if !mode.clock_hidden => self.read_clock(instruction),
             M::Mov if kernel && mode.long() && instruction.op1_register().is_cr() => {
                 return self.read_control(instruction);
@@ -75,13 +74,12 @@ impl Rewriter<'_> {
 
     /// `sti`. When the Host waits for the chance to interrupt, Rust sees to it after one more instruction; so that
     /// instruction must be part of this unit, or nobody would know of the grace it has.
-    fn allow_interrupts(&mut self, instruction: &Instruction) {
+    fn allow_interrupts(&mut self) {
         self.set_flags_aside();
         self.code.cmp32_memory(Mem::frame(offset_of!(Frame, window)), 0);
         let wanted = self.code.jump_if(cond::NZ);
         self.code.or_memory32(Mem::frame(cpu(offset_of!(Cpu, rflags))), flags::IF as u32);
-        let site =
-            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let site = self.system_site(false);
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         self.colds.push(Cold {
             jumps: smallvec![wanted],
@@ -126,20 +124,18 @@ impl Rewriter<'_> {
             slow.push(self.code.jump_if(cond::NZ));
             self.jump_to(self.thunks.sysret);
         }
-        let site =
-            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let site = self.system_site(false);
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         self.colds.push(Cold { jumps: slow, restore, ask: Ask::Site { thunk: self.thunks.system, site } });
         self.aside = false;
     }
 
     /// `iretq` through its thunk, which asks Rust about all but the plain ones.
-    fn return_from_handler(&mut self, instruction: &Instruction) {
+    fn return_from_handler(&mut self) {
         self.set_flags_aside();
         debug_assert!(self.aside, "system instructions count as readers of every flag");
         self.aside = false;
-        let site =
-            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let site = self.system_site(false);
         self.call_site(self.thunks.iret, site);
     }
 

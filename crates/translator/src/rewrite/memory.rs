@@ -19,7 +19,7 @@ use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::frame::Frame;
-use crate::unit::{Part, Site};
+use crate::unit::Part;
 use iced_x86::{Code, Instruction, Register};
 use smallvec::smallvec;
 use std::mem::offset_of;
@@ -237,22 +237,21 @@ impl Rewriter<'_> {
         if self.key.mode.long() {
             self.code.add_memory(S0, Mem::frame(segment_base(segment)));
         } else {
-            self.based_address(instruction, segment, size);
+            self.based_address(segment, size);
         }
         Address::Computed
     }
 
     /// The offset in the first scratch register becomes an address in FS or GS of 32-bit code. What the segment may not
     /// allow is left to Rust.
-    fn based_address(&mut self, instruction: &Instruction, segment: usize, size: usize) {
+    fn based_address(&mut self, segment: usize, size: usize) {
         let reach = offset_of!(Frame, reach) + 8 * (segment - crate::cpu::segments::FS);
         self.code.lea(true, S1, Mem::at(S0, size as i32 - 1));
         self.code.cmp_memory(S1, Mem::frame(reach));
         let beyond = self.code.jump_if(cond::AE);
         self.code.add_memory(S0, Mem::frame(segment_base(segment)));
         self.code.mov32(S0, S0);
-        let site =
-            Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: false };
+        let site = self.system_site(false);
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         let ask = Ask::Site { thunk: self.thunks.system, site };
         self.colds.push(Cold { jumps: smallvec![beyond], restore, ask });

@@ -19,27 +19,29 @@ mod together;
 mod remembered;
 mod stack;
 mod flow;
+mod arrival;
 mod inline;
 mod strings;
 mod legacy;
 
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Code, Mem, Patch, cond};
-use crate::cache::direct::Direct;
+use crate::cache::gates::NO_GATE;
 use crate::cache::thunks::Thunks;
 use crate::classify::Class;
 use crate::decode::{Block, resumes};
 use crate::frame::{Frame, SPANS};
 use crate::spans::{Roles, Spans};
 use crate::swaps::{self, Swaps};
-use crate::unit::{Exit, Key, Lent, Mark, Site, UnitIndex};
+use crate::unit::{Exit, Key, Lent, Mark, Parts, Site, UnitIndex};
 use crate::vector_state::needs_avx512;
 use cold::{Ask, Cold, Restore};
 use flags::touches_flags;
 use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic};
 pub use memory::{address_bits, operand_size};
-use smallvec::{SmallVec, smallvec};
+use smallvec::smallvec;
 use std::mem::offset_of;
+use std::num::NonZeroU16;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
 pub struct Rewritten {
@@ -49,14 +51,12 @@ pub struct Rewritten {
     pub entry: u32,
     /// See [`crate::unit::Unit::door`].
     pub door: u32,
+    /// See [`crate::unit::Unit::gate`].
+    pub gate: u32,
     /// See [`crate::unit::Unit::swaps`].
     pub swaps: Swaps,
-    /// See [`Mark`].
-    pub marks: Vec<Mark>,
-    /// See [`Exit`].
-    pub exits: SmallVec<[Exit; 2]>,
-    /// To be numbered from the first number the rewriter was given.
-    pub sites: Vec<Site>,
+    /// Sites are to be numbered from the first number the rewriter was given.
+    pub parts: Parts,
     /// Memos it uses, from the first one the rewriter was given.
     pub memos: u32,
 }
@@ -66,10 +66,10 @@ pub struct Tools {
     encoder: Encoder,
     info: InstructionInfoFactory,
     spans: Spans,
-    /// Empty buffers that once held a unit's code, its stubs and its sites.
+    /// Empty buffers that once held a unit's code, its stubs and its parts.
     buffer: Vec<u8>,
     colds: Vec<Cold>,
-    sites: Vec<Site>,
+    parts: Parts,
     /// The machine has other vCPUs, which this one may be waiting for.
     several: bool,
 }
@@ -83,16 +83,15 @@ impl Tools {
             spans: Spans::default(),
             buffer: Vec::with_capacity(4096),
             colds: Vec::new(),
-            sites: Vec::new(),
+            parts: Parts::default(),
             several,
         }
     }
 
-    /// Takes back a finished unit's code and sites for their memory.
-    pub fn keep(&mut self, mut code: Vec<u8>, mut sites: Vec<Site>) {
+    /// Takes back a finished unit's code, and its parts, which the cache has emptied, for their memory.
+    pub fn keep(&mut self, mut code: Vec<u8>, parts: Parts) {
         code.clear();
-        sites.clear();
-        (self.buffer, self.sites) = (code, sites);
+        (self.buffer, self.parts) = (code, parts);
     }
 }
 
@@ -107,6 +106,8 @@ pub struct Place {
     pub first_site: u32,
     /// Its last instruction ends in another page than it begins in.
     pub two_pages: bool,
+    /// What its gate looks at: see `cache/gates.rs`.
+    pub gate: u16,
     /// First memo that is free, and how many there are.
     pub memos: (u32, u32),
 }
@@ -118,11 +119,10 @@ struct Rewriter<'a> {
     /// Stubs that a short jump must reach by way of a jump nearby.
     islands: Vec<(Patch, Cold)>,
     marks: Vec<Mark>,
-    exits: SmallVec<[Exit; 2]>,
+    exits: Vec<Exit>,
     sites: Vec<Site>,
     tools: &'a mut Tools,
     thunks: &'a Thunks,
-    direct: &'a mut Direct,
     key: Key,
     place: Place,
     /// The Guest's bytes from its first instruction on.
@@ -144,7 +144,7 @@ struct Rewriter<'a> {
     /// Registers that are elsewhere between here and the exits.
     swaps: Swaps,
     /// Where jumps to the unit's own beginning arrive with registers swapped.
-    inner: u32,
+    inner: Option<NonZeroU16>,
     /// AVX-512's registers are in the processor: see `cache/wide.rs`.
     awake: bool,
     /// The current instruction is the unit's last.
@@ -156,7 +156,7 @@ struct Rewriter<'a> {
 /// Rewrites a block. `live` is what [`crate::liveness::live_before`] says of it; `bytes` its Guest bytes.
 pub fn unit(
     tools: &mut Tools,
-    (thunks, direct): (&Thunks, &mut Direct),
+    thunks: &Thunks,
     key: Key,
     place: Place,
     block: &Block,
@@ -167,17 +167,17 @@ pub fn unit(
     let apart = key.mode.apart || !key.mode.long();
     let swappable = key.mode.long() && !key.mode.single();
     let swaps = if swappable { swaps::choose(&block.instructions) } else { Swaps::default() };
+    let Parts { marks, exits, sites } = std::mem::take(&mut tools.parts);
     let roles = spans.find(&block.instructions, apart, &mut tools.info);
     let mut rewriter = Rewriter {
         code: Code { bytes: std::mem::take(&mut tools.buffer) },
         colds: std::mem::take(&mut tools.colds),
         islands: Vec::new(),
-        marks: Vec::with_capacity(block.instructions.len()),
-        exits: SmallVec::new(),
-        sites: std::mem::take(&mut tools.sites),
+        marks,
+        exits,
+        sites,
         tools,
         thunks,
-        direct,
         key,
         place,
         bytes,
@@ -189,15 +189,15 @@ pub fn unit(
         slots: [0; SPANS],
         memos: 0,
         swaps,
-        inner: 0,
+        inner: None,
         awake: false,
         last: false,
         failed: false,
     };
-    rewriter.check_target();
+    let gate = rewriter.check_target();
     let entry = rewriter.code.here() as u32;
     rewriter.swap();
-    rewriter.inner = rewriter.code.here() as u32;
+    rewriter.inner = NonZeroU16::new(rewriter.near_here());
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
         rewriter.last = n + 1 == block.instructions.len();
         rewriter.roles = roles[n];
@@ -210,9 +210,10 @@ pub fn unit(
         rewriter.leave_to(next);
     }
     rewriter.write_colds();
-    let mut door = entry;
+    let (mut door, mut gate) = (entry, gate.unwrap_or(entry));
     if place.two_pages && key.mode.user {
         door = rewriter.code.here() as u32;
+        gate = door;
         rewriter.leave_by_table(key.pc);
     }
     rewriter.tools.spans = spans;
@@ -220,10 +221,9 @@ pub fn unit(
         code: rewriter.code.bytes,
         entry,
         door,
+        gate,
         swaps,
-        marks: rewriter.marks,
-        exits: rewriter.exits,
-        sites: rewriter.sites,
+        parts: Parts { marks: rewriter.marks, exits: rewriter.exits, sites: rewriter.sites },
         memos: rewriter.memos,
     }
 }
@@ -238,17 +238,16 @@ pub fn snippet(
     address: u64,
 ) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
-    let place = Place { address, unit: 0, first_site: 0, two_pages: false, memos: (0, 0) };
+    let place = Place { address, unit: 0, first_site: 0, two_pages: false, gate: NO_GATE, memos: (0, 0) };
     let mut rewriter = Rewriter {
         code: Code::default(),
         colds: Vec::new(),
         islands: Vec::new(),
         marks: Vec::new(),
-        exits: SmallVec::new(),
+        exits: Vec::new(),
         sites: Vec::new(),
         tools,
         thunks,
-        direct: &mut Direct::default(),
         key,
         place,
         bytes: &[],
@@ -260,7 +259,7 @@ pub fn snippet(
         slots: [0; SPANS],
         memos: 0,
         swaps: Swaps::default(),
-        inner: 0,
+        inner: None,
         awake: true,
         last: false,
         failed: false,
@@ -335,32 +334,13 @@ impl Rewriter<'_> {
         self.awake = true;
     }
 
-    /// Entry of computed jumps: the first scratch register must hold this unit's address, else the jump table's
-    /// slot belonged to another target. No flag is touched, for whether they are live is the jumper's secret.
-    /// ```text
-    ///   mov s1, rcx ; lea rcx, [s0 - pc] ; jrcxz here ; mov rcx, s1 ; jmp miss ; here: mov rcx, s1
-    /// ```
-    fn check_target(&mut self) {
-        self.code.mov(S1, RCX);
-        let minus = self.key.pc.wrapping_neg();
-        match i32::try_from(minus as i64) {
-            Ok(short) => self.code.lea(true, RCX, Mem::at(S0, short)),
-            Err(_) => {
-                self.code.constant(RCX, minus);
-                self.code.lea(true, RCX, Mem::sum(RCX, S0, 0));
-            }
-        }
-        let same = self.code.jrcxz();
-        self.code.mov(RCX, S1);
-        let second = self.key.mode.has_second_table();
-        self.jump_to(if second { self.thunks.second } else { self.thunks.lookup });
-        self.code.bind_short(same);
-        self.code.mov(RCX, S1);
-    }
-
     /// Bytes from the unit's start.
     fn near_here(&self) -> u16 {
-        u16::try_from(self.code.here()).expect("a unit's code is far smaller than 64 KiB")
+        self.near(self.code.here())
+    }
+
+    fn near(&self, offset: usize) -> u16 {
+        u16::try_from(offset).expect("a unit's code is far smaller than 64 KiB")
     }
 
     /// An instruction that Rust carries out.
@@ -371,7 +351,7 @@ impl Rewriter<'_> {
         // No unit with such an instruction swaps, except one that turned out to have no encoding.
         let resumes = resumes(instruction) && !self.key.mode.single() && self.swaps.none();
         self.swap_back();
-        let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes };
+        let site = self.system_site(resumes);
         self.call_site(self.thunks.system, site);
     }
 

@@ -97,7 +97,7 @@ impl Rewriter<'_> {
             self.checked_place(Mem::at(GUEST_RSP, -4), Part::Push)
         } else {
             self.move_stack(Mem::at(GUEST_RSP, -4));
-            let from = self.code.here() as u32;
+            let from = self.near_here();
             if let Some(mark) = self.marks.last_mut() {
                 mark.lent = Lent::Push { from };
             }

@@ -15,7 +15,7 @@ use crate::assemble::host::{FRAME, RCX, S0, S1};
 use crate::assemble::{Mem, Patch, Reg, cond};
 use crate::cpu::{Cpu, flags};
 use crate::frame::Frame;
-use crate::unit::{Lent, Site};
+use crate::unit::Lent;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 use smallvec::smallvec;
 use std::mem::offset_of;
@@ -60,7 +60,7 @@ impl Rewriter<'_> {
             self.code.mov32(RSI, RSI);
             self.code.mov32(RDI, RDI);
         }
-        let site = Site::System { unit: self.place.unit, instruction: Box::new(*instruction), resumes: true };
+        let site = self.system_site(true);
         let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
         let ask = Ask::SiteAndBack { thunk: self.thunks.system, site, back: self.code.here() };
         self.colds.push(Cold { jumps: cold, restore, ask });

@@ -5,6 +5,7 @@
 
 mod machine;
 mod self_modifying;
+mod gates;
 mod mappings;
 mod targets;
 mod rights;
