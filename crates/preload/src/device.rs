@@ -10,6 +10,7 @@ use lguest_host::platform::Engine;
 
 use crate::coherence::Coherence;
 use crate::long_mode;
+use crate::machine::Machine;
 use crate::signals::{self, Heard, Watcher};
 use crate::space::{self, PAGE};
 use crate::table::Mode;
@@ -62,14 +63,23 @@ impl Device {
         if guest.is_some() {
             return Err(libc::EBUSY);
         }
+        let machine = Machine::chosen().ok_or(libc::EINVAL)?;
         let [base, page_limit, start] = words;
         let bytes = page_limit.checked_mul(PAGE).ok_or(libc::EFAULT)?;
         let range = space::Range::check(base, bytes).ok_or(libc::EFAULT)?;
         let memory = Arc::new(Memory::new(bytes).map_err(|_| libc::ENOMEM)?);
         range.copy_into(&memory)?;
-        let entry = long_mode::prepare(&memory, bytes, start).ok_or(libc::EFAULT)?;
+        // What begins in long mode wants tables, which are the program's to see as well.
+        let entry = match machine {
+            Machine::Lguest32 => None,
+            Machine::LongMode => Some(long_mode::prepare(&memory, bytes, start).ok_or(libc::EFAULT)?),
+        };
         range.become_the_guests(&memory)?;
-        let made = signals::quietly(|| self.control.initialize(memory.clone(), page_limit, entry));
+        let made = signals::quietly(|| match (entry, u32::try_from(start)) {
+            (Some(entry), _) => self.control.initialize(memory.clone(), page_limit, entry),
+            (None, Ok(start)) => self.control.initialize_lguest32(memory.clone(), page_limit, start),
+            (None, Err(_)) => Err(ControlError::Invalid("an address of 32 bits")),
+        });
         let words = made.map_err(|error| error.number())?;
         // Not a share of it: the processor goes with the thread that drops the last one.
         let control = Arc::downgrade(&self.control);
