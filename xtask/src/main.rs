@@ -8,6 +8,7 @@
 //! - `conformance`: a suite of system call tests on lguest and on QEMU, compared test by test.
 //! - `fuzz`: made-up bytes where a Guest's or a stranger's enter, which must harm nobody.
 //! - `kills`: machines killed while they write, and whether a flushed write is ever lost.
+//! - `guest-tools`: Debian's own tools in a root of its packages, and whether they agree on our devices.
 //! - `initramfs-extras`: a larger initramfs with Debian's Python and OpenSSL, and their self-tests run in the Guest.
 //! - `journey`: the modules' docs as a book in seven stages; the walk is [`xtask::journey`].
 
@@ -28,6 +29,7 @@ mod conformance;
 mod extras;
 mod fuzz;
 mod kills;
+mod guest_tools;
 
 use arguments::Arguments;
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ cargo xtask fuzz [code|coverage|drivers|frames|layer] [SECONDS]
     same led by coverage, drivers of virtio devices, frames into the user network, an image's layer
 cargo xtask kills [N]
     kills N machines (default 100) that write and flush, and looks for every flushed record
+cargo xtask guest-tools
+    lspci, ethtool, ping, iperf3, e2fsck, stress-ng ... in a root of Debian's packages, each answer compared
 cargo xtask initramfs-extras [--output FILE] [--build-only]
     an initramfs with Python and OpenSSL; runs their self-tests in the Guest
 cargo xtask journey [--print] [--stage NAME]
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::run(arguments),
         Some("journey") => walk(arguments),
         Some("kills") => kills::run(arguments),
+        Some("guest-tools") => guest_tools::run(arguments),
         Some("stress") => stress::run(arguments),
         Some("initramfs-extras") => extras::run(arguments),
         Some("help" | "--help" | "-h") | None => {

@@ -80,8 +80,18 @@ impl Process {
 
     /// Processor time of all its threads, in user and kernel mode.
     pub fn processor_time(&self) -> Result<Duration, Errand> {
+        self.time(11)
+    }
+
+    /// The same of its children that have ended and were waited for.
+    pub fn time_of_children(&self) -> Result<Duration, Errand> {
+        self.time(13)
+    }
+
+    /// A time in user mode and, in the field behind it, in kernel mode.
+    fn time(&self, field: usize) -> Result<Duration, Errand> {
         let stat = self.read("stat")?;
-        let ticks = ticks(&stat).ok_or_else(|| Errand::Failed {
+        let ticks = ticks(&stat, field).ok_or_else(|| Errand::Failed {
             what: "reading a process's time".into(),
             why: format!("its stat is {stat:?}"),
         })?;
@@ -94,18 +104,20 @@ impl Process {
     }
 }
 
-/// utime and stime: the 14th and 15th field. The second, the name, may hold spaces and ends with a parenthesis.
-fn ticks(stat: &str) -> Option<u32> {
+/// Two fields, so many behind the name: utime and stime are the 14th and 15th of all. The second, the name, may hold spaces and
+/// ends with a parenthesis.
+fn ticks(stat: &str, field: usize) -> Option<u32> {
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
+    let mut fields = fields.split_whitespace().skip(field);
     let mut field = || fields.next()?.parse::<u32>().ok();
     Some(field()? + field()?)
 }
 
 #[test]
 fn a_name_with_spaces_does_not_move_the_times() {
-    assert_eq!(ticks("7 (a b) c) S 1 7 7 0 -1 4194304 1 0 0 0 12 30 0 0 20 0"), Some(42));
-    assert_eq!(ticks("7 (a) S"), None);
+    let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 1 0 0 0 12 30 5 6 20 0";
+    assert_eq!((ticks(stat, 11), ticks(stat, 13)), (Some(42), Some(11)));
+    assert_eq!(ticks("7 (a) S", 11), None);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::images::command::ImagesArguments;
 use crate::running::command::StopArguments;
+use crate::running::exec::ExecArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,6 +48,8 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// List the machines that run
     Ps,
+    /// Run a program in a machine that runs: debian, a directory or an image as root
+    Exec(ExecArguments),
     /// Stop machines: press the power button, and pull the plug when that is of no use
     Stop(StopArguments),
     /// Tell what this machine offers, which engine would run, and what would make it faster
@@ -118,6 +121,12 @@ pub struct RunArguments {
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
 
+    /// Sockets between the Guest and this host, for Linux (AF_VSOCK; the host's address is 2, the Guest's 3): a program that
+    /// connects to the Unix socket PATH and says "CONNECT port" is at that port of the Guest's, and PATH_port is where the
+    /// Guest finds a program of the host's
+    #[arg(long, value_name = "PATH")]
+    pub vsock: Option<PathBuf>,
+
     /// A directory of this host's, for Linux: DIR[:TAG][,readonly]; found at /mnt/TAG, TAG being DIR's last name unless
     /// given. May be repeated
     #[arg(long, value_name = "DIR")]
@@ -128,7 +137,7 @@ pub struct RunArguments {
     #[arg(long)]
     pub keep: bool,
 
-    /// Who runs the command in a root, by name or number; root unless given
+    /// Who runs COMMAND or the shell in the Guest, by name or number; root unless given
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod attachments;
 pub mod disks;
 pub mod networks;
+pub mod sockets;
 pub mod buses;
 pub mod user_network;
 pub mod share;

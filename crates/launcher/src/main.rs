@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             Ending::Mistake(
-                "say what to do: run, ps, stop, images, doctor, devices, preload, initramfs, completions or man"
+                "say what to do: run, ps, exec, stop, images, doctor, devices, preload, initramfs, completions or man"
                     .to_owned(),
             )
         }
@@ -55,6 +55,7 @@ fn perform(command: Command, matches: &ArgMatches, clock: Clock) -> Ending {
     match command {
         Command::Run(arguments) => run_completed(*arguments, matches, clock),
         Command::Ps => print(running::command::list().as_bytes(), 0),
+        Command::Exec(arguments) => running::exec::exec(&arguments),
         Command::Stop(arguments) => running::command::stop(&arguments),
         Command::Completions { shell } => print(&manual::completions(shell), 0),
         Command::Man { subcommand } => match manual::page(subcommand.as_deref()) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
+use crate::board::{BusSpec, Machine, MachineSpec, Outcome, Plug};
 use crate::boot_time::{Clock, Moment};
 use crate::buses::{bus_spec, drivers, nets, own_bus_spec};
 use crate::cli::RunArguments;
@@ -23,15 +23,16 @@ use crate::gdb::place::Place;
 use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
 use crate::images::{self, store::Held};
 use crate::initramfs;
-use crate::initramfs::session::{Mode, Session};
+use crate::initramfs::session::{Mode, RootPlace, Session};
 use crate::input::{self, Source};
 use crate::marker::MarkWord;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::root::Root;
-use crate::running::{self, record::Record};
+use crate::running::{self, agent::Agent, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
+use crate::sockets::{self, Visits};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
@@ -64,6 +65,8 @@ struct Plan {
     gdb: Option<Place>,
     sandbox: Sandbox,
     record: Record,
+    /// How the Guest's agent is reached.
+    visits: Option<Visits>,
     /// The image stays in the cache while its machine runs.
     _image: Option<Held>,
 }
@@ -111,14 +114,31 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let mounts = share::mounts(&shares)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
-    let spec = if own { own_bus_spec } else { bus_spec };
-    let bus = spec(choice, attachments, shares, cpus)?;
+    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let has_agent = match &own_initrd {
+        Some(initrd) => initramfs::is_ours(initrd),
+        None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
+    };
+    let calls = arguments.vsock.is_some();
+    let on_virtio = matches!(choice, BusChoice::Pci | BusChoice::Mmio);
+    if calls && (own || !on_virtio) {
+        return Err(Mistake(
+            "--vsock: needs a Linux Guest on --bus pci or mmio, which has AF_VSOCK; name one, as debian"
+                .to_owned(),
+        ));
+    }
+    let (sockets, visits) = sockets(arguments, has_agent && on_virtio)?.unzip();
+    let bus = match own {
+        true => own_bus_spec(choice, attachments, shares, cpus)?,
+        false => bus_spec(choice, attachments, shares, sockets, cpus)?,
+    };
     let drivers = drivers(&bus, root.as_ref());
     let engine = engine::choose(&arguments.engine)?;
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
-    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let sockets = visits.is_some();
+    let needs = Needs { internet, sockets, calls, ..needs(&bus, engine.engine, &watching, shared) };
+    let sandbox = Sandbox::new(wish, needs);
     let attached = terminal::is_attached();
     let cmdline = if own {
         if let Some(option) = wishes.option() {
@@ -151,12 +171,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
     let command = arguments.command.clone();
-    let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
-    let initrd = match &root {
-        Some(root) => root.append_to(initrd, &session),
-        None if ours => session.append_to(initrd),
-        None => initrd,
-    };
+    let place = root.as_ref().map_or_else(RootPlace::here, Root::place);
+    let session = Session { mode: Mode::here(attached), word: word.clone(), place, mounts, command, wishes };
+    let initrd = if ours { session.append_to(initrd) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) => USUAL_CMDLINE.to_owned(),
@@ -171,9 +188,21 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
     // The first processes that are ours do not listen to the button.
-    let record = Record::new(asked, memory, cpus, !ours && !own);
+    let record = Record::new(asked, memory, cpus, !ours && !own, ours && visits.is_some());
     let _image = image.map(|image| image.held);
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, _image })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, visits, _image })
+}
+
+/// Sockets between Guest and host, where the user or the agent needs them. The agent's cost a boot nothing but their place.
+fn sockets(arguments: &RunArguments, agent: bool) -> Result<Option<(Plug, Visits)>, Mistake> {
+    let place = arguments.vsock.as_deref().map(sockets::Place::take).transpose()?;
+    if place.is_none() && !agent {
+        return Ok(None);
+    }
+    let asked = place.is_some();
+    let (plug, visits) = sockets::start(place)
+        .map_err(|cause| Mistake(format!("--vsock: the host refuses to serve it: {cause}")))?;
+    Ok(Some((if asked { plug } else { plug.for_later() }, visits)))
 }
 
 /// Where `--gdb` waits.
@@ -208,6 +237,8 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<Own
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
         internet: false,
+        sockets: false,
+        calls: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
         shares,
     }
@@ -243,14 +274,6 @@ fn check_command(
     )))
 }
 
-/// What a session of ours talks to.
-fn mode(attached: bool) -> Mode {
-    if !attached {
-        return Mode::Pipes;
-    }
-    Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
-}
-
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
@@ -272,7 +295,9 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
-    let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
+    let agent = plan.visits.filter(|_| plan.ours);
+    let agent = agent.map(|visits| Agent::new(visits, machine.console_input(CONTROL_PORT), console.clone()));
+    let _announced = running::announce(&plan.record, button.clone(), machine.power_button(), agent);
     plan.sandbox.close(&button)?;
     clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());

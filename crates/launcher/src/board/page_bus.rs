@@ -93,7 +93,7 @@ impl PageSpec {
     ) -> Result<(DevicePage, PageInput), PageBusError> {
         let _ = self.terminal.0.screen.set(Mutex::new(screen));
         let (mut devices, mut listeners): (Vec<Box<dyn VirtioDevice>>, Vec<_>) = (Vec::new(), Vec::new());
-        for Plug { device, listener } in self.plugs {
+        for Plug { device, listener, .. } in self.plugs {
             devices.push(device);
             listeners.push(listener);
         }

@@ -7,14 +7,17 @@
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read};
 
-use tar::{Entry, EntryType, Header, PaxExtensions};
+use tar::{Entry, EntryType, Header};
 use thiserror::Error;
 
+use super::attributes::Attribute;
 use super::sweep::{self, Meaning};
 use super::tree::{Facts, InsidePath, OddKind, Shown, Tree, TreeError};
 
 /// The longest list of PAX records or long name taken; a path has 4 KiB, and records of extended attributes a few.
 const LONGEST_EXTENSION: u64 = 1 << 20;
+/// How the records of extended attributes begin: star's name for them, which Go and GNU tar write too.
+const ATTRIBUTE: &[u8] = b"SCHILY.xattr.";
 /// What may follow an archive's end. tar pads to 10 KiB; some programs to more.
 const MOST_PADDING: u64 = 1 << 20;
 
@@ -88,26 +91,43 @@ struct Extension {
     group: Option<u32>,
     changed: Option<u64>,
     size: Option<u64>,
+    attributes: Vec<Attribute>,
 }
 
 impl Extension {
     fn read_pax(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for record in PaxExtensions::new(bytes) {
-            let record = record?;
-            let value = record.value_bytes();
-            match record.key_bytes() {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (key, value, behind) = pax_record(rest)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a PAX record that is none"))?;
+            rest = behind;
+            match key {
                 b"path" => self.path = Some(value.to_vec()),
                 b"linkpath" => self.target = Some(value.to_vec()),
                 b"uid" => self.user = number(value).and_then(|id| u32::try_from(id).ok()),
                 b"gid" => self.group = number(value).and_then(|id| u32::try_from(id).ok()),
                 b"size" => self.size = number(value),
                 b"mtime" => self.changed = number(value),
-                // Attributes, access times and comments: a Guest lives without.
-                _ => {}
+                // Access times and comments: a Guest lives without.
+                key => {
+                    if let Some(name) = key.strip_prefix(ATTRIBUTE) {
+                        self.attributes.push((name.to_vec(), value.to_vec()));
+                    }
+                }
             }
         }
         Ok(())
     }
+}
+
+/// The first of some records, `LENGTH KEY=VALUE` and a line's end, and what is behind it (POSIX pax, "Extended Header"). The
+/// length counts the whole record, so a value may hold any bytes, as those of extended attributes do.
+fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let digits = bytes.iter().position(|byte| *byte == b' ')?;
+    let length: usize = std::str::from_utf8(&bytes[..digits]).ok()?.parse().ok()?;
+    let record = bytes.get(digits + 1..length)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
 }
 
 /// A decimal number, of which a fraction is dropped.
@@ -180,8 +200,14 @@ fn place(
     match kind {
         // Before POSIX, a folder was a file whose name ends with a slash.
         EntryType::Regular | EntryType::Continuous if text.ends_with(b"/") => tree.folder(&path, facts)?,
-        EntryType::Regular | EntryType::Continuous => tree.file(&path, facts, size, entry)?,
-        EntryType::Directory => tree.folder(&path, facts)?,
+        EntryType::Regular | EntryType::Continuous => {
+            tree.file(&path, facts, size, entry)?;
+            tree.keep_attributes(&path, &extension.attributes)?;
+        }
+        EntryType::Directory => {
+            tree.folder(&path, facts)?;
+            tree.keep_attributes(&path, &extension.attributes)?;
+        }
         EntryType::Symlink => tree.link(&path, target()?)?,
         EntryType::Link => tree.second_name(&path, &InsidePath::read(target()?)?)?,
         EntryType::Char => {

@@ -150,3 +150,81 @@ fn long_names_of_both_kinds_are_read() {
     assert_eq!(place.read(&gnu).unwrap(), b"gnu");
     assert_eq!(place.read(&pax).unwrap(), b"pax");
 }
+
+/// A list of PAX records before an entry.
+fn records(made: Made, records: &[(&str, &[u8])]) -> Made {
+    let mut bytes = Vec::new();
+    for (key, value) in records {
+        // The length counts its own digits.
+        let rest = key.len() + value.len() + 3;
+        let length =
+            (1..).map(|digits| (digits, rest + digits)).find(|(d, l)| l.to_string().len() == *d).unwrap().1;
+        bytes.extend([format!("{length} {key}=").as_bytes(), value, b"\n"].concat());
+    }
+    made.entry(b'x', b"pax", b"", (0, 0o644), &bytes)
+}
+
+#[test]
+fn capabilities_and_the_users_attributes_are_kept_and_no_others() {
+    let place = Place::new();
+    if !attributes_are_kept("capabilities_and_the_users_attributes_are_kept_and_no_others", &place) {
+        return;
+    }
+    // CAP_NET_RAW and CAP_NET_BIND_SERVICE, with a byte that is a line's end.
+    let value = [&[1, 0, 0, 2, 0, 0x24, 0, 0, 10][..], &[0; 11]].concat();
+    let layer = records(
+        Made::default(),
+        &[
+            ("SCHILY.xattr.security.capability", &value[..]),
+            ("SCHILY.xattr.user.note", b"two\nlines"),
+            ("SCHILY.xattr.user.containers.override_stat", b"0:0:4777"),
+            ("SCHILY.xattr.user.lguest.security.capability", b"x"),
+            ("SCHILY.xattr.security.selinux", b"x"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.user.a\0b", b"x"),
+            ("SCHILY.xattr.user.large", &[7; 200_000]),
+        ],
+    );
+    let layer = records(layer.file("ping", b"program"), &[("SCHILY.xattr.security.capability", b"odd")]);
+    let layer = layer.file("odd", b"").finish();
+    place.unpack(&[&layer]).unwrap();
+    let get = |path: &str, name: &str| {
+        let mut buffer = [0; 100];
+        let length = rustix::fs::getxattr(place.root().join(path), name, &mut buffer).ok()?;
+        Some(buffer[..length].to_vec())
+    };
+    assert_eq!(get("ping", crate::share::CAPABILITY), Some(value));
+    assert_eq!(get("ping", "user.note"), Some(b"two\nlines".to_vec()));
+    let mut names = vec![0; 4096];
+    let length = rustix::fs::listxattr(place.root().join("ping"), &mut names).unwrap();
+    let theirs = names[..length].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user.")).count();
+    assert_eq!(theirs, 2, "{}", String::from_utf8_lossy(&names[..length]));
+    assert_eq!(get("odd", crate::share::CAPABILITY), None);
+    assert_eq!(place.read("ping").unwrap(), b"program");
+}
+
+#[test]
+fn folders_keep_their_time_whatever_comes_into_them_later() {
+    let place = Place::new();
+    let first = Made::default().folder("./").folder("d").folder("d/e").file("d/e/f", b"").finish();
+    let second = Made::default().file("d/e/g", b"").file("h/i", b"").finish();
+    place.unpack(&[&first, &second]).unwrap().flush().unwrap();
+    let time = |path: &str| fs::metadata(place.root().join(path)).unwrap().mtime();
+    assert_eq!(["", "d", "d/e"].map(time), [1_000_000; 3]);
+    assert_ne!(time("h"), 1_000_000, "the image does not say it");
+}
+
+#[test]
+fn a_list_of_records_that_is_none_is_refused() {
+    for bytes in [
+        &b"9 path=x"[..],
+        b"99 path=x\n",
+        b"path=x\n",
+        b"9 pathxx\n",
+        b"0 a=b\n",
+        b"99999999999999999999 a=b\n",
+    ] {
+        let layer = Made::default().entry(b'x', b"pax", b"", (0, 0o644), bytes).file("f", b"").finish();
+        assert!(Place::new().unpack(&[&layer]).is_err(), "{bytes:?}");
+    }
+}

@@ -5,6 +5,7 @@
 //!                                        manifest   which parts make the image for this processor, and what it runs
 //!                                        layer      each layer, unpacked in order ...
 //!                                        tree       ... into a folder that nothing can leave
+//!                                        attributes what files have beside contents and owner
 //!                                        sweep      what a layer takes away
 //!                                        digest     every part is what it was named
 //!                           name, registry, pull     parts from a registry become a layout in the cache
@@ -16,6 +17,7 @@
 
 pub mod digest;
 pub mod tree;
+pub mod attributes;
 pub mod sweep;
 pub mod layer;
 pub mod source;

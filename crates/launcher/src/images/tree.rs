@@ -15,12 +15,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::attributes::{override_text, set_time};
 use super::sweep::Written;
 
 /// Where owner, mode and kind are kept: "uid:gid:mode", the mode octal, with the bits of the file's kind
@@ -188,8 +187,10 @@ pub(super) struct Folder {
 #[derive(Debug)]
 pub struct Tree {
     root: OwnedFd,
-    /// How deep each folder lies. Only we make folders here, and nothing moves.
+    /// How deep each folder lies, by inode. Only we make folders here, and nothing moves.
     depths: HashMap<u64, u32>,
+    /// When each folder was changed, if the image says it.
+    times: HashMap<u64, u64>,
     entries: u64,
     bytes: u64,
     /// What the layer at hand wrote: whiteouts spare it.
@@ -207,7 +208,21 @@ impl Tree {
         let root = rustix::fs::open(folder, flags, Mode::empty())?;
         let inode = rustix::fs::fstat(&root)?.st_ino;
         let depths = HashMap::from([(inode, 0)]);
-        Ok(Tree { root, depths, entries: 0, bytes: 0, written: Written::default(), owners_lost: false })
+        let (times, written) = (HashMap::new(), Written::default());
+        Ok(Tree { root, depths, times, entries: 0, bytes: 0, written, owners_lost: false })
+    }
+
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
+    /// The file system below keeps no extended attributes.
+    pub(super) fn lose_owners(&mut self) {
+        self.owners_lost = true;
+    }
+
+    pub(super) fn time_of_folder(&self, inode: u64) -> Option<u64> {
+        self.times.get(&inode).copied()
     }
 
     /// True when the file system below keeps no extended attributes, so that owners and odd modes are lost.
@@ -239,11 +254,12 @@ impl Tree {
         self.written = Written::default();
     }
 
-    /// Waits until everything is on disk.
+    /// Sets what could not be set before, and waits until everything is on disk.
     ///
     /// # Errors
     /// When the Host cannot.
     pub fn flush(&self) -> io::Result<()> {
+        self.set_folder_times()?;
         Ok(rustix::fs::syncfs(&self.root)?)
     }
 
@@ -421,6 +437,8 @@ impl Tree {
         let facts = rustix::fs::statat(&parent.handle, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|cause| path.host(cause))?;
         self.depths.insert(facts.st_ino, depth);
+        // The number may have been another folder's that is gone.
+        self.times.remove(&facts.st_ino);
         Ok(())
     }
 
@@ -432,6 +450,8 @@ impl Tree {
     ) -> Result<(), TreeError> {
         let kept = (facts.permissions & 0o777) | 0o700;
         rustix::fs::fchmod(handle, Mode::from_raw_mode(kept)).map_err(|cause| path.host(cause))?;
+        let inode = rustix::fs::fstat(handle).map_err(|cause| path.host(cause))?.st_ino;
+        self.times.insert(inode, facts.changed);
         self.keep_override(path, handle, facts, kept, None)
     }
 
@@ -464,32 +484,10 @@ impl Tree {
     }
 }
 
-/// The attribute's text.
-fn override_text(facts: Facts, odd: Option<OddKind>) -> String {
-    let Facts { user, group, permissions, .. } = facts;
-    let (kind, suffix) = match odd {
-        None => (0, String::new()),
-        Some(OddKind::Character(major, minor)) => (0o020_000, format!(":char-{major}-{minor}")),
-        Some(OddKind::Block(major, minor)) => (0o060_000, format!(":block-{major}-{minor}")),
-        Some(OddKind::Pipe) => (0o010_000, ":pipe".to_owned()),
-    };
-    format!("{user}:{group}:{:o}{suffix}", kind | permissions)
-}
-
 fn no_folder(path: &InsidePath<'_>, cause: Errno) -> TreeError {
     match cause {
         Errno::NOTDIR | Errno::NOENT | Errno::LOOP => TreeError::NoFolder(path.shown()),
         Errno::XDEV => path.bad(),
         other => path.host(other),
     }
-}
-
-fn set_time(file: &File, seconds: u64) -> Result<(), Errno> {
-    // A time that no file system has is no reason to refuse an image.
-    let seconds = i64::try_from(seconds).unwrap_or(0).min(u32::MAX.into());
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 },
-    };
-    rustix::fs::futimens(file, &times)
 }

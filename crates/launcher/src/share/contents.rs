@@ -49,6 +49,9 @@ impl Share {
         if drop_privileges {
             self.drop_privileges(&file)?;
         }
+        if used.contains(OFlags::TRUNC) {
+            self.drop_capability(&file)?;
+        }
         let handle = self.hand_out(node, file)?;
         answer.opened(handle, CACHED);
         Ok(())
@@ -96,9 +99,11 @@ impl Share {
                 Err(errno) => return Err(errno),
             }
         }
+        let file = self.file(at.handle)?;
         if drop_privileges {
-            self.drop_privileges(self.file(at.handle)?)?;
+            self.drop_privileges(file)?;
         }
+        self.drop_capability(file)?;
         answer.amount(written as u32);
         Ok(())
     }

@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::nodes::{Place, kind};
-use super::owner::{LONGEST_OVERRIDE, OVERRIDE, Owned, attributes};
+use super::owner::{CAPABILITY, LONGEST_OVERRIDE, OVERRIDE, Owned, attributes, is_capability};
 use super::{Share, is_plain};
 
 /// The longest value of an extended attribute, and the longest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX).
@@ -20,6 +20,10 @@ const MOST_EXTENDED: usize = 64 << 10;
 /// The names that are passed on. `security`, `trusted` and `system` mean something to the host's kernel, up to a file's
 /// being run with a right of root's.
 const PASSED: &[u8] = b"user.";
+/// ... but this, which is kept under another one ([`CAPABILITY`]).
+const CAPABILITY_INSIDE: &[u8] = b"security.capability";
+/// Names that are passed on and are ours.
+const OURS: [&[u8]; 2] = [OVERRIDE.as_bytes(), b"user.lguest."];
 
 /// The path by which the calls that take no O_PATH descriptor find its file.
 fn path_of(file: &OwnedFd) -> String {
@@ -115,6 +119,13 @@ impl Share {
         if wanted != now {
             self.settle(&file, &stat, wanted, kept)?;
         }
+        let changed = changes.size.is_some() || changes.uid.is_some() || changes.gid.is_some();
+        if changed
+            && kind(&stat) == FileType::RegularFile
+            && getxattr(path_of(&file), CAPABILITY, &mut [0; 0]).is_ok()
+        {
+            removexattr(path_of(&file), CAPABILITY)?;
+        }
         if let Some(size) = changes.size {
             match changes.handle.map(|handle| self.file(handle)).transpose()? {
                 Some(open) => ftruncate(open, size)?,
@@ -188,9 +199,19 @@ impl Share {
         if wanted == now { Ok(()) } else { self.settle(file, &stat, wanted, kept) }
     }
 
-    /// Where a node's extended attributes are, if the name is one that is passed on.
+    /// Takes a program's capabilities away, for it was changed (capabilities(7), "File capabilities").
+    pub(super) fn drop_capability(&self, file: &OwnedFd) -> Result<()> {
+        match fgetxattr(file, CAPABILITY, &mut [0; 0]) {
+            Ok(_) => removexattr(path_of(file), CAPABILITY),
+            // None, or a file system that keeps nothing.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Where a node's extended attributes are, if the name is one that is passed on or kept.
     fn extended(&mut self, node: NodeId, name: &[u8]) -> Result<(std::sync::Arc<OwnedFd>, String)> {
-        if !name.starts_with(PASSED) || !has_extended(self.nodes.kind(node)?) {
+        let passed = name.starts_with(PASSED) || name == CAPABILITY_INSIDE;
+        if !passed || !has_extended(self.nodes.kind(node)?) {
             return Err(Errno::OPNOTSUPP);
         }
         let file = self.nodes.descriptor(node)?;
@@ -206,11 +227,11 @@ impl Share {
         answer: &mut Answer<'_>,
     ) -> Result<()> {
         let (_file, path) = self.extended(node, name)?;
-        if name == OVERRIDE.as_bytes() {
+        if is_ours(name) {
             return Err(Errno::NODATA);
         }
         let mut value = vec![0; MOST_EXTENDED];
-        let length = getxattr(path, name, &mut value)?;
+        let length = getxattr(path, outside(name), &mut value)?;
         told(&value[..length], size, answer)
     }
 
@@ -221,27 +242,41 @@ impl Share {
         let file = self.nodes.descriptor(node)?;
         let mut list = vec![0; MOST_EXTENDED];
         let length = listxattr(path_of(&file), &mut list)?;
-        let names = list[..length].split_inclusive(|byte| *byte == 0);
-        let passed = names
-            .filter(|name| name.starts_with(PASSED) && name.strip_suffix(&[0]) != Some(OVERRIDE.as_bytes()));
-        told(&passed.flatten().copied().collect::<Vec<u8>>(), size, answer)
+        let names = list[..length].split(|byte| *byte == 0).filter_map(|name| match name {
+            name if name == CAPABILITY.as_bytes() => Some(CAPABILITY_INSIDE),
+            name => (name.starts_with(PASSED) && !is_ours(name)).then_some(name),
+        });
+        told(&names.flat_map(|name| [name, &[0]].concat()).collect::<Vec<u8>>(), size, answer)
     }
 
     pub(super) fn set_extended(&mut self, node: NodeId, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         let (_file, path) = self.extended(node, name)?;
-        if name == OVERRIDE.as_bytes() {
+        if is_ours(name) {
             return Err(Errno::PERM);
         }
-        setxattr(path, name, value, XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?)
+        if name == CAPABILITY_INSIDE && !is_capability(value) {
+            return Err(Errno::INVAL);
+        }
+        setxattr(path, outside(name), value, XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?)
     }
 
     pub(super) fn remove_extended(&mut self, node: NodeId, name: &[u8]) -> Result<()> {
         let (_file, path) = self.extended(node, name)?;
-        if name == OVERRIDE.as_bytes() {
+        if is_ours(name) {
             return Err(Errno::PERM);
         }
-        removexattr(path, name)
+        removexattr(path, outside(name))
     }
+}
+
+/// Whether a name is one by which we keep what the Guest must not write itself.
+fn is_ours(name: &[u8]) -> bool {
+    OURS.iter().any(|ours| name.starts_with(ours))
+}
+
+/// The name that an attribute of the Guest's has on the host.
+fn outside(name: &[u8]) -> &[u8] {
+    if name == CAPABILITY_INSIDE { CAPABILITY.as_bytes() } else { name }
 }
 
 /// A value, or how long it is for who asks with size 0 (getxattr(2)).

@@ -47,6 +47,7 @@ pub use crew::Start;
 use crew::{Crew, Work};
 use nodes::Nodes;
 use owner::Identity;
+pub use owner::{CAPABILITY, is_capability};
 
 /// Files and directories open at once, at most. Linux opens 1024 for a process unless told otherwise (RLIMIT_NOFILE), and
 /// these are the host's descriptors.

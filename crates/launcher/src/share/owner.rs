@@ -16,7 +16,10 @@ use rustix::fs::{FileType, Stat};
 
 /// The attribute's name.
 pub const OVERRIDE: &str = "user.containers.override_stat";
-/// Its longest value taken: three numbers, two colons, and the kind of file that newer tools append.
+/// Where a program's capabilities are kept (`security.capability` in the Guest, capabilities(7)): the host's own attribute would
+/// mean something to the host's kernel.
+pub const CAPABILITY: &str = "user.lguest.security.capability";
+/// [`OVERRIDE`]'s longest value taken: three numbers, two colons, and the kind of file that newer tools append.
 pub const LONGEST_OVERRIDE: usize = 64;
 
 /// Set-user-ID and set-group-ID (inode(7)).
@@ -24,6 +27,12 @@ const PRIVILEGES: u32 = 0o6000;
 
 /// Set-group-ID: of a directory, that what is made there is its group's (inode(7)).
 pub const SET_GROUP_ID: u32 = 0o2000;
+
+/// Whether this is a value of `security.capability` in one of its three forms (linux/capability.h, `vfs_cap_data`): revision and
+/// length.
+pub fn is_capability(value: &[u8]) -> bool {
+    matches!((value.get(3), value.len()), (Some(1), 12) | (Some(2), 20) | (Some(3), 24))
+}
 
 /// Owner, group and the twelve bits of a mode, in the Guest's eyes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +185,22 @@ mod tests {
             let kept = me.keep(wanted, wanted, FileType::RegularFile);
             assert_eq!((kept.mode, kept.beside), (0o755, true));
         }
+    }
+
+    #[test]
+    fn capabilities_have_three_forms() {
+        let value = |revision: u8, length: usize| [vec![1, 0, 0, revision], vec![0; length - 4]].concat();
+        assert!(
+            [(1, 12), (2, 20), (3, 24)]
+                .iter()
+                .all(|(revision, length)| is_capability(&value(*revision, *length)))
+        );
+        assert!(
+            ![(2, 12), (3, 20), (4, 24), (2, 2000)]
+                .iter()
+                .any(|(revision, length)| is_capability(&value(*revision, *length)))
+        );
+        assert!(!is_capability(b"") && !is_capability(b"\0\0\x02"));
     }
 
     #[test]

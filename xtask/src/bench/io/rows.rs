@@ -45,7 +45,8 @@ impl Group {
             Group::Tree => &["tar_ms", "git_status_ms"],
             Group::Console => &[CONSOLE],
             Group::Command => &[DEBIAN, DIRECTORY],
-            Group::Devices => &["disk_ms", "net_ms", "share_ms"],
+            // By the clock, and by the processors' time, which a busy host does not lengthen as much.
+            Group::Devices => &["net_ms", "disk_ms", "share_ms", "net_cpu_ms", "disk_cpu_ms", "share_cpu_ms"],
         }
     }
 }
@@ -83,7 +84,7 @@ pub fn verdicts(median: impl Fn(Machine, &'static str) -> Option<f64>) -> Vec<Ve
     }
     verdicts.push(Verdict::at_most(DEBIAN.into(), 800.0, " ms", ours(DEBIAN)));
     verdicts.push(Verdict::at_most(DIRECTORY.into(), 1200.0, " ms", ours(DIRECTORY)));
-    for row in Group::Devices.rows() {
+    for row in &Group::Devices.rows()[..3] {
         verdicts.push(Verdict::at_most((*row).into(), 5.0, " ms", ours(row)));
     }
     verdicts

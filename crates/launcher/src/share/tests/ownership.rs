@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::super::owner::{Identity, OVERRIDE};
+use super::super::owner::{CAPABILITY, Identity, OVERRIDE};
 use super::driver::*;
 
 /// A driver whose share believes to be an ordinary user; the files are the test's own either way.
@@ -88,7 +88,8 @@ fn the_guest_cannot_write_the_attribute_that_says_whose_a_file_is() {
     let (node, _) = driver.create(1, "f", 0o644).unwrap();
     let set = |name: &str| [&words(&[1, 0])[..], name.as_bytes(), b"\0v"].concat();
     assert_eq!(driver.call(SETXATTR, node, &set(OVERRIDE)), Err(libc::EPERM));
-    for name in ["security.capability", "trusted.overlay.opaque", "system.posix_acl_access", "nonsense"] {
+    assert_eq!(driver.call(SETXATTR, node, &set(CAPABILITY)), Err(libc::EPERM));
+    for name in ["security.selinux", "trusted.overlay.opaque", "system.posix_acl_access", "nonsense"] {
         assert_eq!(driver.call(SETXATTR, node, &set(name)), Err(libc::EOPNOTSUPP), "{name}");
     }
     assert_eq!(driver.call(SETXATTR, node, &set("user.mine")), Ok(vec![]));
@@ -98,6 +99,37 @@ fn the_guest_cannot_write_the_attribute_that_says_whose_a_file_is() {
     assert_eq!(driver.call(LISTXATTR, node, &words(&[100, 0])), Ok(b"user.mine\0".to_vec()));
     assert_eq!(driver.call(LISTXATTR, node, &words(&[0, 0])).map(|size| u32_at(&size, 0)), Ok(10));
     assert_eq!(driver.call(LISTXATTR, node, &words(&[3, 0])), Err(libc::ERANGE));
+}
+
+#[test]
+fn a_programs_capabilities_are_the_guests_alone_and_go_with_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut driver) = ordinary(folder.path()) else { return };
+    let (node, handle) = driver.create(1, "ping", 0o755).unwrap();
+    let path = folder.path().join("ping");
+    // Revision 2, effective, and CAP_NET_RAW.
+    let value = [&[1, 0, 0, 2, 0, 0x20, 0, 0][..], &[0; 12]].concat();
+    let name = b"security.capability\0";
+    let set = [words(&[value.len() as u32, 0]), name.to_vec(), value.clone()].concat();
+    let get = [&words(&[100, 0])[..], name].concat();
+    assert_eq!(driver.call(GETXATTR, node, &get), Err(libc::ENODATA));
+    let changes: [&dyn Fn(&mut Driver); 4] = [
+        &|driver| assert_eq!(driver.write(handle, 0, b"other"), Ok(5)),
+        &|driver| assert!(driver.change(node, 8, Seen { size: 2, mode: 0, uid: 0, gid: 0 }).is_ok()),
+        &|driver| assert!(driver.change(node, 2, Seen { size: 0, mode: 0, uid: 9, gid: 0 }).is_ok()),
+        &|driver| assert!(driver.open(node, libc::O_WRONLY | libc::O_TRUNC).is_ok()),
+    ];
+    for change in changes {
+        driver.call(SETXATTR, node, &set).unwrap();
+        assert_eq!(driver.call(GETXATTR, node, &get), Ok(value.clone()));
+        assert_eq!(driver.call(LISTXATTR, node, &words(&[100, 0])), Ok(name.to_vec()));
+        let host = rustix::fs::getxattr(&path, "security.capability", &mut [0; 100]);
+        assert_eq!(host, Err(rustix::io::Errno::NODATA), "the host's kernel knows of none");
+        change(&mut driver);
+        assert_eq!(driver.call(GETXATTR, node, &get), Err(libc::ENODATA));
+    }
+    let odd = [&words(&[3, 0])[..], name, b"odd"].concat();
+    assert_eq!(driver.call(SETXATTR, node, &odd), Err(libc::EINVAL));
 }
 
 #[test]
