@@ -1,25 +1,58 @@
 //! The kernel's drivers: those that the Launcher chose, in the order that it found.
+//!
+//! One process loads them all, and the kernel reads each file itself (finit_module(2)): a process for each module and a copy
+//! of its bytes cost a boot more than the modules' own work. What few machines need is only held, and loaded when it is asked
+//! for.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::PathBuf;
 
-use lguest_init::plan::MODULES;
-
-use crate::Failure;
+use lguest_init::plan::{LATER, MODULES};
 
 /// Loads them and takes their room back.
-pub fn load() -> Result<(), Failure> {
-    let Ok(entries) = fs::read_dir(MODULES) else { return Ok(()) };
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let module = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        match rustix::system::init_module(&module, c"") {
-            // Another one may be built in, or have been loaded for a device.
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            // Which driver is missing, the mount that needs it would not say.
-            Err(errno) => eprintln!("lguest-init: {}: {}", path.display(), std::io::Error::from(errno)),
+pub fn load() {
+    for path in files(MODULES) {
+        match File::open(&path) {
+            Ok(file) => insert(&file, &path.display().to_string()),
+            Err(error) => eprintln!("lguest-init: {}: {error}", path.display()),
         }
         let _ = fs::remove_file(&path);
     }
-    Ok(())
+}
+
+/// Drivers that are held for later.
+pub struct Later(Vec<(File, String)>);
+
+impl Later {
+    /// Takes hold of them, for the initramfs is out of sight behind most roots.
+    pub fn hold() -> Later {
+        let hold = |path: PathBuf| {
+            let file = File::open(&path).ok();
+            let _ = fs::remove_file(&path);
+            Some((file?, path.display().to_string()))
+        };
+        Later(files(LATER).into_iter().filter_map(hold).collect())
+    }
+
+    /// Loads them, and gives their room back.
+    pub fn load(self) {
+        self.0.iter().for_each(|(file, name)| insert(file, name));
+    }
+}
+
+/// The files of a folder in the order of their names; none of one that is not there.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<_> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|one| one.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn insert(file: &File, name: &str) {
+    match rustix::system::finit_module(file, c"", 0) {
+        // Another one may be built in, or have been loaded for a device.
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        // Which driver is missing, the mount that needs it would not say.
+        Err(errno) => eprintln!("lguest-init: {name}: {}", std::io::Error::from(errno)),
+    }
 }

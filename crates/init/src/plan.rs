@@ -10,8 +10,14 @@ use std::fmt;
 pub const PLACE: &str = "/lguest/plan";
 /// Where the modules are, in the order of their names.
 pub const MODULES: &str = "/lguest/modules";
+/// Where those are that are only loaded when somebody asks for the agent, which few runs do.
+pub const LATER: &str = "/lguest/later";
 /// How a shared directory that is the root is called by virtio-fs; a user's own shares have tags without a colon.
 pub const ROOT_TAG: &str = "lguest:root";
+
+/// How the address of a card of the user network begins: locally administered (IEEE 802-2014, 8.4). There everybody has the
+/// same address, so nobody asks for one.
+pub const USER_CARD: [u8; 3] = [0x02, b'l', b'g'];
 
 /// What the session's program talks to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub enum Root {
     Shared,
     /// A disk, by its device in the Guest.
     Disk(String),
+    /// The initramfs itself, which holds all there is.
+    Here,
 }
 
 /// A share of the host's, mounted at `/mnt/TAG`.
@@ -81,6 +89,21 @@ impl fmt::Display for Strange {
 }
 
 impl Plan {
+    /// What to do where nobody says it: the initramfs in somebody else's machine is a shell for whoever sits there.
+    pub fn without_a_launcher() -> Plan {
+        Plan {
+            terminal: Terminal::Person { columns: 80, rows: 24, kind: "linux".to_owned() },
+            word: String::new(),
+            root: Root::Here,
+            keep: false,
+            shares: Vec::new(),
+            command: Vec::new(),
+            environment: Vec::new(),
+            user: None,
+            directory: None,
+        }
+    }
+
     /// The file's bytes. A NUL in a word, which no program could be given either, ends it there.
     pub fn write(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -94,8 +117,10 @@ impl Plan {
             pair("terminal", kind.as_bytes());
         }
         pair("word", self.word.as_bytes());
-        if let Root::Disk(device) = &self.root {
-            pair("disk", device.as_bytes());
+        match &self.root {
+            Root::Shared => {}
+            Root::Disk(device) => pair("disk", device.as_bytes()),
+            Root::Here => pair("here", b""),
         }
         if self.keep {
             pair("keep", b"");
@@ -115,17 +140,7 @@ impl Plan {
     /// # Errors
     /// [`Strange`] for anything else.
     pub fn read(bytes: &[u8]) -> Result<Plan, Strange> {
-        let mut plan = Plan {
-            terminal: Terminal::Pipes,
-            word: String::new(),
-            root: Root::Shared,
-            keep: false,
-            shares: Vec::new(),
-            command: Vec::new(),
-            environment: Vec::new(),
-            user: None,
-            directory: None,
-        };
+        let mut plan = Plan { terminal: Terminal::Pipes, root: Root::Shared, ..Plan::without_a_launcher() };
         let (mut columns, mut rows) = (80, 24);
         let mut words = bytes.strip_suffix(b"\0").unwrap_or_default().split(|byte| *byte == 0);
         while let Some(key) = words.next().filter(|_| !bytes.is_empty()) {
@@ -138,6 +153,7 @@ impl Plan {
                 b"terminal" => plan.terminal = Terminal::Person { columns, rows, kind: text() },
                 b"word" => plan.word = text(),
                 b"disk" => plan.root = Root::Disk(text()),
+                b"here" => plan.root = Root::Here,
                 b"keep" => plan.keep = true,
                 b"share" => plan.shares.push(Share { tag: text(), readonly: false }),
                 b"share-readonly" => plan.shares.push(Share { tag: text(), readonly: true }),
@@ -188,6 +204,8 @@ mod tests {
             ..plan()
         };
         assert_eq!(Plan::read(&plain.write()), Ok(plain));
+        let here = Plan::without_a_launcher();
+        assert_eq!(Plan::read(&here.write()), Ok(here));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!   /upper             a tmpfs: what the Guest changes
 //!   /new               the two as one (overlay); with `keep`, the root itself, to be written
 //! ```
-//! Then /new becomes the root, in the way of switch_root(8).
+//! Where the initramfs is the root, nothing of this is needed. Else /new becomes the root, in the way of switch_root(8).
 
 use std::fs;
 use std::io;
@@ -40,8 +40,26 @@ fn failed(what: &str, errno: rustix::io::Errno) -> Failure {
     format!("{what}: {}", io::Error::from(errno))
 }
 
-/// Mounts the root and goes there.
+/// Mounts the root and goes there, unless we are there already.
 pub fn enter(plan: &Plan) -> Result<(), Failure> {
+    let here = plan.root == Root::Here;
+    if !here {
+        go(plan)?;
+    }
+    furnish(here);
+    for share in &plan.shares {
+        let place = format!("/mnt/{}", share.tag);
+        make_place(&place);
+        let flags = if share.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
+        // The Guest is of use without it, and who looks for it is told.
+        if let Err(errno) = mount(&*share.tag, &*place, "virtiofs", flags, None) {
+            eprintln!("lguest-init: {}", failed(&format!("mounting {place}"), errno));
+        }
+    }
+    Ok(())
+}
+
+fn go(plan: &Plan) -> Result<(), Failure> {
     for place in ["/lower", "/upper", "/new"] {
         fs::create_dir(place).map_err(|error| format!("{place}: {error}"))?;
     }
@@ -59,16 +77,6 @@ pub fn enter(plan: &Plan) -> Result<(), Failure> {
     rustix::process::chdir("/new").map_err(|errno| failed("the new root", errno))?;
     mount_move(".", "/").map_err(|errno| failed("the new root", errno))?;
     rustix::process::chroot(".").map_err(|errno| failed("the new root", errno))?;
-    furnish();
-    for share in &plan.shares {
-        let place = format!("/mnt/{}", share.tag);
-        make_place(&place);
-        let flags = if share.readonly { MountFlags::RDONLY } else { MountFlags::empty() };
-        // The Guest is of use without it, and who looks for it is told.
-        if let Err(errno) = mount(&*share.tag, &*place, "virtiofs", flags, None) {
-            eprintln!("lguest-init: {}", failed(&format!("mounting {place}"), errno));
-        }
-    }
     Ok(())
 }
 
@@ -78,6 +86,7 @@ fn mount_root(root: &Root, place: &str, flags: MountFlags) -> Result<(), Failure
             return mount(ROOT_TAG, place, "virtiofs", flags, None)
                 .map_err(|errno| failed("mounting the root directory (virtiofs)", errno));
         }
+        Root::Here => return Ok(()),
         Root::Disk(device) => device,
     };
     // A journal that was left behind cannot be played back on a disk that may only be read; without it we see the last
@@ -112,15 +121,17 @@ fn make_place(place: &str) {
 }
 
 /// What programs expect beside the kernel's own: terminals, shared memory, and room for what is gone at the end anyway.
-/// What cannot be had is done without.
-fn furnish() {
+/// What cannot be had is done without. An initramfs is such room itself.
+fn furnish(here: bool) {
     let _ = fs::create_dir("/dev/pts");
     let _ = mount("devpts", "/dev/pts", "devpts", MountFlags::empty(), Some(c"gid=5,mode=620,ptmxmode=666"));
     let _ = fs::create_dir("/dev/shm");
     let tmpfs = |place: &str| mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None);
     let _ = tmpfs("/dev/shm");
     let _ = tmpfs("/run");
-    let _ = tmpfs("/tmp");
+    if !here {
+        let _ = tmpfs("/tmp");
+    }
     for (target, link) in [
         ("/proc/self/fd", "/dev/fd"),
         ("fd/0", "/dev/stdin"),

@@ -14,7 +14,7 @@ use crate::{Failure, terminal, user};
 /// What a mark begins with: ASCII's record separator.
 const FIRST: u8 = 0x1e;
 /// What a shell adds to a signal's number.
-const SIGNAL: i32 = 128;
+pub const SIGNAL: i32 = 128;
 
 /// Runs the program to its end; its status, as a shell would have it.
 pub fn run(plan: &Plan, control: &mut Control) -> Result<u8, Failure> {
@@ -30,7 +30,7 @@ pub fn run(plan: &Plan, control: &mut Control) -> Result<u8, Failure> {
 }
 
 /// Ourselves once more, who becomes the program ([`user`]).
-fn leader(plan: &Plan, has_terminal: bool) -> Command {
+pub fn leader(plan: &Plan, has_terminal: bool) -> Command {
     let words = plan.write();
     let mut command = Command::new("/proc/self/exe");
     command.arg(user::LEADER).arg(if has_terminal { user::TERMINAL } else { user::NO_TERMINAL });
@@ -41,7 +41,11 @@ fn leader(plan: &Plan, has_terminal: bool) -> Command {
     command
 }
 
+/// Nothing where nobody looks for it.
 fn mark(word: &str, which: u8) -> Vec<u8> {
+    if word.is_empty() {
+        return Vec::new();
+    }
     [&[FIRST], word.as_bytes(), &[which]].concat()
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use lguest_init::plan::{Plan, Terminal};
+use lguest_init::plan::{Plan, Root, Terminal};
 use rustix::process::{Gid, Uid};
 
 use crate::{Failure, NOT_STARTED};
@@ -106,6 +106,10 @@ fn environment(command: &mut Command, plan: &Plan, person: &Person) {
     command.env("PATH", PATH).env("HOME", &person.home);
     if let Terminal::Person { kind, .. } = &plan.terminal {
         command.env("TERM", kind);
+        // Nothing in an initramfs says how busybox' shell should ask.
+        if plan.root == Root::Here {
+            command.env("PS1", r"\h:\w\$ ");
+        }
     }
     for pair in &plan.environment {
         let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());

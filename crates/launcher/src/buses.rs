@@ -5,18 +5,25 @@ use lguest_devices::virtio::fs::VirtioFs;
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
+use crate::debian::modules::Drivers;
 use crate::networks;
 use crate::request::{GuestChoice, Mistake};
 use crate::root::Root;
 use crate::share::option::ShareSpec;
 
-/// The networks of this run. A Debian Guest has one unless it was said otherwise: people expect apt-get to work. What
+/// The networks of this run. Debian and roots have one unless it was said otherwise: people expect apt-get to work. What
 /// nobody asked for is no reason to refuse what somebody did, so a bus in memory that is full goes without.
 pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
-    let others = arguments.disk.len() + arguments.share.len();
+    // The root's own device among them.
+    let root = matches!(guest, GuestChoice::Directory(_) | GuestChoice::Image(_));
+    let others = arguments.disk.len() + arguments.share.len() + usize::from(root);
     let room = arguments.bus.as_deref() != Some("mmio") || others < MOST_MAPPED;
     match guest {
-        GuestChoice::Debian(_) if room && arguments.net.is_empty() => vec!["user".to_owned()],
+        GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)
+            if room && arguments.net.is_empty() =>
+        {
+            vec!["user".to_owned()]
+        }
         _ => arguments.net.clone(),
     }
 }
@@ -29,6 +36,7 @@ pub fn bus_spec(
     bus: BusChoice,
     mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    sockets: Option<Plug>,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     match bus {
@@ -44,8 +52,8 @@ pub fn bus_spec(
             "--bus lguest: is the default Guest's, and of kernels with lguest's sub-architecture; give pci or mmio to others"
                 .to_owned(),
         )),
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, cpus),
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, sockets, cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, sockets, cpus),
     }
 }
 
@@ -73,7 +81,7 @@ pub fn own_bus_spec(
             "--net: the default Guest has networks on --bus lguest-dma only; leave out --bus".to_owned(),
         ));
     }
-    Ok(match bus_spec(bus, attachments, shares, cpus)? {
+    Ok(match bus_spec(bus, attachments, shares, None, cpus)? {
         BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
         other => other,
     })
@@ -89,6 +97,14 @@ fn is_disk(attachment: &Attachment) -> bool {
 /// One sentence for what the page cannot have, and for what the host refuses.
 pub fn page_spec(attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
     Ok(BusSpec::Lguest(PageSpec::new(plugs(attachments, 1)?)?))
+}
+
+/// The same devices for a machine of 32 bits, whose kernel looks for them on the page or on PCI.
+///
+/// # Errors
+/// As [`page_spec`].
+pub fn lguest32_spec(attachments: Vec<Attachment>, pci: bool) -> Result<BusSpec, Mistake> {
+    Ok(BusSpec::Lguest32 { devices: PageSpec::new(plugs(attachments, 1)?)?, pci })
 }
 
 /// Virtio devices for what is attached.
@@ -112,6 +128,7 @@ fn virtio(
     transport: Transport,
     attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    sockets: Option<Plug>,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     let mut plugs = plugs(attachments, cpus)?;
@@ -121,18 +138,19 @@ fn virtio(
         let start = server.start();
         plugs.push(Plug::woken(VirtioFs::new(&tag, server), |waker| start.with(waker)));
     }
+    plugs.extend(sockets);
     Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
 /// With a root, those that reach it.
-pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Vec<&'static str> {
-    let mut drivers = match bus {
-        BusSpec::Virtio(virtio) => virtio.modules(),
-        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => Vec::new(),
+pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Drivers {
+    let (mut now, later) = match bus {
+        BusSpec::Virtio(virtio) => (virtio.modules(), virtio.later_modules()),
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) | BusSpec::Lguest32 { .. } => Default::default(),
     };
-    drivers.extend(root.into_iter().flat_map(Root::modules));
-    drivers
+    now.extend(root.into_iter().flat_map(Root::modules));
+    Drivers { now, later }
 }
 
 /// Where this user's links are.

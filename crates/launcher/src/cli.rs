@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use crate::images::command::ImagesArguments;
 use crate::running::command::StopArguments;
+use crate::running::exec::ExecArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,12 +48,17 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// List the machines that run
     Ps,
+    /// Run a program in a machine that runs: debian, a directory or an image as root
+    Exec(ExecArguments),
     /// Stop machines: press the power button, and pull the plug when that is of no use
     Stop(StopArguments),
     /// Tell what this machine offers, which engine would run, and what would make it faster
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
     Devices,
+    /// Print where the library is that gives /dev/lguest to programs that know it, as in
+    /// `LD_PRELOAD=$(lguest preload) ./program`
+    Preload,
     /// List the images in the cache, or remove some
     Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
@@ -105,6 +111,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
 
+    /// Which machine: pc, lguest32 for a Linux of 32 bits with lguest's sub-architecture (CONFIG_LGUEST_GUEST), or auto, which
+    /// looks at the kernel
+    #[arg(long, value_name = "MACHINE", default_value = "auto")]
+    pub machine: String,
+
     /// A disk: PATH[,readonly][,format=raw|qcow2][,serial=TEXT][,backing=PATH]; Linux finds the first as /dev/vda. A qcow2
     /// file's backing files are opened only when each is named, from the top down. May be repeated
     #[arg(long, value_name = "PATH")]
@@ -114,6 +125,12 @@ pub struct RunArguments {
     /// (usual for debian), link=NAME for machines of yours on this host, tap=NAME, or none. May be repeated
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
+
+    /// Sockets between the Guest and this host, for Linux (AF_VSOCK; the host's address is 2, the Guest's 3): a program that
+    /// connects to the Unix socket PATH and says "CONNECT port" is at that port of the Guest's, and PATH_port is where the
+    /// Guest finds a program of the host's
+    #[arg(long, value_name = "PATH")]
+    pub vsock: Option<PathBuf>,
 
     /// A directory of this host's, for Linux: DIR[:TAG][,readonly]; found at /mnt/TAG, TAG being DIR's last name unless
     /// given. May be repeated
@@ -125,7 +142,7 @@ pub struct RunArguments {
     #[arg(long)]
     pub keep: bool,
 
-    /// Who runs the command in a root, by name or number; root unless given
+    /// Who runs COMMAND or the shell in the Guest, by name or number; root unless given
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 

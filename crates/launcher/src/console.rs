@@ -50,6 +50,7 @@ struct State {
     ready: bool,
     ended: bool,
     status: Option<u8>,
+    agent: Option<bool>,
     clock: Option<Arc<Clock>>,
     /// The last byte shown was not the end of a line.
     line_open: bool,
@@ -110,6 +111,17 @@ impl Console {
         }
     }
 
+    /// Waits until the Guest's agent listens; false when it cannot.
+    pub fn wait_for_agent(&self) -> bool {
+        let mut state = self.lock();
+        loop {
+            if let Some(listens) = state.agent {
+                return listens;
+            }
+            state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// The session's exit status, when it was reported.
     pub fn status(&self) -> Option<u8> {
         self.lock().status
@@ -128,16 +140,21 @@ impl Console {
         tracing::debug!(?report, "the Guest reports");
         let mut state = self.lock();
         if let Some(clock) = &state.clock {
-            clock.note(match report {
-                Report::Begun => Moment::FirstProcess,
-                Report::Ready => Moment::Command,
-                Report::Status(_) => Moment::End,
-            });
+            match report {
+                Report::Begun => clock.note(Moment::FirstProcess),
+                Report::Ready => clock.note(Moment::Command),
+                Report::Status(_) => clock.note(Moment::End),
+                Report::Agent(_) => {}
+            }
         }
         match report {
             Report::Begun => {}
             Report::Ready => {
                 state.ready = true;
+                self.shared.1.notify_all();
+            }
+            Report::Agent(listens) => {
+                state.agent = state.agent.or(Some(listens));
                 self.shared.1.notify_all();
             }
             // The first report counts.

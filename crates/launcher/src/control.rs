@@ -1,6 +1,7 @@
 //! The control channel: what our first process writes to its second serial port.
 //!
-//! Three lines have a meaning, `begun` (the first process is there), `ready` (input may come) and `status N` (the session ended with N, 0 to 255). The
+//! Its lines: `begun` (the first process is there), `ready` (input may come), `agent` or `no agent` (who was asked for listens, or
+//! cannot), and `status N` (the session ended with N, 0 to 255). The
 //! bytes come from the Guest, so they may be anything, for ever: a line longer than any of ours is dropped as it
 //! comes, and of several reports the first one counts.
 
@@ -14,6 +15,8 @@ pub enum Report {
     Begun,
     /// The session is about to start and reads its input.
     Ready,
+    /// The agent for `lguest exec` listens; false when it cannot.
+    Agent(bool),
     /// The session ended with this exit status.
     Status(u8),
 }
@@ -47,6 +50,8 @@ fn parse(line: &[u8]) -> Option<Report> {
     match line {
         "begun" => return Some(Report::Begun),
         "ready" => return Some(Report::Ready),
+        "agent" => return Some(Report::Agent(true)),
+        "no agent" => return Some(Report::Agent(false)),
         _ => {}
     }
     let digits = line.strip_prefix("status ")?;
@@ -68,6 +73,7 @@ mod tests {
     #[test]
     fn both_lines_are_understood_with_and_without_carriage_return() {
         assert_eq!(reports(b"begun\nready\nstatus 0\n"), [Report::Begun, Report::Ready, Report::Status(0)]);
+        assert_eq!(reports(b"agent\nno agent\n"), [Report::Agent(true), Report::Agent(false)]);
         assert_eq!(reports(b"ready\r\nstatus 255\r\n"), [Report::Ready, Report::Status(255)]);
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::cache::Cache;
 use crate::debian;
+use crate::debian::modules::{Drivers, Modules};
 use crate::debian::package::PackageName;
 use crate::initramfs::{self, Initramfs};
 use crate::kernel_image::program::Kernel;
@@ -64,7 +65,7 @@ pub(crate) fn debian_files(
     name: &PackageName,
     own_kernel: Option<Kernel>,
     own_initrd: Option<Vec<u8>>,
-    drivers: &[&str],
+    drivers: &Drivers,
     progress: &Progress,
 ) -> Result<(Kernel, Vec<u8>), Mistake> {
     let (own_kernel, own_initrd) = match (own_kernel, own_initrd) {
@@ -73,14 +74,14 @@ pub(crate) fn debian_files(
     };
     let cache = user_cache()?;
     let (kernel, modules) = match own_kernel {
-        Some(kernel) => (kernel, Vec::new()),
+        Some(kernel) => (kernel, Modules::default()),
         None => debian::kernel(&cache, name, drivers, progress)?,
     };
     let mut initrd = match own_initrd {
         Some(initrd) => initrd,
         None => Initramfs::new(&debian::busybox(&cache, progress)?).finish(),
     };
-    if initramfs::is_ours(&initrd) && !modules.is_empty() {
+    if initramfs::is_ours(&initrd) && modules != Modules::default() {
         initrd.resize(initrd.len().next_multiple_of(4), 0);
         initrd.extend(initramfs::modules::archive(&modules));
     }
@@ -115,11 +116,11 @@ pub(crate) fn check_room(initrd: u64, kernel: u64, memory: u64) -> Result<(), Mi
 /// A root's kernel, Debian's unless there is another, and what leads from the one to the other.
 pub(crate) fn root_files(
     own_kernel: Option<Kernel>,
-    drivers: &[&str],
+    drivers: &Drivers,
     progress: &Progress,
 ) -> Result<(Kernel, Vec<u8>), Mistake> {
     let (kernel, modules) = match own_kernel {
-        Some(kernel) => (kernel, Vec::new()),
+        Some(kernel) => (kernel, Modules::default()),
         None => {
             let name = PackageName::new(debian::DEFAULT_KERNEL).expect("a well-formed name");
             debian::kernel(&user_cache()?, &name, drivers, progress)?

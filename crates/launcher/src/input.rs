@@ -1,7 +1,7 @@
 //! From standard input to the Guest's first serial port, on a thread of its own.
 //!
 //! A person's keys pass through the escape filter. A pipe's bytes are quoted for the Guest's terminal, which only
-//! knows lines (init.sh, the mode of pipes): ^D ends the input, ^V makes the next byte an ordinary one, and a line
+//! knows lines (lguest-init's `terminal::carry_bytes`): ^D ends the input, ^V makes the next byte an ordinary one, and a line
 //! longer than the terminal's buffer is handed over in pieces, each pushed by a ^D of its own. The default Guest's shell
 //! knows no end of input, so its end is typed as the command that says the same: `poweroff`.
 
@@ -76,7 +76,7 @@ pub fn carry(
 }
 
 /// Starts the thread that tells a session of pipes that its whole output arrived, so that it need not guess how long a
-/// reader takes (init.sh).
+/// reader takes (lguest-init's `report`).
 pub fn answer_the_end(control: ConsoleInput, console: Console) {
     thread::spawn(move || {
         console.wait_until_ended();

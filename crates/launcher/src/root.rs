@@ -7,14 +7,14 @@
 use std::path::Path;
 
 use lguest_devices::fuse::Validity;
-use lguest_init::plan::{self, Plan, Terminal};
+use lguest_init::plan;
 
 use crate::attachments::Attachment;
 use crate::cli::RunArguments;
-use crate::debian::modules::Module;
+use crate::debian::modules::Modules;
 use crate::disks::AttachedDisk;
 use crate::initramfs::newc::{Archive, FileKind};
-use crate::initramfs::session::{Mode, Session};
+use crate::initramfs::session::RootPlace;
 use crate::request::{GuestChoice, Mistake};
 use crate::share::option::ShareSpec;
 
@@ -29,7 +29,6 @@ const FIRST_DISK: &str = "/dev/vda";
 pub struct Root {
     place: plan::Root,
     keep: bool,
-    user: Option<String>,
     modules: [&'static str; 2],
 }
 
@@ -61,7 +60,7 @@ impl Root {
                 "--initrd: GUEST is a root, which lguest starts with one of its own; leave it out".to_owned(),
             ));
         }
-        Ok(Some(Root { place, keep, user: arguments.user.clone(), modules }))
+        Ok(Some(Root { place, keep, modules }))
     }
 
     /// The modules that reach it.
@@ -69,41 +68,14 @@ impl Root {
         &self.modules
     }
 
-    /// The [`initramfs`] with what the first process is told behind it.
-    pub fn append_to(&self, mut initrd: Vec<u8>, session: &Session) -> Vec<u8> {
-        let terminal = match &session.mode {
-            Mode::Pipes => Terminal::Pipes,
-            Mode::Console(size, kind) => {
-                Terminal::Person { columns: size.columns, rows: size.rows, kind: kind.clone() }
-            }
-        };
-        let share = |mount: &crate::initramfs::session::Mount| plan::Share {
-            tag: mount.tag.clone(),
-            readonly: mount.readonly,
-        };
-        let variables = session.wishes.environment.iter();
-        let plan = Plan {
-            terminal,
-            word: session.word.as_str().to_owned(),
-            root: self.place.clone(),
-            keep: self.keep,
-            shares: session.mounts.iter().map(share).collect(),
-            command: session.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
-            environment: variables.map(|(name, value)| format!("{name}={value}").into_bytes()).collect(),
-            user: self.user.clone(),
-            directory: session.wishes.directory.as_ref().map(|path| path.as_bytes().to_vec()),
-        };
-        let mut archive = Archive::new();
-        archive.entry("lguest", FileKind::Directory, 0o755, b"");
-        archive.entry(plan::PLACE.trim_start_matches('/'), FileKind::Regular, 0o600, &plan.write());
-        initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(archive.finish());
-        initrd
+    /// What the first process is told of it.
+    pub fn place(&self) -> RootPlace {
+        RootPlace { root: self.place.clone(), keep: self.keep }
     }
 }
 
 /// The initramfs: the first process, and what the kernel opens as its standard files.
-pub fn initramfs(modules: &[Module]) -> Vec<u8> {
+pub fn initramfs(modules: &Modules) -> Vec<u8> {
     let mut archive = Archive::new();
     archive.entry("lguest", FileKind::Directory, 0o755, b"");
     for directory in ["dev", "proc", "sys"] {
@@ -131,11 +103,9 @@ fn disk(path: &Path, keep: bool) -> Result<AttachedDisk, Mistake> {
     AttachedDisk::open(&option)
 }
 
-/// The first option that only a root has a use for.
+/// The option that only a root has a use for.
 fn only_for_roots(arguments: &RunArguments) -> Option<Mistake> {
-    let given = [("--keep", arguments.keep), ("--user", arguments.user.is_some())];
-    let (option, _) = given.into_iter().find(|(_, given)| *given)?;
-    Some(Mistake(format!(
-        "{option}: is for a GUEST that is a root: a directory, or an image of a file system"
-    )))
+    arguments.keep.then(|| {
+        Mistake("--keep: is for a GUEST that is a root: a directory, or an image of a file system".to_owned())
+    })
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, Machine, MachineSpec, Outcome};
+use crate::board::{BusSpec, Machine, MachineSpec, Outcome, Plug};
 use crate::boot_time::{Clock, Moment};
-use crate::buses::{bus_spec, drivers, nets, own_bus_spec};
+use crate::buses::{bus_spec, drivers, lguest32_spec, nets, own_bus_spec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -23,15 +23,18 @@ use crate::gdb::place::Place;
 use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
 use crate::images::{self, store::Held};
 use crate::initramfs;
-use crate::initramfs::session::{Mode, Session};
+use crate::initramfs::session::{Mode, RootPlace, Session};
 use crate::input::{self, Source};
+use crate::kernel_image::program::Kernel;
 use crate::marker::MarkWord;
+use crate::paravirtual;
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::root::Root;
-use crate::running::{self, record::Record};
+use crate::running::{self, agent::Agent, record::Record};
 use crate::sandbox::{Needs, Sandbox, Wish};
 use crate::share::option::{self as share, ShareSpec};
+use crate::sockets::{self, Visits};
 use crate::supervise::{Reason, StopButton, Supervisor};
 use crate::terminal::{self, RawTerminal};
 use crate::watching::Watching;
@@ -64,6 +67,8 @@ struct Plan {
     gdb: Option<Place>,
     sandbox: Sandbox,
     record: Record,
+    /// How the Guest's agent is reached.
+    visits: Option<Visits>,
     /// The image stays in the cache while its machine runs.
     _image: Option<Held>,
 }
@@ -102,6 +107,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
+    let mut given = given_kernel(&guest, arguments)?;
+    let lguest32 = paravirtual::choose(arguments, cpus, given.as_mut())?;
     let mut attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
     let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
@@ -111,14 +118,35 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let mounts = share::mounts(&shares)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
-    let spec = if own { own_bus_spec } else { bus_spec };
-    let bus = spec(choice, attachments, shares, cpus)?;
+    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let has_agent = match &own_initrd {
+        Some(initrd) => initramfs::is_ours(initrd),
+        None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
+    };
+    let calls = arguments.vsock.is_some();
+    let on_virtio = lguest32.is_none() && matches!(choice, BusChoice::Pci | BusChoice::Mmio);
+    if calls && (own || !on_virtio) {
+        return Err(Mistake(
+            "--vsock: needs a Linux Guest on --bus pci or mmio, which has AF_VSOCK; name one, as debian"
+                .to_owned(),
+        ));
+    }
+    let (sockets, visits) = sockets(arguments, has_agent && on_virtio)?.unzip();
+    let bus = match lguest32 {
+        Some(machine) => lguest32_spec(attachments, machine.pci)?,
+        None if own => own_bus_spec(choice, attachments, shares, cpus)?,
+        None => bus_spec(choice, attachments, shares, sockets, cpus)?,
+    };
     let drivers = drivers(&bus, root.as_ref());
-    let engine = engine::choose(&arguments.engine)?;
+    let engine = match lguest32 {
+        Some(_) => paravirtual::engine()?,
+        None => engine::choose(&arguments.engine)?,
+    };
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
-    let sandbox = Sandbox::new(wish, Needs { internet, ..needs(&bus, engine.engine, &watching, shared) });
-    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    let sockets = visits.is_some();
+    let needs = Needs { internet, sockets, calls, ..needs(&bus, engine.engine, &watching, shared) };
+    let sandbox = Sandbox::new(wish, needs);
     let attached = terminal::is_attached();
     let cmdline = if own {
         if let Some(option) = wishes.option() {
@@ -131,18 +159,19 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
         cmdline
     };
-    let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
-
-    let (kernel, initrd) = match (&guest, own_kernel) {
+    let (kernel, initrd) = match (&guest, given) {
         (GuestChoice::Debian(name), own_kernel) => {
             debian_files(name, own_kernel, own_initrd, &drivers, &progress)?
         }
         (GuestChoice::Directory(_) | GuestChoice::Image(_), own_kernel) => {
             root_files(own_kernel, &drivers, &progress)?
         }
-        (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, None) => (default_guest::image().into(), own_initrd.unwrap_or_default()),
+        (GuestChoice::Kernel(_) | GuestChoice::Unsaid, Some(kernel)) => {
+            (kernel, own_initrd.unwrap_or_default())
+        }
+        (GuestChoice::Kernel(_) | GuestChoice::Unsaid, None) => {
+            (default_guest::image().into(), own_initrd.unwrap_or_default())
+        }
     };
     // Only now, so that it stands right above what the Guest prints.
     let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
@@ -151,14 +180,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
     let command = arguments.command.clone();
-    let session = Session { mode: mode(attached), word: word.clone(), mounts, command, wishes };
-    let initrd = match &root {
-        Some(root) => root.append_to(initrd, &session),
-        None if ours => session.append_to(initrd),
-        None => initrd,
-    };
+    let place = root.as_ref().map_or_else(RootPlace::here, Root::place);
+    let session = Session { mode: Mode::here(attached), word: word.clone(), place, mounts, command, wishes };
+    let initrd = if ours { session.append_to(initrd) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
+        (false, _) if lguest32.is_some() => paravirtual::USUAL_CMDLINE.to_owned(),
         (false, _) => USUAL_CMDLINE.to_owned(),
         (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
         (true, false) => format!("{USUAL_CMDLINE}{SILENT}"),
@@ -171,9 +198,21 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     };
     let spec = MachineSpec { engine: engine.engine, bus, memory, cpus, hidden, kernel, initrd, cmdline };
     // The first processes that are ours do not listen to the button.
-    let record = Record::new(asked, memory, cpus, !ours && !own);
+    let record = Record::new(asked, memory, cpus, !ours && !own, ours && visits.is_some());
     let _image = image.map(|image| image.held);
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, _image })
+    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, visits, _image })
+}
+
+/// Sockets between Guest and host, where the user or the agent needs them. The agent's cost a boot nothing but their place.
+fn sockets(arguments: &RunArguments, agent: bool) -> Result<Option<(Plug, Visits)>, Mistake> {
+    let place = arguments.vsock.as_deref().map(sockets::Place::take).transpose()?;
+    if place.is_none() && !agent {
+        return Ok(None);
+    }
+    let asked = place.is_some();
+    let (plug, visits) = sockets::start(place)
+        .map_err(|cause| Mistake(format!("--vsock: the host refuses to serve it: {cause}")))?;
+    Ok(Some((if asked { plug } else { plug.for_later() }, visits)))
 }
 
 /// Where `--gdb` waits.
@@ -200,7 +239,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
         BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
-        BusSpec::Lguest(page) => (&[], page.asked_for() > 0),
+        BusSpec::Lguest(page) | BusSpec::Lguest32 { devices: page, .. } => (&[], page.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
@@ -208,8 +247,19 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<Own
         disks: virtio || attachments.iter().any(|one| matches!(one, Attachment::Disk(_))),
         watched: watching.is_wanted(),
         internet: false,
+        sockets: false,
+        calls: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
         shares,
+    }
+}
+
+/// The kernel that the user named.
+fn given_kernel(guest: &GuestChoice, arguments: &RunArguments) -> Result<Option<Kernel>, Mistake> {
+    match (guest, arguments.kernel.as_deref()) {
+        (GuestChoice::Kernel(path), _) => open_kernel("GUEST", path).map(Some),
+        (_, Some(path)) => open_kernel("--kernel", path).map(Some),
+        (_, None) => Ok(None),
     }
 }
 
@@ -243,14 +293,6 @@ fn check_command(
     )))
 }
 
-/// What a session of ours talks to.
-fn mode(attached: bool) -> Mode {
-    if !attached {
-        return Mode::Pipes;
-    }
-    Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
-}
-
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
@@ -272,7 +314,9 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     }
     input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
-    let _announced = running::announce(&plan.record, button.clone(), machine.power_button());
+    let agent = plan.visits.filter(|_| plan.ours);
+    let agent = agent.map(|visits| Agent::new(visits, machine.console_input(CONTROL_PORT), console.clone()));
+    let _announced = running::announce(&plan.record, button.clone(), machine.power_button(), agent);
     plan.sandbox.close(&button)?;
     clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());

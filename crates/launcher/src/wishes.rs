@@ -1,4 +1,4 @@
-//! `--env` and `--workdir`: what the user wishes for the command in the Guest beside its words.
+//! `--env`, `--workdir` and `--user`: what the user wishes for the command in the Guest beside its words.
 
 use crate::cli::RunArguments;
 use crate::request::Mistake;
@@ -10,6 +10,8 @@ pub struct Wishes {
     pub environment: Vec<(String, String)>,
     /// The directory that it starts in.
     pub directory: Option<String>,
+    /// Who runs it, `USER[:GROUP]`; root unless said.
+    pub user: Option<String>,
 }
 
 impl Wishes {
@@ -18,22 +20,34 @@ impl Wishes {
     /// # Errors
     /// For a name that is none, and a directory that is not absolute: one sentence.
     pub fn read(arguments: &RunArguments) -> Result<Wishes, Mistake> {
-        let environment = arguments.env.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
-        let directory = arguments.workdir.clone();
-        match &directory {
+        Wishes::of(&arguments.env, arguments.workdir.as_ref(), arguments.user.as_ref())
+    }
+
+    /// Reads the three options' values.
+    ///
+    /// # Errors
+    /// As [`Wishes::read`].
+    pub fn of(
+        variables: &[String],
+        directory: Option<&String>,
+        user: Option<&String>,
+    ) -> Result<Wishes, Mistake> {
+        let environment = variables.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
+        match directory {
             Some(path) if !path.starts_with('/') => Err(Mistake(format!(
                 "--workdir {path}: is no absolute path; give the directory in the Guest, for instance /root"
             ))),
-            _ => Ok(Wishes { environment, directory }),
+            _ => Ok(Wishes { environment, directory: directory.cloned(), user: user.cloned() }),
         }
     }
 
     /// The option that was used, if one was.
     pub fn option(&self) -> Option<&'static str> {
-        match (self.environment.is_empty(), &self.directory) {
-            (false, _) => Some("--env"),
-            (true, Some(_)) => Some("--workdir"),
-            (true, None) => None,
+        match (self.environment.is_empty(), &self.directory, &self.user) {
+            (false, ..) => Some("--env"),
+            (true, Some(_), _) => Some("--workdir"),
+            (true, None, Some(_)) => Some("--user"),
+            (true, None, None) => None,
         }
     }
 }

@@ -93,6 +93,11 @@ impl Streams for Simple {
         self.0 += 1;
         port.is_multiple_of(2).then_some(Stream(self.0))
     }
+    fn answered(&mut self, _stream: Stream) -> Option<bool> {
+        // Some calls are answered at once, some later, some never.
+        self.0 += 1;
+        [Some(true), None, Some(false)].into_iter().cycle().nth(self.0 as usize % 3).flatten()
+    }
     fn arrived(&mut self) -> Option<(Stream, u32)> {
         self.0 += 1;
         self.0.is_multiple_of(3).then_some((Stream(self.0), 1))

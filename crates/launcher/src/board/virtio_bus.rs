@@ -74,17 +74,25 @@ pub(super) type Listener = Box<dyn FnOnce(Waker) + Send>;
 pub struct Plug {
     pub(super) device: Box<dyn VirtioDevice>,
     pub(super) listener: Option<Listener>,
+    /// Its driver is loaded only when somebody asks for it.
+    later: bool,
 }
 
 impl Plug {
     /// A device that nobody wakes.
     pub fn new(device: impl VirtioDevice + 'static) -> Plug {
-        Plug { device: Box::new(device), listener: None }
+        Plug { device: Box::new(device), listener: None, later: false }
     }
 
     /// A device that the outside wakes. `listener` gets its waker once it is on the bus, before the Guest runs.
     pub fn woken(device: impl VirtioDevice + 'static, listener: impl FnOnce(Waker) + Send + 'static) -> Plug {
-        Plug { device: Box::new(device), listener: Some(Box::new(listener)) }
+        Plug { device: Box::new(device), listener: Some(Box::new(listener)), later: false }
+    }
+
+    /// The same device, whose driver waits until somebody asks for it: it costs a boot its place on the bus alone.
+    #[must_use]
+    pub fn for_later(self) -> Plug {
+        Plug { later: true, ..self }
     }
 
     /// The `number`th disk, with a queue for each of so many vCPUs.
@@ -120,10 +128,15 @@ impl VirtioSpec {
             Transport::Mmio => ("mmio", MOST_MAPPED, "--bus pci has room for more"),
             Transport::Pci => ("pci", MOST_ON_PCI, "leave some out"),
         };
-        if plugs.len() > most {
-            return Err(TooManyDevices { bus, most, asked: plugs.len(), hint });
+        let asked_for = plugs.iter().filter(|plug| !plug.later).count();
+        if asked_for > most {
+            return Err(TooManyDevices { bus, most, asked: asked_for, hint });
         }
-        let (asked_for, memory) = (plugs.len(), LateMemory::default());
+        if plugs.len() > most {
+            // What nobody asked for is no reason to refuse what somebody did.
+            plugs.retain(|plug| !plug.later);
+        }
+        let memory = LateMemory::default();
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
         plugs.push(Plug::new(VirtioBalloon::new(HostPages(memory.clone()))));
         Ok(VirtioSpec { transport, plugs, asked_for, memory, tree: false })
@@ -175,27 +188,43 @@ impl VirtioSpec {
         if self.asked_for() == 0 {
             return Vec::new();
         }
-        let transport = match self.transport {
+        modules(self.transport_module(), self.plugs.iter().filter(|plug| !plug.later))
+    }
+
+    /// The same for those devices whose driver waits.
+    pub fn later_modules(&self) -> Vec<&'static str> {
+        match self.plugs.iter().any(|plug| plug.later) {
+            true => modules(self.transport_module(), self.plugs.iter().filter(|plug| plug.later)),
+            false => Vec::new(),
+        }
+    }
+
+    fn transport_module(&self) -> &'static str {
+        match self.transport {
             Transport::Pci => "virtio_pci",
             Transport::Mmio => "virtio_mmio",
-        };
-        let mut modules = vec![transport];
-        for plug in &self.plugs {
-            let module = match plug.device.kind() {
-                DeviceKind::Network => "virtio_net",
-                DeviceKind::Block => "virtio_blk",
-                DeviceKind::Console => "virtio_console",
-                DeviceKind::Entropy => "virtio_rng",
-                DeviceKind::Balloon => "virtio_balloon",
-                DeviceKind::Socket => "vmw_vsock_virtio_transport",
-                DeviceKind::FileSystem => "virtiofs",
-            };
-            if !modules.contains(&module) {
-                modules.push(module);
-            }
         }
-        modules
     }
+}
+
+/// The transport's module and each device's, once.
+fn modules<'a>(transport: &'static str, plugs: impl Iterator<Item = &'a Plug>) -> Vec<&'static str> {
+    let mut modules = vec![transport];
+    for plug in plugs {
+        let module = match plug.device.kind() {
+            DeviceKind::Network => "virtio_net",
+            DeviceKind::Block => "virtio_blk",
+            DeviceKind::Console => "virtio_console",
+            DeviceKind::Entropy => "virtio_rng",
+            DeviceKind::Balloon => "virtio_balloon",
+            DeviceKind::Socket => "vmw_vsock_virtio_transport",
+            DeviceKind::FileSystem => "virtiofs",
+        };
+        if !modules.contains(&module) {
+            modules.push(module);
+        }
+    }
+    modules
 }
 
 /// What devices write, the translator hears of: it may have made code from what was there.
@@ -262,7 +291,7 @@ pub fn attach(
     let _ = spec.memory.set(memory.clone());
     let lines: Vec<SharedLine> =
         layout::VIRTIO_GSIS.map(|gsi| SharedLine::new(BoardLine::new(platform, gsi))).collect();
-    for (number, Plug { device, listener }) in (0..).zip(spec.plugs) {
+    for (number, Plug { device, listener, .. }) in (0..).zip(spec.plugs) {
         let life = Life::new(device, view.clone());
         let waker = match spec.transport {
             Transport::Mmio => {

@@ -30,7 +30,7 @@ use crate::kernel_image::{KernelError, KernelImage};
 use crate::progress::Progress;
 use apt::{Apt, AptError};
 use deb::DebError;
-use modules::Module;
+use modules::{Drivers, Modules};
 use package::{PackageName, Stanza};
 
 /// The kernel that plain `debian` means: made for virtual machines, a fifth of the size of the general one.
@@ -90,15 +90,16 @@ pub enum DebianError {
 pub fn kernel(
     cache: &Cache,
     name: &PackageName,
-    drivers: &[&str],
+    drivers: &Drivers,
     progress: &Progress,
-) -> Result<(Kernel, Vec<Module>), DebianError> {
+) -> Result<(Kernel, Modules), DebianError> {
     // A kernel that was fetched by a version without modules stays good for machines that need none.
-    let complete = |folder: &Path| drivers.is_empty() || modules::tells_of(folder, drivers);
+    let wanted = [&drivers.now[..], &drivers.later].concat();
+    let complete = |folder: &Path| wanted.is_empty() || modules::tells_of(folder, &wanted);
     let folder = obtain(cache, name, complete, progress, unpack_kernel)?;
-    let modules = match drivers {
-        [] => Vec::new(),
-        _ => modules::read(&folder, drivers)
+    let modules = match wanted[..] {
+        [] => Modules::default(),
+        _ => modules::read_both(&folder, drivers)
             .map_err(|cause| DebianError::Cache { path: folder.join(modules::FOLDER), cause })?,
     };
     let path = folder.join("setup-header");

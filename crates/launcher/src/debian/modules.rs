@@ -49,6 +49,24 @@ const LARGEST: u64 = 64 << 20;
 /// Modules in a package at most; Debian's general kernel has about 4,000.
 const MOST: usize = 20_000;
 
+/// The names of modules that a machine needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drivers {
+    /// Before its program starts.
+    pub now: Vec<&'static str>,
+    /// When somebody asks for what they drive, which few do.
+    pub later: Vec<&'static str>,
+}
+
+/// The modules themselves, each with all that it needs, in an order that works.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Modules {
+    /// Before the program starts.
+    pub now: Vec<Module>,
+    /// Those that come later and are not there by then.
+    pub later: Vec<Module>,
+}
+
 /// A module, ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
@@ -188,6 +206,17 @@ pub fn read(kernel: &Path, wanted: &[&str]) -> io::Result<Vec<Module>> {
     }
     modules.reverse();
     Ok(modules)
+}
+
+/// Both kinds of [`read`].
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn read_both(kernel: &Path, drivers: &Drivers) -> io::Result<Modules> {
+    let now = read(kernel, &drivers.now)?;
+    let mut later = read(kernel, &drivers.later)?;
+    later.retain(|module| !now.contains(module));
+    Ok(Modules { now, later })
 }
 
 #[cfg(test)]

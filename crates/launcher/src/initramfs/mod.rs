@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lguest/          first entry of every archive of ours; a run's wishes are appended here (session.rs)
-//! init             the first process (init.sh)
+//! init             the first process, of the crate `init`
 //! bin/             busybox and a link for each of its names; sbin, usr/bin and usr/sbin lead here
 //! dev/console      what the kernel opens as the first process's standard files
 //! dev proc sys run tmp root etc
@@ -22,9 +22,6 @@ pub mod session;
 pub mod modules;
 
 use newc::{Archive, FileKind};
-
-/// The script that a Guest starts with when the user gives no other.
-pub const INIT: &str = include_str!("init.sh");
 
 /// The entry that marks an archive as ours: such a Guest reads a session and reports on the control channel.
 const MARK: &str = "lguest";
@@ -99,15 +96,22 @@ impl Initramfs {
         }
         root.put("dev/console", FileKind::Character(5, 1), 0o600, b"");
         root.put("dev/null", FileKind::Character(1, 3), 0o666, b"");
-        root.put("etc/passwd", FileKind::Regular, 0o644, b"root::0:0:root:/root:/bin/sh\n");
-        root.put("etc/group", FileKind::Regular, 0o644, b"root:x:0:\n");
+        root.put(
+            "etc/passwd",
+            FileKind::Regular,
+            0o644,
+            b"root::0:0:root:/root:/bin/sh\nnobody:*:65534:65534:nobody:/:/bin/sh\n",
+        );
+        root.put("etc/group", FileKind::Regular, 0o644, b"root:x:0:\nnogroup:x:65534:\n");
         root.put("etc/hosts", FileKind::Regular, 0o644, b"127.0.0.1 localhost\n");
         for name in applets::applet_names(busybox) {
             root.put(&format!("bin/{name}"), FileKind::Link, 0o777, b"busybox");
         }
         root.put("bin/sh", FileKind::Link, 0o777, b"busybox");
+        // A tool of the first process's own, by its name (the crate `init`, `vsock`).
+        root.put("bin/vsock", FileKind::Link, 0o777, b"/init");
         root.put("bin/busybox", FileKind::Regular, 0o755, busybox);
-        root.put("init", FileKind::Regular, 0o755, INIT.as_bytes());
+        root.put("init", FileKind::Regular, 0o755, lguest_init::IMAGE);
         root
     }
 

@@ -1,9 +1,12 @@
 //! What one run asks of the initramfs: which program, and what it talks to.
 //!
-//! The initramfs of a kernel is the same from run to run; what differs is appended as a second, tiny archive
-//! with two files that `init.sh` reads: `/lguest/session` and `/lguest/command`.
+//! The initramfs of a kernel is the same from run to run; what differs is appended as a second, tiny archive with the plan
+//! that the first process reads (`lguest_init::plan`).
+
+use lguest_init::plan::{self, Plan, Terminal};
 
 use crate::marker::MarkWord;
+use crate::terminal;
 use crate::wishes::Wishes;
 
 use super::newc::{Archive, FileKind};
@@ -29,10 +32,26 @@ pub enum Mode {
 /// A share of the host's, which is mounted at `/mnt/TAG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Letters, digits, `-`, `_` and `.` only, so no shell reads anything else into it.
+    /// Letters, digits, `-`, `_` and `.` only, so that it is one name of a directory.
     pub tag: String,
     /// Whether it can only be read.
     pub readonly: bool,
+}
+
+/// Where the session's root is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootPlace {
+    /// The root.
+    pub root: plan::Root,
+    /// What the Guest changes there stays.
+    pub keep: bool,
+}
+
+impl RootPlace {
+    /// The initramfs.
+    pub fn here() -> RootPlace {
+        RootPlace { root: plan::Root::Here, keep: false }
+    }
 }
 
 /// One run's wishes.
@@ -42,6 +61,8 @@ pub struct Session {
     pub mode: Mode,
     /// The word of the marks around the session's output.
     pub word: MarkWord,
+    /// Its root.
+    pub place: RootPlace,
     /// What to mount before it starts.
     pub mounts: Vec<Mount>,
     /// The program and its arguments; empty means a shell.
@@ -50,148 +71,88 @@ pub struct Session {
     pub wishes: Wishes,
 }
 
+impl Mode {
+    /// What a session of ours talks to: a person, if one is `attached`.
+    pub fn here(attached: bool) -> Mode {
+        if !attached {
+            return Mode::Pipes;
+        }
+        Mode::Console(terminal::size(), std::env::var("TERM").unwrap_or_else(|_| "linux".to_owned()))
+    }
+
+    /// As the first process is told.
+    pub fn terminal(&self) -> Terminal {
+        match self {
+            Mode::Pipes => Terminal::Pipes,
+            Mode::Console(size, kind) => {
+                Terminal::Person { columns: size.columns, rows: size.rows, kind: kind.clone() }
+            }
+        }
+    }
+}
+
 impl Session {
     /// An initramfs of ours with these wishes behind it. The kernel takes archives that begin at a multiple of four.
     pub fn append_to(&self, mut initrd: Vec<u8>) -> Vec<u8> {
         initrd.resize(initrd.len().next_multiple_of(4), 0);
-        initrd.extend(self.archive());
+        let mut archive = Archive::new();
+        archive.entry("lguest", FileKind::Directory, 0o755, b"");
+        archive.entry(plan::PLACE.trim_start_matches('/'), FileKind::Regular, 0o600, &self.plan().write());
+        initrd.extend(archive.finish());
         initrd
     }
 
-    /// The archive to append to an initramfs of ours.
-    pub fn archive(&self) -> Vec<u8> {
-        let mut archive = Archive::new();
-        archive.entry("lguest", FileKind::Directory, 0o755, b"");
-        archive.entry("lguest/session", FileKind::Regular, 0o644, self.variables().as_bytes());
-        if !self.command.is_empty() || self.wishes.option().is_some() {
-            archive.entry("lguest/command", FileKind::Regular, 0o644, self.command_line().as_bytes());
+    fn plan(&self) -> Plan {
+        let share = |mount: &Mount| plan::Share { tag: mount.tag.clone(), readonly: mount.readonly };
+        Plan {
+            word: self.word.as_str().to_owned(),
+            root: self.place.root.clone(),
+            keep: self.place.keep,
+            shares: self.mounts.iter().map(share).collect(),
+            ..command_plan(&self.mode, &self.command, &self.wishes)
         }
-        archive.finish()
-    }
-
-    fn variables(&self) -> String {
-        let word = self.word.as_str();
-        let share = |mount: &Mount| format!("{}:{} ", mount.tag, if mount.readonly { "ro" } else { "rw" });
-        let shares: String = self.mounts.iter().map(share).collect();
-        let mounts = if shares.is_empty() { shares } else { format!("SHARES='{}'\n", shares.trim_end()) };
-        let mode = match &self.mode {
-            Mode::Pipes => format!("MODE=pipes WORD={word}\n"),
-            Mode::Console(size, kind) => {
-                format!(
-                    "MODE=console WORD={word} COLUMNS={} ROWS={} TERM={}\n",
-                    size.columns,
-                    size.rows,
-                    quoted(kind)
-                )
-            }
-        };
-        mode + &mounts
-    }
-
-    fn command_line(&self) -> String {
-        let mut script = String::new();
-        if let Some(directory) = &self.wishes.directory {
-            // The shell says why; 126 is its own status for what cannot be started.
-            script += &format!("cd {} || exit 126\n", quoted(directory));
-        }
-        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
-        // Not export: a variable's name may be none to a shell.
-        let variables =
-            self.wishes.environment.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
-        let variables: Vec<String> = variables.collect();
-        let words = if words.is_empty() { "sh".to_owned() } else { words.join(" ") };
-        if variables.is_empty() {
-            return script + &format!("exec {words}\n");
-        }
-        script + &format!("exec env {} {words}\n", variables.join(" "))
     }
 }
 
-/// A word that a POSIX shell reads back as it was (XCU 2.2.2).
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+/// The part of a plan that says what to run, for whom and how.
+pub fn command_plan(mode: &Mode, command: &[String], wishes: &Wishes) -> Plan {
+    let variables = wishes.environment.iter();
+    Plan {
+        terminal: mode.terminal(),
+        command: command.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        environment: variables.map(|(name, value)| format!("{name}={value}").into_bytes()).collect(),
+        user: wishes.user.clone(),
+        directory: wishes.directory.as_ref().map(|path| path.as_bytes().to_vec()),
+        ..Plan::without_a_launcher()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
 
-    #[test]
-    fn a_shell_reads_every_argument_back_as_it_was() {
-        let words = ["printf", "%s|", "it's", "a \"b\" $c `d`", "", "*", "back\\slash", "new\nline"];
-        let session = Session {
-            mode: Mode::Pipes,
-            word: MarkWord::draw(),
-            mounts: vec![],
-            command: words.iter().map(ToString::to_string).collect(),
-            wishes: Wishes::default(),
-        };
-        let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
-        assert_eq!(
-            String::from_utf8(output.stdout).unwrap(),
-            "it's|a \"b\" $c `d`||*|back\\slash|new\nline|"
-        );
-    }
-
-    #[test]
-    fn a_terminal_kind_cannot_smuggle_a_command_in() {
-        let mode = Mode::Console(TerminalSize { columns: 80, rows: 25 }, "x'; echo bad; '".to_owned());
-        let script = format!(
-            "{}printf %s \"$TERM\"",
-            Session {
-                mode,
-                word: MarkWord::draw(),
-                mounts: vec![],
-                command: vec![],
-                wishes: Wishes::default()
-            }
-            .variables()
-        );
-        let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
-        assert_eq!(output.stdout, b"x'; echo bad; '");
-    }
-
-    #[test]
-    fn a_session_without_a_command_writes_no_command_file() {
-        let with = Session {
-            mode: Mode::Pipes,
-            word: MarkWord::draw(),
-            mounts: vec![],
-            command: vec!["true".to_owned()],
-            wishes: Wishes::default(),
-        }
-        .archive();
-        let without = Session {
-            mode: Mode::Pipes,
-            word: MarkWord::draw(),
-            mounts: vec![],
-            command: vec![],
-            wishes: Wishes::default(),
-        }
-        .archive();
-        let holds = |archive: &[u8]| archive.windows(14).any(|window| window == b"lguest/command");
-        assert!(holds(&with));
-        assert!(!holds(&without));
-    }
-
-    #[test]
-    fn variables_and_the_directory_reach_the_command_as_they_are() {
+    fn session() -> Session {
         let wishes = Wishes {
-            environment: vec![("A".to_owned(), "it's $B\n`x`".to_owned()), ("A2".to_owned(), String::new())],
-            directory: Some("/proc/self".to_owned()),
+            environment: vec![("A".to_owned(), "it's $B\n`x`".to_owned())],
+            directory: Some("/srv".to_owned()),
+            user: Some("web".to_owned()),
         };
-        let command = ["sh", "-c", "printf '%s|%s|' \"$A\" \"$A2\"; pwd"].map(str::to_owned).to_vec();
-        let session = Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command, wishes };
-        let output = Command::new("sh").arg("-c").arg(session.command_line()).output().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "it's $B\n`x`||/proc/self\n");
+        let place = RootPlace::here();
+        let command = ["printf", "%s|", "it's", "", "new\nline"].map(str::to_owned).to_vec();
+        Session { mode: Mode::Pipes, word: MarkWord::draw(), place, mounts: vec![], command, wishes }
+    }
+
+    #[test]
+    fn words_and_wishes_are_told_as_they_are() {
+        let plan = Plan::read(&session().plan().write()).unwrap();
+        assert_eq!(plan.command, session().command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+        assert_eq!(plan.environment, [b"A=it's $B\n`x`"]);
+        assert_eq!((plan.user.as_deref(), plan.directory.as_deref()), (Some("web"), Some(&b"/srv"[..])));
+        assert_eq!((plan.terminal, plan.root), (Terminal::Pipes, plan::Root::Here));
     }
 
     #[test]
     fn a_session_is_appended_where_the_kernel_looks_for_it() {
-        let wishes = Wishes::default();
-        let session =
-            Session { mode: Mode::Pipes, word: MarkWord::draw(), mounts: vec![], command: vec![], wishes };
-        assert_eq!(&session.append_to(vec![0; 7])[8..14], b"070701");
+        assert_eq!(&session().append_to(vec![0; 7])[8..14], b"070701");
     }
 }

@@ -13,6 +13,7 @@ mod member;
 
 use lguest_abi::net::{LOCAL, MULTICAST};
 use lguest_devices::virtio::net::VirtioNet;
+use lguest_init::plan::USER_CARD;
 
 use crate::attachments::Attachment;
 use crate::board::tap::{self as board_tap, Tap};
@@ -76,8 +77,9 @@ pub fn user(number: usize, options: Options) -> Result<Plug, Mistake> {
     let refused =
         |cause: std::io::Error| Mistake(format!("--net user: the host refuses to serve it: {cause}"));
     let (port, listener) = service::start(options).map_err(refused)?;
-    // Locally administered (IEEE 802-2014, 8.4); the network has no other machine.
-    let address = [0x02, b'l', b'g', 0, 0, number as u8 + 1];
+    // By its beginning the first process knows which network it is; the network has no other machine.
+    let [first, second, third] = USER_CARD;
+    let address = [first, second, third, 0, 0, number as u8 + 1];
     Ok(Plug::woken(VirtioNet::new(port, address), listener))
 }
 

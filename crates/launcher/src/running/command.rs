@@ -63,16 +63,9 @@ fn stop_all(arguments: &StopArguments) -> Result<(), Mistake> {
             Mistake(format!("--patience {text}: is no time; give a number of seconds, for instance 10 or 0"))
         })?,
     };
-    let running = record::all(&record::folder());
-    let find = |id: &String| {
-        running
-            .iter()
-            .find(|one| one.record.pid.to_string() == *id)
-            .ok_or_else(|| Mistake(format!("ID {id}: no such machine runs; lguest ps lists those that do")))
-    };
     // A wrong number stops nobody.
-    let wanted: Vec<&Running> = arguments.ids.iter().map(find).collect::<Result<_, _>>()?;
-    wanted.into_iter().try_for_each(|one| stop_one(one, patience))
+    let wanted: Vec<Running> = arguments.ids.iter().map(|id| record::find(id)).collect::<Result<_, _>>()?;
+    wanted.iter().try_for_each(|one| stop_one(one, patience))
 }
 
 /// Presses the button of a Guest that may listen, and pulls the plug of one that did not.
@@ -80,7 +73,7 @@ fn stop_one(machine: &Running, patience: Duration) -> Result<(), Mistake> {
     let knock = |wish| match door::knock(&machine.socket, wish) {
         // It ended just now.
         Err(_) if machine.is_over() => Ok(()),
-        other => other.map_err(|cause| {
+        other => other.map(drop).map_err(|cause| {
             Mistake(format!("ID {}: the machine does not answer: {cause}", machine.record.pid))
         }),
     };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::attachments;
 use crate::cli::RunArguments;
 use crate::images::store::now;
+use crate::request::Mistake;
 
 /// The largest record read back; a command line may be long.
 const LARGEST: u64 = 1 << 20;
@@ -32,11 +33,20 @@ pub struct Record {
     pub command: Vec<String>,
     /// The Guest is one that may listen to its power button.
     pub has_button: bool,
+    /// Its first process is ours, and starts programs for who asks.
+    #[serde(default)]
+    pub has_agent: bool,
 }
 
 impl Record {
     /// This process's machine.
-    pub fn new(arguments: &RunArguments, memory: u64, cpus: u32, has_button: bool) -> Record {
+    pub fn new(
+        arguments: &RunArguments,
+        memory: u64,
+        cpus: u32,
+        has_button: bool,
+        has_agent: bool,
+    ) -> Record {
         let kernel = arguments.kernel.as_deref().map(|path| path.display().to_string());
         Record {
             pid: std::process::id(),
@@ -46,6 +56,7 @@ impl Record {
             cpus,
             command: arguments.command.clone(),
             has_button,
+            has_agent,
         }
     }
 }
@@ -134,6 +145,17 @@ pub fn all(folder: &Path) -> Vec<Running> {
     running
 }
 
+/// The machine of this number, as `lguest ps` lists it.
+///
+/// # Errors
+/// When none runs.
+pub fn find(id: &str) -> Result<Running, Mistake> {
+    all(&self::folder())
+        .into_iter()
+        .find(|one| one.record.pid.to_string() == id)
+        .ok_or_else(|| Mistake(format!("ID {id}: no such machine runs; lguest ps lists those that do")))
+}
+
 fn records(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json"))
@@ -163,6 +185,7 @@ mod tests {
             cpus: 1,
             command: vec!["true".to_owned()],
             has_button: false,
+            has_agent: false,
         }
     }
 

@@ -124,6 +124,19 @@ pub const INTERNET: &[Call] = &[
     (libc::SYS_epoll_pwait2, Only::Any),
 ];
 
+/// The machine's sockets: which of them have something. Theirs are read and written as they are held.
+pub const SOCKETS: &[Call] = &[
+    (libc::SYS_epoll_ctl, Only::Any),
+    (libc::SYS_epoll_wait, Only::Any),
+    (libc::SYS_epoll_pwait, Only::Any),
+    (libc::SYS_epoll_pwait2, Only::Any),
+];
+
+/// The Guest's calls to programs of the host's (`--vsock`). A filter cannot see whom a socket is connected to; that it is a
+/// Unix socket it can, and the vCPUs have none of it.
+pub const UNIX_SOCKETS: &[Call] =
+    &[(libc::SYS_socket, Only::OneOf(0, &[libc::AF_UNIX as u64])), (libc::SYS_connect, Only::Any)];
+
 /// `lguest stop` comes to a socket that listens already.
 pub const VISITORS: &[Call] = &[(libc::SYS_accept4, Only::Any)];
 

@@ -126,6 +126,10 @@ pub struct Needs {
     pub disks: bool,
     /// There are networks.
     pub networks: bool,
+    /// There are sockets between Guest and host.
+    pub sockets: bool,
+    /// The Guest may call programs of the host's by them.
+    pub calls: bool,
     /// The user network makes connections for the Guest.
     pub internet: bool,
     /// Somebody watches (`watching`).
@@ -199,6 +203,12 @@ impl Sandbox {
         if self.needs.internet {
             lists.push(calls::INTERNET);
         }
+        if self.needs.sockets {
+            lists.push(calls::SOCKETS);
+        }
+        if self.needs.calls {
+            lists.push(calls::UNIX_SOCKETS);
+        }
         lists
     }
 
@@ -210,7 +220,7 @@ impl Sandbox {
         if self.needs.disks {
             lists.push(calls::DISKS);
         }
-        if self.needs.networks {
+        if self.needs.networks || self.needs.sockets {
             lists.push(calls::MESSAGES);
         }
         if self.needs.watched {

@@ -90,8 +90,16 @@ fn an_attempt() {
     let open = |path: &str| Arc::new(OwnedFd::from(std::fs::File::open(path).unwrap()));
     let (share, outside) = (std::env::var(SHARE).ok(), open("/etc"));
     let shares: Vec<_> = share.iter().map(|path| open(path)).collect();
-    let everything =
-        Needs { kvm: true, disks: true, networks: true, internet, watched: true, shares: shares.clone() };
+    let everything = Needs {
+        kvm: true,
+        disks: true,
+        networks: true,
+        sockets: true,
+        calls: false,
+        internet,
+        watched: true,
+        shares: shares.clone(),
+    };
     let sandbox = Sandbox::new(Wish::Auto, everything);
     match place {
         "broker" => confine_broker(),

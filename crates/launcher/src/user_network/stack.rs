@@ -79,10 +79,15 @@ impl Stack {
             EthernetProtocol::Arp => {
                 let answer = arp::answer(ethernet.payload());
                 answer.into_iter().for_each(|frame| self.outbox.put(frame));
+                if let Some(hardware) = arp::guest(ethernet.payload()) {
+                    self.notice(hardware);
+                }
             }
             EthernetProtocol::Ipv4 => {
                 let Some(packet) = Packet::read(&ethernet) else { return };
-                self.notice(&packet);
+                if packet.header.src_addr == GUEST {
+                    self.notice(packet.hardware);
+                }
                 match packet.header.next_header {
                     IpProtocol::Tcp => self.tcp(frame),
                     IpProtocol::Udp => self.udp(&packet, now),
@@ -95,11 +100,9 @@ impl Stack {
     }
 
     /// The Guest has taken its address, so connections can come to it.
-    fn notice(&mut self, packet: &Packet<'_>) {
-        if packet.header.src_addr == GUEST {
-            self.guest = Some(packet.hardware);
-            self.forwards.open(&self.sockets);
-        }
+    fn notice(&mut self, hardware: EthernetAddress) {
+        self.guest = Some(hardware);
+        self.forwards.open(&self.sockets);
     }
 
     fn refuse(&mut self, packet: &Packet<'_>, reason: Icmpv4DstUnreachable) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::command::{debian_is_here, run};
 
 /// A DNS server that knows one name: everything is at 192.0.2.7.
-fn resolver() -> u16 {
+pub fn resolver() -> u16 {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = socket.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -42,7 +42,7 @@ fn mirror() -> u16 {
 }
 
 /// A port that nobody has now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

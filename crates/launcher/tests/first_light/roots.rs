@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::command::{Finished, cached_kernel, debian_is_here, folder, run};
 
 /// A root around the busybox of the command's cache, which [`debian_is_here`] has seen to.
-fn busybox_root(test: &str) -> PathBuf {
+pub fn busybox_root(test: &str) -> PathBuf {
     let root = folder(test).join("root");
     for directory in ["bin", "etc", "srv"] {
         fs::create_dir_all(root.join(directory)).unwrap();
@@ -17,7 +17,8 @@ fn busybox_root(test: &str) -> PathBuf {
     let cache = cached_kernel().parent().unwrap().parent().unwrap().join("busybox-static/busybox");
     fs::copy(cache, root.join("bin/busybox")).unwrap();
     fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
-    for name in ["sh", "id", "pwd", "cat", "ls", "true", "false", "kill", "touch", "mkdir", "grep"] {
+    let tools = "sh id pwd cat ls true false kill touch mkdir grep ping wget nslookup httpd echo sleep stty head wc trap";
+    for name in tools.split(' ') {
         let _ = symlink("busybox", root.join("bin").join(name));
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:44::/srv:/bin/sh\n").unwrap();

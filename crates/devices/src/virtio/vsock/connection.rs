@@ -13,6 +13,8 @@ pub const ROOM: u32 = 64 << 10;
 pub enum State {
     /// The Guest was asked.
     Asked,
+    /// The Guest asks, and the host's side has not answered.
+    Calling,
     /// Bytes flow.
     Open,
 }
@@ -69,7 +71,7 @@ impl Connection {
 
     /// Bytes that the Guest has room for (5.10.6.3). One that lies harms only itself.
     pub fn credit(&self) -> usize {
-        if self.state == State::Asked || self.guest_shut & shutdown::RECEIVE != 0 {
+        if self.state != State::Open || self.guest_shut & shutdown::RECEIVE != 0 {
             return 0;
         }
         let under_way = self.sent.wrapping_sub(self.guest_passed_on);

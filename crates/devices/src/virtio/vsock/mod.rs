@@ -7,8 +7,7 @@
 //! ```
 //! Nobody sends more than the other said that it has room for, so a connection holds at most [`connection::ROOM`] bytes here,
 //! and a host's program that does not read stops its Guest's. What has no connection is answered with a reset.
-//!
-//! No machine carries it yet: the host's side, Unix sockets of the Launcher's, is still to come.
+//! A program of the host's may need a while to be found, so a Guest's call is answered when the host's side is.
 
 mod connection;
 mod packet;
@@ -53,8 +52,11 @@ pub enum Received {
 
 /// The host's side: streams of bytes that never wait.
 pub trait Streams: Send {
-    /// The Guest wants a stream to this port of the host's; none when nobody listens there.
+    /// The Guest wants a stream to this port of the host's; none when nobody can listen there. Whether somebody does,
+    /// [`Streams::answered`] tells, and the device is woken once it does.
     fn connect(&mut self, port: u32) -> Option<Stream>;
+    /// Whether somebody took the Guest's call; none while that is open.
+    fn answered(&mut self, stream: Stream) -> Option<bool>;
     /// Somebody of the host's who wants a stream to a port of the Guest's, which comes with it.
     fn arrived(&mut self) -> Option<(Stream, u32)>;
     /// The Guest granted it; `port` is the host's end.
@@ -167,10 +169,23 @@ impl<S: Streams> VirtioVsock<S> {
         let Some(stream) = may.then(|| self.streams.connect(packet.ports.host)).flatten() else {
             return self.refuse(packet.ports);
         };
-        let mut connection = Connection::new(stream, State::Open);
+        let mut connection = Connection::new(stream, State::Calling);
         connection.hear(packet);
         self.connections.insert(packet.ports, connection);
-        self.answer(packet.ports, Operation::Response);
+        self.look_for_answer(packet.ports);
+    }
+
+    /// Tells a Guest that calls whether somebody took the call, once that is known.
+    fn look_for_answer(&mut self, ports: Ports) {
+        let Some(connection) = self.connections.get_mut(&ports) else { return };
+        match self.streams.answered(connection.stream) {
+            None => {}
+            Some(true) => {
+                connection.state = State::Open;
+                self.answer(ports, Operation::Response);
+            }
+            Some(false) => self.reset_connection(ports),
+        }
     }
 
     /// After bytes went to the host: tells the Guest, or ends what is over.
@@ -302,6 +317,8 @@ impl<S: Streams> VirtioVsock<S> {
 
     /// Everything that can be done now.
     fn serve(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        // Some may have come before there was a driver.
+        self.welcome();
         self.fill(rings)?;
         self.drain(rings)?;
         self.fill(rings)
@@ -341,11 +358,12 @@ impl<S: Streams> VirtioDevice for VirtioVsock<S> {
     }
 
     fn wake(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
-        self.welcome();
         let all: Vec<Ports> = self.connections.keys().copied().collect();
         for ports in all {
             let Some(connection) = self.connections.get_mut(&ports) else { continue };
-            if connection.pass_on(&mut self.streams) {
+            if connection.state == State::Calling {
+                self.look_for_answer(ports);
+            } else if connection.pass_on(&mut self.streams) {
                 self.settle(ports);
             } else {
                 self.reset_connection(ports);

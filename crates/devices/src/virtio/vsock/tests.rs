@@ -26,6 +26,8 @@ struct Host {
     got: BTreeMap<Stream, Vec<u8>>,
     /// Bytes that a stream takes; the others take all.
     takes: BTreeMap<Stream, usize>,
+    /// Streams that take their time to answer, and what they say in the end.
+    silent: BTreeMap<Stream, Option<bool>>,
     ended: Vec<Stream>,
     closed: Vec<Stream>,
     next: u64,
@@ -39,6 +41,12 @@ impl Streams for Fake {
         let mut host = self.0.lock().unwrap();
         host.next += 1;
         host.listens.contains(&port).then_some(Stream(host.next))
+    }
+    fn answered(&mut self, stream: Stream) -> Option<bool> {
+        match self.0.lock().unwrap().silent.get(&stream) {
+            Some(answer) => *answer,
+            None => Some(true),
+        }
     }
     fn arrived(&mut self) -> Option<(Stream, u32)> {
         self.0.lock().unwrap().arrivals.pop_front()
@@ -177,6 +185,39 @@ fn bytes_go_both_ways_and_the_end_of_both_is_a_reset() {
     assert_eq!(guest.got(), [(3, (9, 80), vec![])]);
     assert_eq!(guest.host().ended, [stream]);
     assert_eq!(guest.host().closed, [stream]);
+}
+
+#[test]
+fn a_program_that_came_before_there_was_room_is_let_in_when_there_is() {
+    let mut guest = Guest::start(0);
+    guest.host().arrivals.push_back((Stream(7), 22));
+    guest.give_room(1);
+    assert_eq!(guest.got(), [(1, (22, FIRST_PORT), vec![])]);
+}
+
+#[test]
+fn a_call_is_answered_when_the_hosts_side_is() {
+    for (answer, operation) in [(true, 2), (false, 3)] {
+        let mut guest = Guest::start(4);
+        let stream = Stream(1);
+        guest.host().listens.push(80);
+        guest.host().silent.insert(stream, None);
+        guest.send(Operation::Request, (9, 80), 0, &[]);
+        guest.bench.life.wake();
+        assert_eq!(guest.got(), []);
+        guest.host().silent.insert(stream, Some(answer));
+        guest.bench.life.wake();
+        assert_eq!(guest.got(), [(operation, (9, 80), vec![])]);
+        assert_eq!(guest.host().closed.contains(&stream), !answer);
+    }
+    // Who sends before the answer is nobody we have to wait for.
+    let mut guest = Guest::start(4);
+    guest.host().listens.push(80);
+    guest.host().silent.insert(Stream(1), None);
+    guest.send(Operation::Request, (9, 80), 0, &[]);
+    guest.send(Operation::Data, (9, 80), 0, b"early");
+    assert_eq!(guest.got(), [(3, (9, 80), vec![])]);
+    assert_eq!(guest.host().closed, [Stream(1)]);
 }
 
 #[test]

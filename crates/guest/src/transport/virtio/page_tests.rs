@@ -28,7 +28,9 @@ fn net() -> Description<'static> {
 
 fn lay_down(devices: &[Description<'_>]) -> Rc<MockHost> {
     let mut builder = PageBuilder::default();
-    devices.iter().for_each(|device| drop(builder.add(device).unwrap()));
+    for device in devices {
+        builder.add(device).unwrap();
+    }
     let host = MockHost::new();
     host.poke(PAGE, builder.bytes());
     host
