@@ -111,6 +111,11 @@ pub struct RunArguments {
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
 
+    /// Which machine: pc, lguest32 for a Linux of 32 bits with lguest's sub-architecture (CONFIG_LGUEST_GUEST), or auto, which
+    /// looks at the kernel
+    #[arg(long, value_name = "MACHINE", default_value = "auto")]
+    pub machine: String,
+
     /// A disk: PATH[,readonly][,format=raw|qcow2][,serial=TEXT][,backing=PATH]; Linux finds the first as /dev/vda. A qcow2
     /// file's backing files are opened only when each is named, from the top down. May be repeated
     #[arg(long, value_name = "PATH")]

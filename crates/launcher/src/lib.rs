@@ -24,6 +24,7 @@ pub mod disks;
 pub mod networks;
 pub mod sockets;
 pub mod buses;
+mod paravirtual;
 pub mod user_network;
 pub mod share;
 pub mod root;
