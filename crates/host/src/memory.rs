@@ -287,6 +287,11 @@ impl Memory {
         self.sharing.wrote(offset, length);
     }
 
+    /// Pages of the memory file from which some vCPU has made code, by number, in order.
+    pub fn pages_with_code(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.mapped / PAGE_SIZE).filter(|page| self.sharing.has_code(*page as u32))
+    }
+
     /// Copies a part of a file into the Guest, without a way through this process. For loaders.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ use crate::interrupts::Interrupts;
 use crate::irq::message::Message;
 use crate::irq::{Controllers, Gsi, Line};
 use crate::kvm::{KvmError, KvmLine, KvmMachine, KvmVcpu};
+use crate::lguest32::lines::Lines;
+use crate::lguest32::{Lguest32Entry, Lguest32Vcpu};
 use crate::memory::{Memory, MemoryError};
 use crate::translator_engine::TranslatorVcpu;
 
@@ -47,6 +49,8 @@ pub enum Platform {
     Translator(Arc<Controllers>),
     /// In the host's kernel.
     Kvm(Arc<KvmMachine>),
+    /// None: a paravirtual Guest of 32 bits has its interrupts from its Host.
+    Lguest32(Arc<Lines>),
 }
 
 impl Platform {
@@ -96,11 +100,28 @@ impl Platform {
         }
     }
 
+    /// The machine of a paravirtual Guest of 32 bits, always on the translator, and its only vCPU.
+    ///
+    /// # Errors
+    /// [`PlatformError`].
+    pub fn start_lguest32(
+        memory: &Arc<Memory>,
+        rate: TscRate,
+        entry: Lguest32Entry,
+        hidden: &HiddenFeatures,
+    ) -> Result<(Platform, Vec<Box<dyn Vcpu>>), PlatformError> {
+        let lines = Lines::new(rate).map_err(PlatformError::Thread)?;
+        let ram = Arc::new(memory.ram()?);
+        let vcpu = Lguest32Vcpu::new(ram, lines.clone(), rate, entry, hidden)?;
+        Ok((Platform::Lguest32(lines), vec![Box::new(vcpu)]))
+    }
+
     /// The handle by which a device holds its line.
     pub fn line(&self, gsi: Gsi) -> PlatformLine {
         match self {
             Platform::Translator(controllers) => PlatformLine::Translator(controllers.line(gsi)),
             Platform::Kvm(machine) => PlatformLine::Kvm(machine.line(gsi)),
+            Platform::Lguest32(lines) => PlatformLine::Lguest32(lines.clone(), gsi),
         }
     }
 
@@ -113,6 +134,8 @@ impl Platform {
                     .for_each(|message| controllers.send_message(message));
             }
             Platform::Kvm(machine) => machine.send_message(address, data),
+            // Nobody there understands messages.
+            Platform::Lguest32(_) => {}
         }
     }
 
@@ -121,6 +144,7 @@ impl Platform {
         match self {
             Platform::Translator(controllers) => controllers.clone(),
             Platform::Kvm(machine) => machine.clone(),
+            Platform::Lguest32(lines) => lines.clone(),
         }
     }
 
@@ -129,6 +153,7 @@ impl Platform {
         match self {
             Platform::Translator(controllers) => controllers.stop(),
             Platform::Kvm(machine) => machine.stop(),
+            Platform::Lguest32(lines) => lines.stop(),
         }
     }
 
@@ -140,6 +165,10 @@ impl Platform {
                 true
             }
             Platform::Kvm(_) => false,
+            Platform::Lguest32(lines) => {
+                lines.summon();
+                true
+            }
         }
     }
 
@@ -148,6 +177,7 @@ impl Platform {
         match self {
             Platform::Translator(controllers) => controllers.resume(),
             Platform::Kvm(machine) => machine.resume(),
+            Platform::Lguest32(lines) => lines.resume(),
         }
     }
 }
@@ -158,6 +188,8 @@ pub enum PlatformLine {
     Translator(Line),
     /// Of those in the host's kernel.
     Kvm(KvmLine),
+    /// An interrupt of a paravirtual Guest's, by number: going up raises it, going down is nothing.
+    Lguest32(Arc<Lines>, Gsi),
 }
 
 impl PlatformLine {
@@ -166,6 +198,8 @@ impl PlatformLine {
         match self {
             PlatformLine::Translator(line) => line.set(up),
             PlatformLine::Kvm(line) => line.set(up),
+            PlatformLine::Lguest32(lines, gsi) if up => lines.raise_number(gsi.number().into()),
+            PlatformLine::Lguest32(..) => {}
         }
     }
 }

@@ -136,6 +136,21 @@ pub fn page_spec(attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
     Ok(BusSpec::Lguest(PageSpec::new(plugs(attachments, 1, 0)?)?))
 }
 
+/// The same devices for a machine of 32 bits, whose kernel looks for them on the page or on PCI.
+///
+/// # Errors
+/// As [`page_spec`].
+pub fn lguest32_spec(
+    attachments: Vec<Attachment>,
+    extras: &Extras<'_>,
+    pci: bool,
+) -> Result<BusSpec, Mistake> {
+    if let Some(option) = extras.ports.option() {
+        return Err(no_console(option));
+    }
+    Ok(BusSpec::Lguest32 { devices: PageSpec::new(plugs(attachments, 1, 0)?)?, pci })
+}
+
 /// Virtio devices for what is attached; the mail's example, which nobody asked for, where that leaves room.
 fn plugs(attachments: Vec<Attachment>, cpus: u32, room: usize) -> Result<Vec<Plug>, Mistake> {
     let mut plugs = Vec::new();
@@ -177,7 +192,7 @@ fn virtio(
 pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Drivers {
     let (mut now, later) = match bus {
         BusSpec::Virtio(virtio) => (virtio.modules(), virtio.later_modules()),
-        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => Default::default(),
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) | BusSpec::Lguest32 { .. } => Default::default(),
     };
     now.extend(root.into_iter().flat_map(Root::modules));
     Drivers { now, later }

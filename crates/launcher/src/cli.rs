@@ -56,6 +56,9 @@ pub enum Command {
     Doctor,
     /// List the devices and buses of the machine that a Guest sees
     Devices,
+    /// Print where the library is that gives /dev/lguest to programs that know it, as in
+    /// `LD_PRELOAD=$(lguest preload) ./program`
+    Preload,
     /// List the images in the cache, or remove some
     Images(ImagesArguments),
     /// Build an initial RAM disk around Debian's busybox, for `lguest run --initrd`
@@ -107,6 +110,11 @@ pub struct RunArguments {
     /// What executes the Guest's instructions: auto, kvm or translator
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: String,
+
+    /// Which machine: pc, lguest32 for a Linux of 32 bits with lguest's sub-architecture (CONFIG_LGUEST_GUEST), or auto, which
+    /// looks at the kernel
+    #[arg(long, value_name = "MACHINE", default_value = "auto")]
+    pub machine: String,
 
     /// A disk: PATH[,readonly][,format=raw|qcow2][,serial=TEXT][,backing=PATH]; Linux finds the first as /dev/vda. A qcow2
     /// file's backing files are opened only when each is named, from the top down. May be repeated

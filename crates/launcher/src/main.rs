@@ -11,7 +11,8 @@ use lguest_launcher::cli::{Cli, Command, RunArguments, one_sentence};
 use lguest_launcher::config::Config;
 use lguest_launcher::ending::{Ending, MISTAKE};
 use lguest_launcher::{
-    attachments, build_initramfs, devices, doctor, images, manual, request, run, running, sandbox, terminal,
+    attachments, build_initramfs, devices, doctor, images, manual, preload, request, run, running, sandbox,
+    terminal,
 };
 
 fn main() -> ExitCode {
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             Ending::Mistake(
-                "say what to do: run, ps, exec, stop, images, doctor, devices, initramfs, completions or man"
+                "say what to do: run, ps, exec, stop, images, doctor, devices, preload, initramfs, completions or man"
                     .to_owned(),
             )
         }
@@ -69,6 +70,10 @@ fn perform(command: Command, matches: &ArgMatches, clock: Clock) -> Ending {
             ending
         }
         Command::Devices => print(devices::list().as_bytes(), 0),
+        Command::Preload => match preload::library() {
+            Ok(path) => print(format!("{}\n", path.display()).as_bytes(), 0),
+            Err(mistake) => Ending::Mistake(mistake.to_string()),
+        },
         Command::Doctor => {
             let (report, can_run) = doctor::examine();
             print(report.as_bytes(), if can_run { 0 } else { lguest_launcher::ending::MISTAKE })

@@ -13,7 +13,7 @@ use lguest_devices::virtio::console::Size;
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, ConsoleInput, Machine, MachineSpec, Outcome, Plug};
 use crate::boot_time::{Clock, Moment};
-use crate::buses::{Extras, bus_spec, drivers, nets, own_bus_spec};
+use crate::buses::{Extras, bus_spec, drivers, lguest32_spec, nets, own_bus_spec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -27,7 +27,9 @@ use crate::images::{self, store::Held};
 use crate::initramfs;
 use crate::initramfs::session::{Line, Mode, RootPlace, Session, TerminalSize};
 use crate::input::{self, Source};
+use crate::kernel_image::program::Kernel;
 use crate::marker::MarkWord;
+use crate::paravirtual;
 use crate::ports::{ConsoleChoice, HostEnd, Ports};
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
@@ -113,6 +115,8 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
+    let mut given = given_kernel(&guest, arguments)?;
+    let lguest32 = paravirtual::choose(arguments, cpus, given.as_mut())?;
     let mut attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
     let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
@@ -131,7 +135,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
     };
     let calls = arguments.vsock.is_some();
-    let on_virtio = matches!(choice, BusChoice::Pci | BusChoice::Mmio);
+    let on_virtio = lguest32.is_none() && matches!(choice, BusChoice::Pci | BusChoice::Mmio);
     if calls && (own || !on_virtio) {
         return Err(Mistake(
             "--vsock: needs a Linux Guest on --bus pci or mmio, which has AF_VSOCK; name one, as debian"
@@ -140,12 +144,16 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     }
     let (sockets, visits) = sockets(arguments, has_agent && on_virtio)?.unzip();
     let extras = Extras { ports: &mut ports, sockets };
-    let bus = match own {
-        true => own_bus_spec(choice, attachments, shares, extras, cpus)?,
-        false => bus_spec(choice, attachments, shares, extras, cpus)?,
+    let bus = match lguest32 {
+        Some(machine) => lguest32_spec(attachments, &extras, machine.pci)?,
+        None if own => own_bus_spec(choice, attachments, shares, extras, cpus)?,
+        None => bus_spec(choice, attachments, shares, extras, cpus)?,
     };
     let drivers = drivers(&bus, root.as_ref());
-    let engine = engine::choose(&arguments.engine)?;
+    let engine = match lguest32 {
+        Some(_) => paravirtual::engine()?,
+        None => engine::choose(&arguments.engine)?,
+    };
     let gdb = debugger_place(arguments, engine.engine)?;
     let watching = Watching::read(arguments, engine.engine)?;
     let sockets = visits.is_some();
@@ -162,18 +170,19 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
         cmdline
     };
-    let own_kernel = arguments.kernel.as_deref().map(|path| open_kernel("--kernel", path)).transpose()?;
-
-    let (kernel, initrd) = match (&guest, own_kernel) {
+    let (kernel, initrd) = match (&guest, given) {
         (GuestChoice::Debian(name), own_kernel) => {
             debian_files(name, own_kernel, own_initrd, &drivers, &progress)?
         }
         (GuestChoice::Directory(_) | GuestChoice::Image(_), own_kernel) => {
             root_files(own_kernel, &drivers, &progress)?
         }
-        (GuestChoice::Kernel(path), _) => (open_kernel("GUEST", path)?, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, Some(kernel)) => (kernel, own_initrd.unwrap_or_default()),
-        (GuestChoice::Unsaid, None) => (default_guest::image().into(), own_initrd.unwrap_or_default()),
+        (GuestChoice::Kernel(_) | GuestChoice::Unsaid, Some(kernel)) => {
+            (kernel, own_initrd.unwrap_or_default())
+        }
+        (GuestChoice::Kernel(_) | GuestChoice::Unsaid, None) => {
+            (default_guest::image().into(), own_initrd.unwrap_or_default())
+        }
     };
     // Only now, so that it stands right above what the Guest prints.
     let hint = if attached { "; Ctrl-A X stops the machine" } else { "" };
@@ -190,6 +199,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let initrd = if ours { session.append_to(initrd) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
+        (false, _) if lguest32.is_some() => paravirtual::USUAL_CMDLINE.to_owned(),
         (false, _) if console == ConsoleChoice::Virtio => ON_VIRTIO.to_owned(),
         (false, _) => USUAL_CMDLINE.to_owned(),
         (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
@@ -258,7 +268,7 @@ fn wait_for_debugger(place: &Place, machine: &Machine, button: &StopButton) -> R
 fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<OwnedFd>>) -> Needs {
     let (attachments, virtio): (&[Attachment], bool) = match bus {
         BusSpec::Virtio(virtio) => (&[], virtio.asked_for() > 0),
-        BusSpec::Lguest(page) => (&[], page.asked_for() > 0),
+        BusSpec::Lguest(page) | BusSpec::Lguest32 { devices: page, .. } => (&[], page.asked_for() > 0),
         BusSpec::LguestDma { attachments, .. } => (attachments, false),
     };
     Needs {
@@ -270,6 +280,15 @@ fn needs(bus: &BusSpec, engine: Engine, watching: &Watching, shares: Vec<Arc<Own
         calls: false,
         networks: attachments.iter().any(|one| matches!(one, Attachment::Link(_) | Attachment::Tap(_))),
         shares,
+    }
+}
+
+/// The kernel that the user named.
+fn given_kernel(guest: &GuestChoice, arguments: &RunArguments) -> Result<Option<Kernel>, Mistake> {
+    match (guest, arguments.kernel.as_deref()) {
+        (GuestChoice::Kernel(path), _) => open_kernel("GUEST", path).map(Some),
+        (_, Some(path)) => open_kernel("--kernel", path).map(Some),
+        (_, None) => Ok(None),
     }
 }
 

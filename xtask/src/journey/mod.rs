@@ -22,7 +22,7 @@ pub mod book;
 pub mod html;
 pub mod terminal;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -79,14 +79,15 @@ pub fn run(wish: &Wish) -> Result<(), Errand> {
         }
         Wish::Book => {
             let place = html::write(&root, &book)?;
-            println!("{}", summary(&book));
-            match html::build(&place)? {
-                Some(index) => println!("{}", index.display()),
-                None => println!(
+            let where_to = match html::build(&place)? {
+                Some(index) => index.display().to_string(),
+                None => format!(
                     "{}: Markdown, from src/SUMMARY.md on; with mdbook (cargo install mdbook) it would be HTML too",
                     place.display()
                 ),
-            }
+            };
+            // The book is made; a reader of these lines who is gone misses them.
+            let _ = writeln!(io::stdout(), "{}\n{where_to}", summary(&book));
             Ok(())
         }
     }

@@ -4,12 +4,13 @@ use crate::files::{root, texts};
 use crate::manifest::dependencies;
 
 /// Each room and the rooms it may name: the table in ARCHITECTURE.md. Arrows only run down it.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("abi", &[]),
     ("guest", &["abi"]),
     ("kernel", &["abi", "guest"]),
     ("translator", &[]),
     ("host", &["abi", "translator"]),
+    ("preload", &["abi", "translator", "host"]),
     ("devices", &["abi"]),
     ("init", &[]),
     ("launcher", &["abi", "guest", "kernel", "translator", "host", "devices", "init"]),

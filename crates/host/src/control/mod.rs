@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::ThreadId;
 
@@ -25,8 +25,14 @@ use crate::dma::{Area, Form};
 use crate::engine::{Exit, Vcpu};
 use crate::generation1::{Bound, Called, Generation1, GetDmaError};
 use crate::irq::lock;
-use crate::memory::{Memory, PAGE_SIZE};
+use crate::lguest32::lines::Lines;
+use crate::lguest32::{Lguest32Entry, Lguest32Vcpu};
+use crate::memory::{GuestAddress, Memory, PAGE_SIZE};
 use crate::platform::{Engine, Platform, PlatformError};
+
+/// In the boot parameters (zero-page.rst of Linux): the size of the first entry of the memory map, and the initial RAM disk's.
+const BOOT_FIRST_ENTRY_SIZE: u64 = 0x2d8;
+const BOOT_RAMDISK_SIZE: u64 = 0x21c;
 
 /// Bytes of a word.
 const WORD: usize = 8;
@@ -61,6 +67,9 @@ pub enum ControlError {
     /// A number that is no open file. EBADF.
     #[error("that number is no open file")]
     BadFile,
+    /// The Guest wants its machine to begin anew, now and at every later read. ERESTART.
+    #[error("the Guest asked for a restart")]
+    Restart,
     /// Somebody asked for the Launcher's attention. EAGAIN.
     #[error("the Guest was called out")]
     Again,
@@ -77,7 +86,31 @@ impl ControlError {
             ControlError::WrongThread => libc::EPERM,
             ControlError::Dead | ControlError::NoList => libc::ENOENT,
             ControlError::BadFile => libc::EBADF,
+            ControlError::Restart => libc::ERESTART,
             ControlError::Again => libc::EAGAIN,
+        }
+    }
+}
+
+/// By what a run is ended and let go on.
+enum Reins {
+    Platform(Platform),
+    /// A paravirtual Guest's of 32 bits.
+    Lguest32(Arc<Lines>),
+}
+
+impl Reins {
+    fn stop(&self) {
+        match self {
+            Reins::Platform(platform) => platform.stop(),
+            Reins::Lguest32(lines) => lines.stop(),
+        }
+    }
+
+    fn resume(&self) {
+        match self {
+            Reins::Platform(platform) => platform.resume(),
+            Reins::Lguest32(lines) => lines.resume(),
         }
     }
 }
@@ -86,7 +119,9 @@ impl ControlError {
 struct Session {
     owner: ThreadId,
     host: Generation1,
-    platform: Platform,
+    reins: Reins,
+    /// The Guest asked for a restart.
+    restart: AtomicBool,
     /// True from a break until it is done.
     broken: Mutex<bool>,
     done: Condvar,
@@ -127,26 +162,55 @@ impl Control {
         if session.is_some() {
             return Err(ControlError::Busy);
         }
-        let limit = page_limit.saturating_mul(PAGE_SIZE);
-        let last = limit.checked_sub(1).map(crate::memory::GuestAddress);
-        if last.and_then(|last| base.place(last)).is_none() {
-            return Err(ControlError::Fault { limit });
-        }
+        let limit = check_limit(&base, page_limit)?;
         let rate = Calibration::start().finish();
         let (platform, vcpus) =
             Platform::start(self.engine, &base, rate, 1, start, &HiddenFeatures::default())?;
-        let area = Area::new(base, limit, Form::Bits64);
-        let host = Generation1::new(area, Vec::new(), platform.interrupts(), rate);
+        let host =
+            Generation1::new(Area::new(base, limit, Form::Bits64), Vec::new(), platform.interrupts(), rate);
+        *session = Some(self.adopt(host, Reins::Platform(platform), vcpus));
+        Ok(INITIALIZED_WORDS)
+    }
+
+    /// The same for a paravirtual Guest of 32 bits ([`crate::lguest32`]), always on the translator. It begins at `start`, a
+    /// physical address; what a kernel of 2009 wants of its first page tables it finds by its boot parameters, at 0.
+    ///
+    /// # Errors
+    /// As for [`Self::initialize`].
+    pub fn initialize_lguest32(
+        &self,
+        base: Arc<Memory>,
+        page_limit: u64,
+        start: u32,
+    ) -> Result<usize, ControlError> {
+        let mut session = lock(&self.session);
+        if session.is_some() {
+            return Err(ControlError::Busy);
+        }
+        let limit = check_limit(&base, page_limit)?;
+        let rate = Calibration::start().finish();
+        let lines = Lines::new(rate).map_err(PlatformError::Thread)?;
+        let ram = Arc::new(base.ram().map_err(PlatformError::from)?);
+        let entry = lguest32_entry(&base, limit, start);
+        let mut vcpu = Lguest32Vcpu::new(ram, lines.clone(), rate, entry, &HiddenFeatures::default())
+            .map_err(PlatformError::from)?;
+        vcpu.hand_over_text();
+        let host = Generation1::new(Area::new(base, limit, Form::Bits64), Vec::new(), lines.clone(), rate);
+        *session = Some(self.adopt(host, Reins::Lguest32(lines), vec![Box::new(vcpu)]));
+        Ok(INITIALIZED_WORDS)
+    }
+
+    /// A session that this thread runs.
+    fn adopt(&self, host: Generation1, reins: Reins, vcpus: Vec<Box<dyn Vcpu>>) -> Arc<Session> {
         VCPUS.with_borrow_mut(|all| all.extend(vcpus.into_iter().map(|vcpu| (self.id, vcpu))));
-        let owner = std::thread::current().id();
-        *session = Some(Arc::new(Session {
-            owner,
+        Arc::new(Session {
+            owner: std::thread::current().id(),
             host,
-            platform,
+            reins,
+            restart: AtomicBool::new(false),
             broken: Mutex::new(false),
             done: Condvar::new(),
-        }));
-        Ok(INITIALIZED_WORDS)
+        })
     }
 
     fn session(&self) -> Result<Arc<Session>, ControlError> {
@@ -171,6 +235,9 @@ impl Control {
         let session = self.session()?;
         if session.owner != std::thread::current().id() {
             return Err(ControlError::WrongThread);
+        }
+        if session.restart.load(Ordering::Acquire) {
+            return Err(ControlError::Restart);
         }
         if let Some(reason) = session.host.death() {
             return Ok(fill(buffer, reason.as_bytes().iter().copied().chain([0])));
@@ -229,6 +296,26 @@ impl Control {
         Ok(())
     }
 
+    /// Makes a run answer [`ControlError::Again`], the one that is under way or the next: a signal came for who runs it. From any
+    /// thread; nothing before INITIALIZE. [`Self::resume`] takes it back.
+    pub fn call_out(&self) {
+        if let Ok(session) = self.session() {
+            session.reins.stop();
+        }
+    }
+
+    /// The next run goes on. For the thread that was called out.
+    pub fn resume(&self) {
+        if let Ok(session) = self.session() {
+            session.reins.resume();
+        }
+    }
+
+    /// Why the Guest is dead, if it is.
+    pub fn death(&self) -> Option<String> {
+        self.session().ok()?.host.death()
+    }
+
     /// BREAK 1, the Waker's: makes [`Self::run`] answer `Again` and waits for [`Self::break_done`].
     ///
     /// # Errors
@@ -237,7 +324,7 @@ impl Control {
         let session = self.alive()?;
         let mut broken = lock(&session.broken);
         *broken = true;
-        session.platform.stop();
+        session.reins.stop();
         while *broken {
             broken = session.done.wait(broken).unwrap_or_else(PoisonError::into_inner);
         }
@@ -250,7 +337,7 @@ impl Control {
     /// [`ControlError::Invalid`] before INITIALIZE; [`ControlError::Dead`].
     pub fn break_done(&self) -> Result<(), ControlError> {
         let session = self.alive()?;
-        session.platform.resume();
+        session.reins.resume();
         *lock(&session.broken) = false;
         session.done.notify_all();
         Ok(())
@@ -262,7 +349,7 @@ impl Drop for Control {
     /// the processor goes with the thread.
     fn drop(&mut self) {
         if let Some(session) = lock(&self.session).take() {
-            session.platform.stop();
+            session.reins.stop();
             *lock(&session.broken) = false;
             session.done.notify_all();
         }
@@ -288,10 +375,17 @@ impl Session {
                 // There is no board: nobody is at any port or register.
                 Exit::PortIn { .. } | Exit::MmioRead { .. } => vcpu.reply(u64::MAX),
                 Exit::PortOut { .. } | Exit::MmioWrite { .. } => {}
-                // No engine of this interface has the second generation's calls.
+                Exit::Notify { value } if self.host.notifies().notify(value) => {}
                 Exit::Notify { value } => return Ok(vec![value]),
+                // It was handed over as a notify.
                 Exit::Text(_) => {}
-                Exit::Off | Exit::Restart => return self.died("Power down".to_owned()),
+                // As the original told of it.
+                Exit::Off => return self.died("CRASH: Power down".to_owned()),
+                Exit::Restart => {
+                    self.restart.store(true, Ordering::Release);
+                    self.host.kill("the Guest asked for a restart".to_owned());
+                    return Err(ControlError::Restart);
+                }
                 Exit::Shutdown => return self.died(format!("unhandled trap 8 at {:#x}", vcpu.rip())),
                 Exit::Dead(reason) => return self.died(reason),
                 Exit::Stopped | Exit::Summoned | Exit::Debug(_) => return Err(ControlError::Again),
@@ -303,6 +397,32 @@ impl Session {
         self.host.kill(reason);
         Err(ControlError::Dead)
     }
+}
+
+/// The page limit in bytes, if it lies in memory.
+fn check_limit(base: &Memory, page_limit: u64) -> Result<u64, ControlError> {
+    let limit = page_limit.saturating_mul(PAGE_SIZE);
+    let last = limit.checked_sub(1).map(GuestAddress);
+    match last.and_then(|last| base.place(last)) {
+        Some(_) => Ok(limit),
+        None => Err(ControlError::Fault { limit }),
+    }
+}
+
+/// How such a Guest begins. Its RAM is the first entry of its memory map, and 2.6.32's first tables end where its initial RAM
+/// disk begins (facts of generation 2, 2.4 and 14); without such boot parameters all of its memory is RAM.
+fn lguest32_entry(base: &Memory, limit: u64, start: u32) -> Lguest32Entry {
+    let word = |at: u64| {
+        let mut bytes = [0; 4];
+        base.read(GuestAddress(at), &mut bytes).map_or(0, |()| u32::from_le_bytes(bytes))
+    };
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX & !(PAGE_SIZE as u32 - 1));
+    let told = word(BOOT_FIRST_ENTRY_SIZE);
+    let whole = told != 0 && told <= limit && told.is_multiple_of(PAGE_SIZE as u32);
+    let memory = if whole { told } else { limit };
+    let device_pages = (limit - memory) / PAGE_SIZE as u32;
+    let tables_end = memory.saturating_sub(word(BOOT_RAMDISK_SIZE)) & !(PAGE_SIZE as u32 - 1);
+    Lguest32Entry { eip: start, memory, device_pages, tables_end }
 }
 
 fn check_cpu(cpu: u64) -> Result<(), ControlError> {

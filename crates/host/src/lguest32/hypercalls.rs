@@ -104,7 +104,9 @@ impl Lguest32Vcpu {
     fn notify(&mut self, value: u32) -> Result<Option<Exit>, Death> {
         match value {
             0 => Ok(None),
-            _ if value >= self.entry.memory => Ok(Some(Exit::Notify { value: value.into() })),
+            _ if self.hands_over_text || value >= self.entry.memory => {
+                Ok(Some(Exit::Notify { value: value.into() }))
+            }
             _ => Ok(self.text(value, CONSOLE_TEXT).map(Exit::Text)),
         }
     }

@@ -62,6 +62,8 @@ pub struct Lguest32Vcpu {
     pub(super) counts: ExitCounts,
     /// Ticks spent asleep.
     pub(super) asleep: u64,
+    /// Text of a console without a driver comes back as the NOTIFY that it is.
+    pub(super) hands_over_text: bool,
     /// The Guest was killed; why.
     dead: Option<Death>,
 }
@@ -106,8 +108,14 @@ impl Lguest32Vcpu {
             asked: None,
             counts: ExitCounts::default(),
             asleep: 0,
+            hands_over_text: false,
             dead: None,
         })
+    }
+
+    /// From now on text comes back as [`Exit::Notify`] with its address, for a Launcher that reads it by itself (facts 11.1).
+    pub fn hand_over_text(&mut self) {
+        self.hands_over_text = true;
     }
 
     /// Answers what came back, or gives it to the board.

@@ -146,6 +146,10 @@ pub struct LguestBus {
 pub trait HypercallBus: Send {
     /// Answers a hypercall.
     fn call(&mut self, number: u64, arguments: [u64; 3]) -> Next;
+    /// Hears a notify that came without a hypercall's other arguments.
+    fn notify(&mut self, value: u64) -> Next {
+        Next::Dead(format!("it notified {value:#x}, where no device is"))
+    }
     /// Why the Guest was killed from elsewhere, if it was.
     fn death(&self) -> Option<String>;
     /// What the Guest's drivers have written into the descriptors: each device's index and status in hexadecimal, as its

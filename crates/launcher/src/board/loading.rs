@@ -92,7 +92,7 @@ fn flat(program: &Program, addresses: &Addresses, memory: &Memory) -> Result<Loa
 }
 
 /// The code of a bzImage, at the first address that kernels may have. It moves itself to where it wants to unpack.
-fn decompressor(kernel: &Kernel, memory: &Memory) -> Result<LoadedKernel, LoadError> {
+pub(super) fn decompressor(kernel: &Kernel, memory: &Memory) -> Result<LoadedKernel, LoadError> {
     let length = kernel.program.length().map_err(|cause| ElfError::Unreadable(cause.to_string()))?;
     let start = layout::KERNEL_MINIMUM.0;
     let header = kernel.setup_header.as_deref().unwrap_or_default();

@@ -28,6 +28,7 @@ use super::device_tree;
 use super::errands::{Errands, Summoner};
 use super::layout;
 use super::lguest_bus::{self, HypercallBus, LguestBus, LguestBusError, LguestInput, LinkPlace};
+use super::lguest32::{self, Lguest32Error};
 use super::loading::{self, LoadError};
 use super::page_bus::{PageBus, PageBusError, PageInput, PageSpec};
 use super::platform::BoardLine;
@@ -51,6 +52,13 @@ pub enum BusSpec {
     },
     /// lguest's second.
     Lguest(PageSpec),
+    /// A machine of 32 bits for kernels with lguest's sub-architecture, with the same devices.
+    Lguest32 {
+        /// They.
+        devices: PageSpec,
+        /// They are on PCI, for kernels from 4.0 on.
+        pci: bool,
+    },
 }
 
 /// vCPUs at most: what the translator's books have room for (a bit of a byte each).
@@ -97,6 +105,9 @@ pub enum BoardError {
     /// The page of virtio devices.
     #[error(transparent)]
     PageBus(#[from] PageBusError),
+    /// The machine of 32 bits.
+    #[error(transparent)]
+    Lguest32(#[from] Lguest32Error),
     /// Virtio.
     #[error(transparent)]
     VirtioBus(#[from] VirtioBusError),
@@ -122,12 +133,12 @@ pub enum Outcome {
 }
 
 /// The Host's time, as devices want it.
-struct HostClock {
+pub(super) struct HostClock {
     start: Instant,
 }
 
 impl HostClock {
-    fn new() -> HostClock {
+    pub(super) fn new() -> HostClock {
         HostClock { start: Instant::now() }
     }
 }
@@ -231,6 +242,11 @@ impl Power {
 pub struct PowerButton(Arc<Mutex<Pm<BoardLine, HostClock, Power>>>);
 
 impl PowerButton {
+    /// A button of these.
+    pub(super) fn new(management: Arc<Mutex<Pm<BoardLine, HostClock, Power>>>) -> PowerButton {
+        PowerButton(management)
+    }
+
     /// Asks the Guest to go; one that listens shuts down.
     pub fn press(&self) {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).press_power_button();
@@ -239,13 +255,13 @@ impl PowerButton {
 
 /// A machine, ready to run.
 pub struct Machine {
-    vcpus: Vec<Box<dyn Vcpu>>,
-    board: Board,
-    consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
-    outputs: [OutputPump; 2],
-    button: PowerButton,
+    pub(super) vcpus: Vec<Box<dyn Vcpu>>,
+    pub(super) board: Board,
+    pub(super) consoles: [Arc<Mutex<ConsolePort<BoardLine>>>; 2],
+    pub(super) outputs: [OutputPump; 2],
+    pub(super) button: PowerButton,
     /// Loaders are done with it, but it owns the memory file that the engines map.
-    _memory: Arc<Memory>,
+    pub(super) _memory: Arc<Memory>,
 }
 
 impl Machine {
@@ -256,6 +272,9 @@ impl Machine {
     pub fn new(spec: MachineSpec, serial: [Box<dyn Write + Send>; 2]) -> Result<Machine, BoardError> {
         if !(1..=MOST_CPUS).contains(&spec.cpus) {
             return Err(BoardError::Cpus(spec.cpus));
+        }
+        if matches!(spec.bus, BusSpec::Lguest32 { .. }) {
+            return lguest32::machine(spec, serial);
         }
         let calibration = Calibration::start();
         let (memory, links) = make_memory(spec.memory, &spec.bus)?;
@@ -293,6 +312,7 @@ impl Machine {
                 let screen = outputs[0].clone();
                 Some(Box::new(LguestBus::new(attachments, &memory, links, &platform, rate, screen)?))
             }
+            BusSpec::Lguest32 { .. } => unreachable!("that machine was built above"),
             BusSpec::Lguest(page) => {
                 let screen = outputs[0].clone();
                 Some(Box::new(PageBus::new(page, &memory, &platform, rate, screen, by_port)?))
@@ -384,7 +404,7 @@ fn virtio_in_tables(bus: &BusSpec) -> acpi::Virtio {
             Transport::Pci => acpi::Virtio::Pci(virtio.devices()),
             Transport::Mmio => acpi::Virtio::Mmio(virtio.devices()),
         },
-        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) => acpi::Virtio::None,
+        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) | BusSpec::Lguest32 { .. } => acpi::Virtio::None,
     }
 }
 
@@ -392,7 +412,7 @@ fn virtio_in_tables(bus: &BusSpec) -> acpi::Virtio {
 fn make_memory(bytes: u64, bus: &BusSpec) -> Result<(Arc<Memory>, Vec<lguest_host::link::Link>), BoardError> {
     let (attachments, links) = match bus {
         BusSpec::Virtio(_) => return Ok((Arc::new(Memory::new(bytes)?), Vec::new())),
-        BusSpec::Lguest(page) => {
+        BusSpec::Lguest(page) | BusSpec::Lguest32 { devices: page, .. } => {
             return Ok((Arc::new(Memory::with_device_pages(bytes, page.pages()?)?), Vec::new()));
         }
         BusSpec::LguestDma { attachments, links } => (attachments, links),

@@ -18,6 +18,7 @@ mod device_tree;
 mod lguest_bus;
 mod virtio_bus;
 mod page_bus;
+mod lguest32;
 pub mod tap;
 pub mod errands;
 pub mod desk;

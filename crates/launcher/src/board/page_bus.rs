@@ -80,6 +80,14 @@ impl PageSpec {
         Ok(page::pages(self.plugs.iter().map(|plug| &*plug.device))?)
     }
 
+    /// The devices, in an order that has the console first, and its Host side; for a Guest that looks elsewhere than on the
+    /// page.
+    pub(super) fn without_page(mut self, screen: OutputPump) -> (Vec<Plug>, PageInput) {
+        let _ = self.terminal.0.screen.set(Mutex::new(screen));
+        self.plugs.rotate_right(1);
+        (self.plugs, PageInput(self.terminal))
+    }
+
     /// Lays the page down at the end of this memory's low RAM, and tells every device how it is woken. `guest` hears of
     /// interrupts and of its death, `screen` has what the console says.
     ///
@@ -283,11 +291,17 @@ impl HypercallBus for PageBus {
     }
 }
 
+impl PageInput {
+    /// Lets go of whoever waits to send: the machine is gone.
+    pub(super) fn close(&self) {
+        self.0.incoming().gone = true;
+        self.0.0.room.notify_all();
+    }
+}
+
 impl Drop for PageBus {
-    /// Lets go of whoever waits to send.
     fn drop(&mut self) {
-        self.input.0.incoming().gone = true;
-        self.input.0.0.room.notify_all();
+        self.input.close();
     }
 }
 

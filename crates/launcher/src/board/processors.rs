@@ -117,7 +117,7 @@ impl Board {
             Exit::MmioRead { address, size } => vcpu.reply(self.mapped.read(address, size)),
             Exit::MmioWrite { address, size, value } => self.mapped.write(address, size, value),
             Exit::Hypercall { number, arguments } => return self.hypercall(vcpu, number, arguments),
-            Exit::Notify { value } => return Some(Outcome::Dead(nobody_there(value))),
+            Exit::Notify { value } => return self.notify(value),
             Exit::Text(text) => {
                 let mut screen = self.screen.clone();
                 text.into_iter().for_each(|byte| screen.put(byte));
@@ -150,6 +150,16 @@ impl Board {
         None
     }
 
+    /// Tells the bus of a notify; the outcome when the machine ends by it.
+    fn notify(&self, value: u64) -> Option<Outcome> {
+        match self.with_bus(|bus| bus.notify(value)) {
+            Some(Next::Go(_)) => None,
+            Some(Next::Off) => Some(Outcome::PowerOff),
+            Some(Next::Dead(reason)) => Some(Outcome::Dead(reason)),
+            None => Some(Outcome::Dead(format!("it notified {value:#x}, where no device is"))),
+        }
+    }
+
     /// Who stopped the machine: somebody outside, or a rule that its Guest broke on another machine's behalf.
     fn stopped(&self) -> Outcome {
         self.with_bus(|bus| bus.death()).flatten().map_or(Outcome::Stopped, Outcome::Dead)
@@ -163,11 +173,6 @@ impl Drop for LastWord<'_> {
     fn drop(&mut self) {
         self.0.platform.stop();
     }
-}
-
-/// What becomes of a Guest that notifies a device at an address without one.
-fn nobody_there(value: u64) -> String {
-    format!("it notified {value:#x}, where no device is")
 }
 
 /// What became of a processor that could not even tell its kernel of a fault.

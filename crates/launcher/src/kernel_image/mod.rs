@@ -29,6 +29,7 @@ pub mod flat;
 pub mod multiboot1;
 pub mod multiboot2;
 pub mod protocol;
+pub mod lguest;
 
 use elf::ElfVerdict;
 pub use payload::PayloadError;

@@ -67,6 +67,16 @@ pub fn unpacked_end(header: &[u8], start: u64) -> Option<u64> {
     runs_at.checked_add(word(INITIAL_SIZE)?.into())
 }
 
+/// The compressed kernel in the code that a setup header (the bytes from 0x1f1 on) belongs to; none when it lies elsewhere.
+pub fn payload_of<'a>(header: &[u8], code: &'a [u8]) -> Option<&'a [u8]> {
+    let word = |at: usize| {
+        let bytes = header.get(at - START..at - START + 4)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
+    };
+    let (start, length) = (word(PAYLOAD_OFFSET)?, word(PAYLOAD_LENGTH)?);
+    code.get(start..start.checked_add(length)?)
+}
+
 impl SetupHeader {
     /// True when the file has the two magic numbers of a bzImage.
     pub fn is_present(file: &[u8]) -> bool {

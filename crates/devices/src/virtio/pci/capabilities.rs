@@ -29,8 +29,8 @@ const LENGTH: usize = 16;
 /// Where in the space those parts are that more than the driver looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Places {
-    /// The MSI-X capability.
-    pub msix: usize,
+    /// The MSI-X capability, if it has one.
+    pub msix: Option<usize>,
     /// The capability by which the driver reaches the BAR without memory accesses.
     access: usize,
 }
@@ -59,8 +59,8 @@ pub fn access(space: &Configuration, places: Places) -> Access {
     Access { bar: word(4) as u8, offset: word(8), length: word(12) }
 }
 
-/// The space of a device of this kind.
-pub fn space(kind: DeviceKind, address: u32, vectors: u16) -> (Configuration, Places) {
+/// The space of a device of this kind, with so many MSI-X vectors, or without them.
+pub fn space(kind: DeviceKind, address: u32, vectors: Option<u16>) -> (Configuration, Places) {
     let device = FIRST_DEVICE + kind as u16;
     let identity = Identity { vendor: VENDOR, device, class: class(kind), revision: REVISION };
     let mut space = Configuration::new(identity, SIZE, address);
@@ -74,11 +74,13 @@ pub fn space(kind: DeviceKind, address: u32, vectors: u16) -> (Configuration, Pl
     writable[..2].fill(0);
     writable[3..6].fill(0);
     let access = space.capability(VENDOR_SPECIFIC, &body(ACCESS, &(0..0), &[0; 4]), &writable);
-    let mut table = Vec::new();
-    table.extend((vectors - 1).to_le_bytes());
-    table.extend((part::TABLE.start as u32).to_le_bytes());
-    table.extend((part::PENDING.start as u32).to_le_bytes());
-    let msix = space.capability(MSI_X, &table, &(ENABLE | FUNCTION_MASK).to_le_bytes());
+    let msix = vectors.map(|vectors| {
+        let mut table = Vec::new();
+        table.extend((vectors - 1).to_le_bytes());
+        table.extend((part::TABLE.start as u32).to_le_bytes());
+        table.extend((part::PENDING.start as u32).to_le_bytes());
+        space.capability(MSI_X, &table, &(ENABLE | FUNCTION_MASK).to_le_bytes())
+    });
     (space, Places { msix, access })
 }
 

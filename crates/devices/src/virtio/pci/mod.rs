@@ -61,10 +61,19 @@ pub struct PciTransport<L, M> {
 impl<L: InterruptLine, M: Messages> PciTransport<L, M> {
     /// The function of a device, at first at this address in memory. `line` is the fallback for `messages`.
     pub fn new(life: Life, address: u32, line: L, messages: M) -> Self {
+        Self::with(life, address, line, messages, true)
+    }
+
+    /// The same for a machine that has no messages: the driver finds no MSI-X.
+    pub fn without_messages(life: Life, address: u32, line: L, messages: M) -> Self {
+        Self::with(life, address, line, messages, false)
+    }
+
+    fn with(life: Life, address: u32, line: L, messages: M, by_messages: bool) -> Self {
         // A vector a queue, and one for changes of the configuration.
         let msix = Msix::new(usize::from(life.queue_count()) + 1);
         let registers = Registers::new(life.queue_count(), msix.vectors());
-        let (space, places) = capabilities::space(life.kind(), address, msix.vectors());
+        let (space, places) = capabilities::space(life.kind(), address, by_messages.then(|| msix.vectors()));
         PciTransport { life, space, places, registers, msix, line, messages, status: 0 }
     }
 
@@ -107,7 +116,7 @@ impl<L: InterruptLine, M: Messages> PciTransport<L, M> {
 
     /// The Guest has changed its command register or message control.
     fn settle_interrupts(&mut self) {
-        let control = self.space.word(self.places.msix + 2);
+        let control = self.places.msix.map_or(0, |msix| self.space.word(msix + 2));
         // A function that may not write memory by itself cannot send a message either; what it has to say waits.
         let masked = control & FUNCTION_MASK != 0 || !self.space.is_bus_master();
         let released = self.msix.control(control & ENABLE != 0, masked);

@@ -1,0 +1,101 @@
+//! Whether a kernel has lguest's sub-architecture in it, and which generation's Host it expects.
+//!
+//! A Linux of 32 bits with CONFIG_LGUEST_GUEST carries the name by which it marks the memory map that it had from its Host
+//! (`LGUEST`, NUL and all), as no other kernel does, and like every Linux its own version. From 4.0 on its devices are on PCI,
+//! before it they are on the page of descriptors (facts of generation 2, 14 to 16). A bzImage is unpacked to be looked at, and
+//! then started from what came out: its own decompressor would only take longer.
+
+use super::elf;
+use super::elf_headers::Class;
+use super::payload;
+use super::program::{Kernel, Program};
+use super::setup_header;
+
+/// What such a kernel calls its memory map.
+const MARK: &[u8] = b"LGUEST\0";
+/// What every Linux begins its banner with.
+const BANNER: &[u8] = b"Linux version ";
+/// The first version whose devices are on PCI.
+const PCI_SINCE: u32 = 4;
+
+/// What was found out about a Linux of 32 bits.
+#[derive(Debug)]
+pub struct Found {
+    /// It has lguest's sub-architecture.
+    pub paravirtual: bool,
+    /// It looks for its devices on PCI.
+    pub pci: bool,
+    /// The kernel proper, if it had to be unpacked and could be.
+    pub unpacked: Option<Vec<u8>>,
+}
+
+/// Looks at a kernel; none if it is no Linux of 32 bits, or cannot be read.
+pub fn examine(kernel: &Kernel) -> Option<Found> {
+    if let Some(header) = &kernel.setup_header {
+        if setup_header::has_64_bit_entry(header) {
+            return None;
+        }
+        let Program::Bytes(code) = &kernel.program else { return None };
+        let unpacked = setup_header::payload_of(header, code)
+            .and_then(|payload| payload::unpack(payload).ok())
+            .filter(|program| elf::machine(program) == Ok(Class::Bits32));
+        return Some(match unpacked {
+            Some(bytes) => {
+                let found = look(&bytes);
+                Found { unpacked: Some(bytes), ..found }
+            }
+            // Nothing is known of what cannot be unpacked here; it may unpack itself.
+            None => Found { paravirtual: false, pci: false, unpacked: None },
+        });
+    }
+    let bytes = match &kernel.program {
+        Program::Bytes(bytes) => std::borrow::Cow::Borrowed(&bytes[..]),
+        Program::File(_) => kernel.program.read(0, kernel.program.length().ok()?).ok()?.into(),
+    };
+    (elf::machine(&bytes) == Ok(Class::Bits32)).then(|| look(&bytes))
+}
+
+fn look(bytes: &[u8]) -> Found {
+    let paravirtual = find(bytes, MARK).is_some();
+    let major = find(bytes, BANNER).and_then(|at| {
+        let digits = bytes[at + BANNER.len()..].iter().take_while(|byte| byte.is_ascii_digit()).take(4);
+        digits.map(|digit| u32::from(digit - b'0')).reduce(|number, digit| 10 * number + digit)
+    });
+    Found { paravirtual, pci: major.is_some_and(|major| major >= PCI_SINCE), unpacked: None }
+}
+
+fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
+    bytes.windows(word.len()).position(|window| window == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elf32(rest: &[u8]) -> Kernel {
+        let mut file = vec![0; 64];
+        file[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+        (file[16], file[18]) = (2, 3);
+        file.extend(rest);
+        Kernel { program: Program::Bytes(file), setup_header: None }
+    }
+
+    #[test]
+    fn a_kernels_mark_and_version_say_what_it_expects() {
+        let found = examine(&elf32(b"..Linux version 3.1.10 (me).\0LGUEST\0..")).unwrap();
+        assert!(found.paravirtual && !found.pci);
+        let found = examine(&elf32(b"Linux version 4.1.15\0.LGUEST\0")).unwrap();
+        assert!(found.paravirtual && found.pci);
+        let found = examine(&elf32(b"Linux version 4.1.15, which says lguest and LGUEST: once")).unwrap();
+        assert!(!found.paravirtual);
+    }
+
+    #[test]
+    fn other_kernels_are_not_looked_at() {
+        let mut wide = elf32(b"LGUEST\0");
+        if let Program::Bytes(bytes) = &mut wide.program {
+            (bytes[4], bytes[18]) = (2, 62);
+        }
+        assert!(examine(&wide).is_none());
+    }
+}

@@ -1,0 +1,96 @@
+//! Which numbers are device files.
+//!
+//! Every read and write of the program asks, so numbers that are none are told apart by one load; only the others take a lock.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+
+use crate::device::Device;
+use crate::space;
+
+/// Numbers that are looked at: more files than a program has by the usual limits.
+const NUMBERS: usize = 1 << 16;
+
+/// How a file was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// May be read.
+    pub reads: bool,
+    /// May be written.
+    pub writes: bool,
+}
+
+impl Mode {
+    /// What open's flags say.
+    pub fn from_flags(flags: c_int) -> Mode {
+        let access = flags & libc::O_ACCMODE;
+        Mode { reads: access != libc::O_WRONLY, writes: access != libc::O_RDONLY }
+    }
+}
+
+static IS_DEVICE: [AtomicBool; NUMBERS] = [const { AtomicBool::new(false) }; NUMBERS];
+static DEVICES: Mutex<BTreeMap<c_int, Arc<Device>>> = Mutex::new(BTreeMap::new());
+
+type Devices = MutexGuard<'static, BTreeMap<c_int, Arc<Device>>>;
+
+thread_local! {
+    /// Held from before a fork to after it, so that the child finds the table whole.
+    static ACROSS_FORK: RefCell<Option<Devices>> = const { RefCell::new(None) };
+}
+
+fn devices() -> Devices {
+    DEVICES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn flag(file: c_int) -> Option<&'static AtomicBool> {
+    IS_DEVICE.get(usize::try_from(file).ok()?)
+}
+
+/// From now on this number is a device file.
+pub fn insert(file: c_int, mode: Mode) {
+    static FORKS: Once = Once::new();
+    // SAFETY: the three functions do what is allowed around a fork: take a lock, give it back, map memory.
+    FORKS.call_once(|| unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
+    });
+    if let Some(flag) = flag(file) {
+        devices().insert(file, Arc::new(Device::new(mode)));
+        flag.store(true, Ordering::Release);
+    }
+}
+
+/// The device file of this number.
+pub fn find(file: c_int) -> Option<Arc<Device>> {
+    flag(file).filter(|flag| flag.load(Ordering::Acquire))?;
+    devices().get(&file).cloned()
+}
+
+/// This number is none any more.
+pub fn remove(file: c_int) -> Option<Arc<Device>> {
+    flag(file).filter(|flag| flag.swap(false, Ordering::AcqRel))?;
+    let device = devices().remove(&file);
+    match device {
+        // What the parent's threads hold of it cannot be given back here.
+        Some(device) if !device.is_ours() => {
+            std::mem::forget(device);
+            None
+        }
+        device => device,
+    }
+}
+
+extern "C" fn before_fork() {
+    let _ = ACROSS_FORK.try_with(|held| *held.borrow_mut() = Some(devices()));
+}
+
+extern "C" fn after_fork() {
+    let _ = ACROSS_FORK.try_with(|held| held.borrow_mut().take());
+}
+
+extern "C" fn in_child() {
+    space::leave_to_the_parent();
+    after_fork();
+}
