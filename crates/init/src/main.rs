@@ -60,7 +60,8 @@ fn live(control: &mut report::Control) -> Result<u8, Failure> {
     };
     modules::load();
     ports::name(&plan.named_ports);
-    control.listen(modules::Later::hold());
+    control.listen(modules::Later::of_the_agent());
+    modules::load_soon();
     let _ = rustix::system::sethostname(b"lguest");
     root::enter(&plan)?;
     network::bring_up(plan.keep && plan.root != Root::Here);

@@ -10,6 +10,9 @@ use std::fmt;
 pub const PLACE: &str = "/lguest/plan";
 /// Where the modules are, in the order of their names.
 pub const MODULES: &str = "/lguest/modules";
+/// Where those are that a machine is better for, but that no program waits for: they are loaded once it has run for a second,
+/// so that a command that is done by then does not pay for them.
+pub const SOON: &str = "/lguest/soon";
 /// Where those are that are only loaded when somebody asks for the agent, which few runs do.
 pub const LATER: &str = "/lguest/later";
 /// How a shared directory that is the root is called by virtio-fs; a user's own shares have tags without a colon.

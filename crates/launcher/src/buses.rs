@@ -190,12 +190,12 @@ fn virtio(
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.
 /// With a root, those that reach it.
 pub fn drivers(bus: &BusSpec, root: Option<&Root>) -> Drivers {
-    let (mut now, later) = match bus {
-        BusSpec::Virtio(virtio) => (virtio.modules(), virtio.later_modules()),
+    let (mut now, soon, later) = match bus {
+        BusSpec::Virtio(virtio) => (virtio.modules(), virtio.soon_modules(), virtio.later_modules()),
         BusSpec::LguestDma { .. } | BusSpec::Lguest(_) | BusSpec::Lguest32 { .. } => Default::default(),
     };
     now.extend(root.into_iter().flat_map(Root::modules));
-    Drivers { now, later }
+    Drivers { now, soon, later }
 }
 
 /// Where this user's links are.

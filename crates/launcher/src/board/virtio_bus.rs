@@ -199,7 +199,17 @@ impl VirtioSpec {
         if self.asked_for() == 0 {
             return Vec::new();
         }
-        modules(self.transport_module(), self.plugs.iter().filter(|plug| !plug.later))
+        let wanted = |plug: &&Plug| !plug.later && !can_wait(plug);
+        modules(self.transport_module(), self.plugs.iter().filter(wanted))
+    }
+
+    /// The same for the devices that are always there: no program waits for them, and their drivers are half as many units as the
+    /// network's.
+    pub fn soon_modules(&self) -> Vec<&'static str> {
+        if self.asked_for() == 0 {
+            return Vec::new();
+        }
+        modules(self.transport_module(), self.plugs.iter().filter(|plug| can_wait(plug)))
     }
 
     /// The same for those devices whose driver waits.
@@ -216,6 +226,10 @@ impl VirtioSpec {
             Transport::Mmio => "virtio_mmio",
         }
     }
+}
+
+fn can_wait(plug: &Plug) -> bool {
+    matches!(plug.device.kind(), DeviceKind::Entropy | DeviceKind::Balloon)
 }
 
 /// The transport's module and each device's, once.
