@@ -28,8 +28,9 @@ const SECOND: f64 = 1e9;
 
 /// What one round on one engine showed, in the order of [`ROWS`].
 type Round = [f64; ROWS.len()];
-/// The rows of an engine, with their units: the Guest's own, then those of the Host's `exit_speed`.
-const ROWS: [&str; 8] = [
+/// The rows of an engine, with their units: the Guest's own, those of the Host's `exit_speed`, and the second generation's disk
+/// (`--bus lguest`) beside the first's.
+const ROWS: [&str; 9] = [
     "prompt_ms",
     "hypercall_ns",
     "disk_4k_ns",
@@ -38,6 +39,7 @@ const ROWS: [&str; 8] = [
     "frames_MB/s",
     "exit_ns",
     "notify_wake_ns",
+    "page_disk_4k_ns",
 ];
 
 /// Runs the bench and prints its table.
@@ -83,6 +85,11 @@ fn either(rounds: usize) -> Result<Vec<(String, f64)>, Errand> {
         rows.push((format!("send_{bytes}_us/MB"), 1e6 / of(|send| send.2)));
         rows.push((format!("send_{bytes}_MB/s"), of(|send| send.2)));
     }
+    let woken = wakes32(&example("lguest-host", "exit_speed")?);
+    rows.push((
+        "notify_wake_ns of the second generation, 32 bits (asked: 5000)".to_owned(),
+        woken.unwrap_or(f64::NAN),
+    ));
     // Without KVM there is nothing to count with, and the row says so by a dash.
     let counted = example("lguest-launcher", "count_instructions")?;
     let count = counted.split_once(" instructions").and_then(|(count, _)| count.parse().ok());
@@ -178,8 +185,22 @@ impl Bench {
         let [hypercall, disk, net] = figures(&said)?;
         let (exit, wake) =
             exits(&example("lguest-host", "exit_speed")?, engine).unwrap_or((f64::NAN, f64::NAN));
-        Ok([prompt, hypercall.0, disk.0, SECOND / disk.0, net.0, net.1, exit, wake])
+        let page = self.page_disk(engine, times)?;
+        Ok([prompt, hypercall.0, disk.0, SECOND / disk.0, net.0, net.1, exit, wake, page])
     }
+
+    /// Nanoseconds of a disk's request on the page of virtio devices.
+    fn page_disk(&self, engine: &str, times: u32) -> Result<f64, Errand> {
+        let mut command = self.command(engine);
+        command.args(["--bus", "lguest", "--disk"]).arg(self.disk()).stderr(Stdio::null());
+        let said = Guest::start(&mut command)?.finish(&format!("bench disk lgba {times}\n"))?;
+        said.lines().find_map(measured).map(|(time, _)| time).ok_or_else(|| failed(&said))
+    }
+}
+
+/// `lguest32 notify_wake_ns 4000`: the second generation's notify, by a Guest of 32 bits.
+fn wakes32(said: &str) -> Option<f64> {
+    said.lines().find_map(|line| line.strip_prefix("lguest32 notify_wake_ns "))?.trim().parse().ok()
 }
 
 /// The three lines of the shell's `bench`: nanoseconds each, and megabytes a second where bytes moved.
@@ -250,6 +271,8 @@ fn the_examples_lines_are_read_and_others_are_not() {
     let said = "translator exit_ns 226 notify_wake_ns 4557\nkvm exit_ns 1 notify_wake_ns 2\n";
     assert_eq!(exits(said, "kvm"), Some((1.0, 2.0)));
     assert_eq!(exits("", "kvm"), None);
+    assert_eq!(wakes32("kvm exit_ns 1 notify_wake_ns 2\nlguest32 notify_wake_ns 3\n"), Some(3.0));
+    assert_eq!(wakes32(said), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod agent;
 mod modules;
 mod network;
+mod ports;
 mod report;
 mod root;
 mod session;
@@ -58,7 +59,9 @@ fn live(control: &mut report::Control) -> Result<u8, Failure> {
         Err(error) => return Err(format!("{PLACE}: {error}")),
     };
     modules::load();
-    control.listen(modules::Later::hold());
+    ports::name(&plan.named_ports);
+    control.listen(modules::Later::of_the_agent());
+    modules::load_soon();
     let _ = rustix::system::sethostname(b"lguest");
     root::enter(&plan)?;
     network::bring_up(plan.keep && plan.root != Root::Here);

@@ -7,7 +7,12 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use lguest_init::plan::{LATER, MODULES};
+use std::time::Duration;
+
+use lguest_init::plan::{LATER, MODULES, SOON};
+
+/// How long a machine runs before it gets what it does not need at once.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Loads them and takes their room back.
 pub fn load() {
@@ -24,19 +29,35 @@ pub fn load() {
 pub struct Later(Vec<(File, String)>);
 
 impl Later {
+    /// Those of the agent.
+    pub fn of_the_agent() -> Later {
+        Later::hold(LATER)
+    }
+
     /// Takes hold of them, for the initramfs is out of sight behind most roots.
-    pub fn hold() -> Later {
+    fn hold(folder: &str) -> Later {
         let hold = |path: PathBuf| {
             let file = File::open(&path).ok();
             let _ = fs::remove_file(&path);
             Some((file?, path.display().to_string()))
         };
-        Later(files(LATER).into_iter().filter_map(hold).collect())
+        Later(files(folder).into_iter().filter_map(hold).collect())
     }
 
     /// Loads them, and gives their room back.
     pub fn load(self) {
         self.0.iter().for_each(|(file, name)| insert(file, name));
+    }
+}
+
+/// Loads the rest when the machine has run for a while.
+pub fn load_soon() {
+    let rest = Later::hold(SOON);
+    if !rest.0.is_empty() {
+        std::thread::spawn(move || {
+            std::thread::sleep(A_WHILE);
+            rest.load();
+        });
     }
 }
 

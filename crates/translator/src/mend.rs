@@ -372,13 +372,18 @@ pub(crate) fn refused_address(
         // With all lanes left out neither rule holds: `masked.rs` asks the host.
         return None;
     }
-    if address & (alignment(instruction) - 1) != 0 {
+    if misaligned(instruction, address) {
         return Some(Exception::gp(0));
     }
     if canonical(address) && canonical(address.wrapping_add(size as u64 - 1)) {
         return None;
     }
     Some(if stack { Exception::ss(0) } else { Exception::gp(0) })
+}
+
+/// Whether the operand at `address` lacks the alignment that the instruction insists on.
+pub(crate) fn misaligned(instruction: &Instruction, address: u64) -> bool {
+    address & (alignment(instruction) - 1) != 0
 }
 
 /// Whether the memory operand is in the stack's segment: relative to rsp or rbp, unless FS or GS is named. 64-bit mode

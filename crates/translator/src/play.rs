@@ -9,7 +9,7 @@ use crate::events::exception::Exception;
 use crate::exit::{Death, Exit};
 use crate::memory::access::Fault;
 use crate::memory::walk::{Access, Intent};
-use crate::mend::{is_masked, is_masked_move, refused_address, through_stack};
+use crate::mend::{is_masked, is_masked_move, misaligned, refused_address, through_stack};
 use crate::rewrite::{self, operand_size};
 use crate::trap::{Attached, signal_stack};
 use crate::vcpu::Vcpu;
@@ -121,7 +121,12 @@ impl Vcpu {
         let address = match self.operand_place(instruction, size, writes) {
             Ok(Some(address)) => address,
             Ok(None) => return self.unsupported(instruction),
-            Err(exception) => return self.refuse_access(instruction, exception),
+            // Here too the host looks at the alignment first: it is #GP(0) where the stack's limit would be #SS(0).
+            Err(exception) => {
+                let unaligned =
+                    self.operand_address(instruction).is_some_and(|at| misaligned(instruction, at));
+                return self.refuse_access(instruction, if unaligned { Exception::gp(0) } else { exception });
+            }
         };
         if let Some(exception) = refused_address(instruction, address, size, through_stack(instruction)) {
             return self.refuse_access(instruction, exception);

@@ -70,7 +70,7 @@ pub const STAGES: [Stage; 7] = [
         name: "Host",
         about: "memory, processors and interrupts, on either engine",
         opening: "5-host.md",
-        rooms: &[Tree("crates/host/src/lib.rs")],
+        rooms: &[Tree("crates/host/src/lib.rs"), Tree("crates/preload/src/lib.rs")],
         drawings: &["An exit"],
     },
     Stage {
@@ -93,6 +93,7 @@ pub const STAGES: [Stage; 7] = [
             Programs("crates/devices/fuzz/fuzz_targets"),
             Programs("crates/host/tests"),
             Programs("crates/host/examples"),
+            Programs("crates/preload/tests"),
             Programs("crates/launcher/tests"),
             Programs("crates/launcher/fuzz/fuzz_targets"),
             Programs("crates/launcher/examples"),

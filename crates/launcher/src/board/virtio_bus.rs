@@ -67,6 +67,16 @@ pub enum Transport {
     Mmio,
 }
 
+impl Transport {
+    /// How many devices there is room for, besides those that are always there.
+    pub const fn most(self) -> usize {
+        match self {
+            Transport::Pci => MOST_ON_PCI,
+            Transport::Mmio => MOST_MAPPED,
+        }
+    }
+}
+
 /// Who is given a device's waker.
 pub(super) type Listener = Box<dyn FnOnce(Waker) + Send>;
 
@@ -124,9 +134,10 @@ impl VirtioSpec {
     /// # Errors
     /// [`TooManyDevices`].
     pub fn new(transport: Transport, mut plugs: Vec<Plug>) -> Result<VirtioSpec, TooManyDevices> {
-        let (bus, most, hint) = match transport {
-            Transport::Mmio => ("mmio", MOST_MAPPED, "--bus pci has room for more"),
-            Transport::Pci => ("pci", MOST_ON_PCI, "leave some out"),
+        let most = transport.most();
+        let (bus, hint) = match transport {
+            Transport::Mmio => ("mmio", "--bus pci has room for more"),
+            Transport::Pci => ("pci", "leave some out"),
         };
         let asked_for = plugs.iter().filter(|plug| !plug.later).count();
         if asked_for > most {
@@ -188,7 +199,17 @@ impl VirtioSpec {
         if self.asked_for() == 0 {
             return Vec::new();
         }
-        modules(self.transport_module(), self.plugs.iter().filter(|plug| !plug.later))
+        let wanted = |plug: &&Plug| !plug.later && !can_wait(plug);
+        modules(self.transport_module(), self.plugs.iter().filter(wanted))
+    }
+
+    /// The same for the devices that are always there: no program waits for them, and their drivers are half as many units as the
+    /// network's.
+    pub fn soon_modules(&self) -> Vec<&'static str> {
+        if self.asked_for() == 0 {
+            return Vec::new();
+        }
+        modules(self.transport_module(), self.plugs.iter().filter(|plug| can_wait(plug)))
     }
 
     /// The same for those devices whose driver waits.
@@ -205,6 +226,10 @@ impl VirtioSpec {
             Transport::Mmio => "virtio_mmio",
         }
     }
+}
+
+fn can_wait(plug: &Plug) -> bool {
+    matches!(plug.device.kind(), DeviceKind::Entropy | DeviceKind::Balloon)
 }
 
 /// The transport's module and each device's, once.

@@ -94,7 +94,7 @@ pub fn kernel(
     progress: &Progress,
 ) -> Result<(Kernel, Modules), DebianError> {
     // A kernel that was fetched by a version without modules stays good for machines that need none.
-    let wanted = [&drivers.now[..], &drivers.later].concat();
+    let wanted = [&drivers.now[..], &drivers.soon, &drivers.later].concat();
     let complete = |folder: &Path| wanted.is_empty() || modules::tells_of(folder, &wanted);
     let folder = obtain(cache, name, complete, progress, unpack_kernel)?;
     let modules = match wanted[..] {

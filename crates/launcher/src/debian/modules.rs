@@ -54,6 +54,8 @@ const MOST: usize = 20_000;
 pub struct Drivers {
     /// Before its program starts.
     pub now: Vec<&'static str>,
+    /// When it has run for a while.
+    pub soon: Vec<&'static str>,
     /// When somebody asks for what they drive, which few do.
     pub later: Vec<&'static str>,
 }
@@ -63,6 +65,8 @@ pub struct Drivers {
 pub struct Modules {
     /// Before the program starts.
     pub now: Vec<Module>,
+    /// Those that come a while after it, and are not there by then.
+    pub soon: Vec<Module>,
     /// Those that come later and are not there by then.
     pub later: Vec<Module>,
 }
@@ -214,9 +218,10 @@ pub fn read(kernel: &Path, wanted: &[&str]) -> io::Result<Vec<Module>> {
 /// When the cache cannot be read.
 pub fn read_both(kernel: &Path, drivers: &Drivers) -> io::Result<Modules> {
     let now = read(kernel, &drivers.now)?;
-    let mut later = read(kernel, &drivers.later)?;
+    let (mut soon, mut later) = (read(kernel, &drivers.soon)?, read(kernel, &drivers.later)?);
+    soon.retain(|module| !now.contains(module));
     later.retain(|module| !now.contains(module));
-    Ok(Modules { now, later })
+    Ok(Modules { now, soon, later })
 }
 
 #[cfg(test)]

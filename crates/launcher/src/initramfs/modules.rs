@@ -11,7 +11,9 @@ use lguest_init::plan;
 pub fn archive(modules: &Modules) -> Vec<u8> {
     let mut archive = Archive::new();
     archive.entry("lguest", FileKind::Directory, 0o755, b"");
-    for (folder, modules) in [(plan::MODULES, &modules.now), (plan::LATER, &modules.later)] {
+    for (folder, modules) in
+        [(plan::MODULES, &modules.now), (plan::SOON, &modules.soon), (plan::LATER, &modules.later)]
+    {
         let folder = folder.trim_start_matches('/');
         archive.entry(folder, FileKind::Directory, 0o755, b"");
         for (number, module) in modules.iter().enumerate() {
@@ -31,7 +33,7 @@ mod tests {
     fn modules_are_numbered_in_their_order() {
         let module = |name: &str| Module { name: name.to_owned(), bytes: name.as_bytes().to_vec() };
         let now = vec![module("virtio"), module("a_second_one")];
-        let archive = archive(&Modules { now, later: vec![module("vsock")] });
+        let archive = archive(&Modules { now, soon: vec![], later: vec![module("vsock")] });
         let text = String::from_utf8_lossy(&archive).into_owned();
         let place = |name: &str| text.find(name).unwrap_or_else(|| panic!("{name} is missing"));
         assert!(place("lguest/modules\0") < place("000-virtio.ko"));

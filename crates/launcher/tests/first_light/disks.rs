@@ -64,6 +64,7 @@ fn a_debian_guest_finds_reads_and_writes_its_disk() {
     let lines = script(
         &path,
         "for device in /sys/bus/virtio/devices/*; do cat $device/device; done | sort | xargs; cat /sys/block/vda/size /sys/block/vda/ro; \
+         until grep -q virtio /sys/class/misc/hw_random/rng_current; do sleep 1; done; \
          echo $(cat /sys/block/vda/serial) $(cat /sys/class/misc/hw_random/rng_current); \
          sha256sum </dev/vda; \
          dd if=/dev/vda of=/dev/vda bs=64k count=16 seek=32 conv=notrunc 2>/dev/null; \
@@ -73,8 +74,8 @@ fn a_debian_guest_finds_reads_and_writes_its_disk() {
     );
     let size = SECTORS.to_string();
     let sum = sha256(&pattern());
-    // The network that a Debian Guest usually has, the disk, the source of entropy, the balloon.
-    let kinds = "0x0001 0x0002 0x0004 0x0005";
+    // The network that a Debian Guest usually has, the disk, the source of entropy, the balloon, the agent's sockets.
+    let kinds = "0x0001 0x0002 0x0004 0x0005 0x0013";
     let told = [kinds, &size, "0", "lguest-disk-0 virtio_rng.0", &sum, "flushed", "discarded", "0"];
     assert_eq!(lines, told);
     let file = std::fs::read(Path::new(&path)).expect("the disk is there");
