@@ -63,7 +63,7 @@ impl Lguest32Vcpu {
         self.ceiling = 0u32.wrapping_sub(RESERVED_TOP);
         self.cpu.set_ceiling(self.ceiling.into());
         if data.generation == Generation::G26 {
-            let root = self.make_first_tables(data.kernel_address)?;
+            let root = self.make_first_tables(data.kernel_address, address)?;
             data.set_first_tables(root);
         }
         self.data = Some(data);

@@ -19,8 +19,9 @@ const ALL_RIGHTS: u32 = 7;
 const DIRECTORY_FLAGS: u32 = 0x67;
 const LARGE: u32 = 1 << 7;
 const ACCESSED_OR_DIRTY: u32 = 0x60;
-/// How far into memory a kernel's image lies: it is looked through for a directory of PAE's.
-const IMAGE_END: u32 = 64 << 20;
+/// How far from `lguest_data`, which is among the kernel's data, a directory of PAE's is looked for.
+const NEAR: u32 = 4 << 20;
+/// The first address a kernel may have.
 const IMAGE_START: u32 = 1 << 20;
 
 /// Whether these eight words could be PAE's four pointers: only the present bit among the flags, no upper half.
@@ -36,10 +37,12 @@ pub(super) fn kind_at(ram: &Ram, root: u32) -> HostedPaging {
     if are_pointers(words) { HostedPaging::Wide } else { HostedPaging::Narrow }
 }
 
-/// Which kind of tables the kernel in memory was built for.
-fn kind_of_image(ram: &Ram, end: u32) -> HostedPaging {
+/// Which kind of tables the kernel in memory, whose data is at `data`, was built for.
+fn kind_of_image(ram: &Ram, data: u32, end: u32) -> HostedPaging {
     let mut page = [0; PAGE as usize];
-    for place in (IMAGE_START..end.min(IMAGE_END)).step_by(PAGE as usize) {
+    let data = data & !(PAGE - 1);
+    let near = data.saturating_sub(NEAR).max(IMAGE_START)..data.saturating_add(NEAR).min(end);
+    for place in near.step_by(PAGE as usize) {
         if !ram.read(place.into(), &mut page) {
             break;
         }
@@ -147,9 +150,9 @@ impl Lguest32Vcpu {
     }
 
     /// Builds the tables that 2.6.32 is used to begin with, below its initial RAM disk, and turns paging on: all of memory at
-    /// 0 and at the kernel's address. Their address.
-    pub(super) fn make_first_tables(&mut self, kernel_address: u32) -> Result<u32, Death> {
-        let kind = kind_of_image(&self.ram, self.entry.memory);
+    /// 0 and at the kernel's address. `data` is where its `lguest_data` is. Their address.
+    pub(super) fn make_first_tables(&mut self, kernel_address: u32, data: u32) -> Result<u32, Death> {
+        let kind = kind_of_image(&self.ram, data, self.entry.memory);
         let pages = self.entry.memory / PAGE;
         let (width, per_table) = if kind == HostedPaging::Wide { (8, 512) } else { (4, 1024) };
         let tables = pages.div_ceil(per_table);
