@@ -7,6 +7,7 @@
 mod agent;
 mod modules;
 mod network;
+mod ports;
 mod report;
 mod root;
 mod session;
@@ -58,6 +59,7 @@ fn live(control: &mut report::Control) -> Result<u8, Failure> {
         Err(error) => return Err(format!("{PLACE}: {error}")),
     };
     modules::load();
+    ports::name(&plan.named_ports);
     control.listen(modules::Later::of_the_agent());
     modules::load_soon();
     let _ = rustix::system::sethostname(b"lguest");

@@ -18,6 +18,9 @@ pub const LATER: &str = "/lguest/later";
 /// How a shared directory that is the root is called by virtio-fs; a user's own shares have tags without a colon.
 pub const ROOT_TAG: &str = "lguest:root";
 
+/// The session's port unless the plan names another: the first serial port.
+pub const SERIAL: &str = "/dev/ttyS0";
+
 /// How the address of a card of the user network begins: locally administered (IEEE 802-2014, 8.4). There everybody has the
 /// same address, so nobody asks for one.
 pub const USER_CARD: [u8; 3] = [0x02, b'l', b'g'];
@@ -63,6 +66,10 @@ pub struct Share {
 pub struct Plan {
     /// What the program talks to.
     pub terminal: Terminal,
+    /// The device in the Guest that leads there.
+    pub port: String,
+    /// Names of virtio's ports, each to be found as /dev/virtio-ports/NAME.
+    pub named_ports: Vec<String>,
     /// The word of the marks around its output.
     pub word: String,
     /// The root.
@@ -96,6 +103,8 @@ impl Plan {
     pub fn without_a_launcher() -> Plan {
         Plan {
             terminal: Terminal::Person { columns: 80, rows: 24, kind: "linux".to_owned() },
+            port: SERIAL.to_owned(),
+            named_ports: Vec::new(),
             word: String::new(),
             root: Root::Here,
             keep: false,
@@ -119,6 +128,10 @@ impl Plan {
             pair("rows", rows.to_string().as_bytes());
             pair("terminal", kind.as_bytes());
         }
+        if self.port != SERIAL {
+            pair("port", self.port.as_bytes());
+        }
+        self.named_ports.iter().for_each(|name| pair("named-port", name.as_bytes()));
         pair("word", self.word.as_bytes());
         match &self.root {
             Root::Shared => {}
@@ -154,6 +167,8 @@ impl Plan {
                 b"columns" => columns = text().parse().map_err(|_| strange())?,
                 b"rows" => rows = text().parse().map_err(|_| strange())?,
                 b"terminal" => plan.terminal = Terminal::Person { columns, rows, kind: text() },
+                b"port" => plan.port = text(),
+                b"named-port" => plan.named_ports.push(text()),
                 b"word" => plan.word = text(),
                 b"disk" => plan.root = Root::Disk(text()),
                 b"here" => plan.root = Root::Here,
@@ -178,6 +193,8 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             terminal: Terminal::Person { columns: 100, rows: 30, kind: "xterm; $(x)".to_owned() },
+            port: "/dev/hvc0".to_owned(),
+            named_ports: vec!["a".to_owned(), "b.c".to_owned()],
             word: "0123".to_owned(),
             root: Root::Disk("/dev/vda".to_owned()),
             keep: true,
@@ -197,6 +214,8 @@ mod tests {
         assert_eq!(Plan::read(&plan().write()), Ok(plan()));
         let plain = Plan {
             terminal: Terminal::Pipes,
+            port: SERIAL.to_owned(),
+            named_ports: vec![],
             root: Root::Shared,
             keep: false,
             shares: vec![],

@@ -18,7 +18,7 @@ pub const SIGNAL: i32 = 128;
 
 /// Runs the program to its end; its status, as a shell would have it.
 pub fn run(plan: &Plan, control: &mut Control) -> Result<u8, Failure> {
-    let port = terminal::open().map_err(|error| format!("{}: {error}", terminal::PORT))?;
+    let port = terminal::open(&plan.port).map_err(|error| format!("{}: {error}", plan.port))?;
     match &plan.terminal {
         Terminal::Pipes => run_in_pipes(plan, port, control),
         Terminal::Person { columns, rows, .. } => {
@@ -59,7 +59,7 @@ fn run_for_a_person(plan: &Plan, port: File, control: &mut Control) -> io::Resul
     let status = wait(&child);
     // The end of a session hangs its terminal up for whoever had it open; the port is still there.
     drop(port);
-    let mut port = terminal::open()?;
+    let mut port = terminal::open(&plan.port)?;
     port.write_all(&mark(&plan.word, b'e'))?;
     terminal::drain(&port);
     Ok(status)

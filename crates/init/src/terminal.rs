@@ -1,4 +1,4 @@
-//! The first serial port: a person's terminal, or bytes that pass as they are.
+//! The session's port: a person's terminal, or bytes that pass as they are.
 
 use std::fs::File;
 
@@ -6,9 +6,6 @@ use rustix::termios::{
     ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize,
     tcgetattr, tcsetattr, tcsetwinsize,
 };
-
-/// The port.
-pub const PORT: &str = "/dev/ttyS0";
 
 /// Two bytes keep a meaning on the way in, and the Launcher quotes them: ^D ends the input, ^V quotes.
 const END: u8 = 4;
@@ -35,8 +32,8 @@ const CODES: [SpecialCodeIndex; 15] = [
 ];
 
 /// Opens it for both directions.
-pub fn open() -> std::io::Result<File> {
-    File::options().read(true).write(true).open(PORT)
+pub fn open(port: &str) -> std::io::Result<File> {
+    File::options().read(true).write(true).open(port)
 }
 
 fn set(port: &File, change: impl FnOnce(&mut Termios)) {

@@ -7,6 +7,7 @@ use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, V
 use crate::cli::RunArguments;
 use crate::debian::modules::Drivers;
 use crate::networks;
+use crate::ports::{self, Ports};
 use crate::request::{GuestChoice, Mistake};
 use crate::root::Root;
 use crate::share::option::ShareSpec;
@@ -16,7 +17,7 @@ use crate::share::option::ShareSpec;
 pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
     // The root's own device among them.
     let root = matches!(guest, GuestChoice::Directory(_) | GuestChoice::Image(_));
-    let others = arguments.disk.len() + arguments.share.len() + usize::from(root);
+    let others = arguments.disk.len() + arguments.share.len() + usize::from(root) + port_devices(arguments);
     let room = arguments.bus.as_deref() != Some("mmio") || others < MOST_MAPPED;
     match guest {
         GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)
@@ -28,6 +29,27 @@ pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
     }
 }
 
+/// Devices for `--console` and `--port`: one for the console, one for all ports.
+fn port_devices(arguments: &RunArguments) -> usize {
+    usize::from(arguments.console == "virtio") + usize::from(!arguments.port.is_empty())
+}
+
+/// Devices that are neither attachments nor shares.
+pub struct Extras<'a> {
+    /// A console and named ports.
+    pub ports: &'a mut Ports,
+    /// Sockets between Guest and host.
+    pub sockets: Option<Plug>,
+}
+
+impl Extras<'_> {
+    fn plugs(self) -> Vec<Plug> {
+        let mut plugs = self.ports.take_plugs();
+        plugs.extend(self.sockets);
+        plugs
+    }
+}
+
 /// The bus with what is attached to it.
 ///
 /// # Errors
@@ -36,10 +58,13 @@ pub fn bus_spec(
     bus: BusChoice,
     mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
-    sockets: Option<Plug>,
+    extras: Extras,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     match bus {
+        BusChoice::LguestDma if extras.ports.option().is_some() => {
+            Err(no_console(extras.ports.option().unwrap_or_default()))
+        }
         BusChoice::LguestDma if !shares.is_empty() => {
             Err(Mistake("--share: needs a Linux Guest on --bus pci or mmio, which have virtio-fs".to_owned()))
         }
@@ -52,39 +77,51 @@ pub fn bus_spec(
             "--bus lguest: is the default Guest's, and of kernels with lguest's sub-architecture; give pci or mmio to others"
                 .to_owned(),
         )),
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, sockets, cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, sockets, cpus),
+        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, extras.plugs(), cpus),
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, extras.plugs(), cpus),
     }
 }
 
-/// The bus of a default Guest. It reads device trees and no ACPI tables, and on virtio it drives disks alone.
+/// The bus of a default Guest, with the mail's example on each. It reads device trees and no ACPI tables.
 ///
 /// # Errors
 /// One sentence for what it could not use.
 pub fn own_bus_spec(
     bus: BusChoice,
-    attachments: Vec<Attachment>,
+    mut attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
+    extras: Extras<'_>,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
     let on_virtio = bus != BusChoice::LguestDma;
-    if bus == BusChoice::Lguest && shares.is_empty() && attachments.iter().all(is_disk) {
-        return page_spec(attachments);
-    }
     if on_virtio && !shares.is_empty() {
         return Err(Mistake(
             "--share: needs a Linux Guest, which has virtio-fs; name one, as debian".to_owned(),
         ));
     }
-    if on_virtio && !attachments.iter().all(is_disk) {
+    if let (BusChoice::Lguest, Some(option)) = (bus, extras.ports.option()) {
+        return Err(no_console(option));
+    }
+    if bus == BusChoice::Lguest && !attachments.iter().all(is_disk) {
         return Err(Mistake(
-            "--net: the default Guest has networks on --bus lguest-dma only; leave out --bus".to_owned(),
+            "--net: the default Guest has no networks on --bus lguest; give lguest-dma, pci or mmio"
+                .to_owned(),
         ));
     }
-    Ok(match bus_spec(bus, attachments, shares, None, cpus)? {
+    if bus == BusChoice::Lguest {
+        return page_spec(attachments);
+    }
+    if on_virtio {
+        attachments.push(Attachment::Pipe);
+    }
+    Ok(match bus_spec(bus, attachments, shares, extras, cpus)? {
         BusSpec::Virtio(virtio) => BusSpec::Virtio(virtio.with_tree()),
         other => other,
     })
+}
+
+fn no_console(option: &str) -> Mistake {
+    Mistake(format!("{option}: needs --bus pci or mmio, which have virtio's console"))
 }
 
 fn is_disk(attachment: &Attachment) -> bool {
@@ -96,19 +133,26 @@ fn is_disk(attachment: &Attachment) -> bool {
 /// # Errors
 /// One sentence for what the page cannot have, and for what the host refuses.
 pub fn page_spec(attachments: Vec<Attachment>) -> Result<BusSpec, Mistake> {
-    Ok(BusSpec::Lguest(PageSpec::new(plugs(attachments, 1)?)?))
+    Ok(BusSpec::Lguest(PageSpec::new(plugs(attachments, 1, 0)?)?))
 }
 
 /// The same devices for a machine of 32 bits, whose kernel looks for them on the page or on PCI.
 ///
 /// # Errors
 /// As [`page_spec`].
-pub fn lguest32_spec(attachments: Vec<Attachment>, pci: bool) -> Result<BusSpec, Mistake> {
-    Ok(BusSpec::Lguest32 { devices: PageSpec::new(plugs(attachments, 1)?)?, pci })
+pub fn lguest32_spec(
+    attachments: Vec<Attachment>,
+    extras: &Extras<'_>,
+    pci: bool,
+) -> Result<BusSpec, Mistake> {
+    if let Some(option) = extras.ports.option() {
+        return Err(no_console(option));
+    }
+    Ok(BusSpec::Lguest32 { devices: PageSpec::new(plugs(attachments, 1, 0)?)?, pci })
 }
 
-/// Virtio devices for what is attached.
-fn plugs(attachments: Vec<Attachment>, cpus: u32) -> Result<Vec<Plug>, Mistake> {
+/// Virtio devices for what is attached; the mail's example, which nobody asked for, where that leaves room.
+fn plugs(attachments: Vec<Attachment>, cpus: u32, room: usize) -> Result<Vec<Plug>, Mistake> {
     let mut plugs = Vec::new();
     for (number, attachment) in attachments.into_iter().enumerate() {
         match attachment {
@@ -116,7 +160,8 @@ fn plugs(attachments: Vec<Attachment>, cpus: u32) -> Result<Vec<Plug>, Mistake> 
             Attachment::User(options) => plugs.push(networks::user(number, options)?),
             Attachment::Tap(tap) => plugs.push(networks::tap(tap)?),
             Attachment::Link(name) => plugs.push(networks::link(number, &name, &link_place())?),
-            // Only the bus of the mail has the mail's example.
+            // Nobody asked for it, so it takes nobody's place.
+            Attachment::Pipe if plugs.len() < room => plugs.push(ports::pipe()),
             Attachment::Pipe => {}
         }
     }
@@ -128,17 +173,17 @@ fn virtio(
     transport: Transport,
     attachments: Vec<Attachment>,
     shares: Vec<ShareSpec>,
-    sockets: Option<Plug>,
+    named: Vec<Plug>,
     cpus: u32,
 ) -> Result<BusSpec, Mistake> {
-    let mut plugs = plugs(attachments, cpus)?;
+    let mut plugs = plugs(attachments, cpus, transport.most() - named.len())?;
     for share in shares {
         let tag = share.tag.clone();
         let server = share.serve()?;
         let start = server.start();
         plugs.push(Plug::woken(VirtioFs::new(&tag, server), |waker| start.with(waker)));
     }
-    plugs.extend(sockets);
+    plugs.extend(named);
     Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
 }
 

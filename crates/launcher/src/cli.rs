@@ -147,9 +147,18 @@ pub struct RunArguments {
     pub user: Option<String>,
 
     /// How the Guest finds its devices: pci (usual for Linux) or mmio, both virtio; lguest-dma is the default Guest's own,
-    /// which finds disks on the other two and on lguest (virtio on a page of descriptors) as well
+    /// which finds its devices on the other two as well, and disks on lguest (virtio on a page of descriptors)
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
+
+    /// The console: serial, or virtio, which follows the terminal's size; Linux finds it as hvc0
+    #[arg(long, value_name = "KIND", default_value = "serial")]
+    pub console: String,
+
+    /// A port between a program in the Guest, where Linux shows it as /dev/virtio-ports/NAME, and a socket or a file of this
+    /// host's: NAME=unix:PATH is listened at, NAME=file:PATH is written. May be repeated
+    #[arg(long, value_name = "NAME=PLACE")]
+    pub port: Vec<String>,
 
     /// A variable for COMMAND or the shell; without VALUE, with the value it has here. May be repeated
     #[arg(long, value_name = "NAME[=VALUE]")]

@@ -10,7 +10,8 @@
 //!   that dies
 //! ```
 //!
-//! A person at a terminal sees everything up to the last mark.
+//! A person at a terminal sees everything up to the last mark. On virtio's console the session has a stream of its own, and the
+//! kernel goes on to write to the first serial port: [`KernelLog`].
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -47,6 +48,8 @@ enum Stage {
 #[derive(Debug, Default)]
 struct State {
     kept: Vec<u8>,
+    /// The session's first mark came, or anything at all of a Guest that has none.
+    begun: bool,
     ready: bool,
     ended: bool,
     status: Option<u8>,
@@ -83,6 +86,11 @@ impl Console {
             Stream::Session(word) => Stage::Before(word.begin(), word),
         };
         Screen { console: self.clone(), stage, output, button, closed: false }
+    }
+
+    /// Where the first serial port's bytes go when the session is on another console.
+    pub fn kernel_log<W: Write + Send>(&self, stream: Stream, output: W) -> KernelLog<W> {
+        KernelLog { console: self.clone(), stream, output }
     }
 
     /// Where the second serial port's bytes go.
@@ -185,6 +193,7 @@ impl<W: Write> Screen<W> {
                     let mut state = self.console.lock();
                     let Some(after) = after else { return keep(&mut state.kept, &passed) };
                     state.kept = Vec::new();
+                    state.begun = true;
                     self.stage = Stage::Session(word.end());
                     bytes = after;
                 }
@@ -210,7 +219,42 @@ impl<W: Write> Screen<W> {
             self.closed = true;
             self.button.output_is_closed();
         }
-        self.console.lock().line_open = bytes.last() != Some(&b'\n');
+        let mut state = self.console.lock();
+        state.line_open = bytes.last() != Some(&b'\n');
+        if !std::mem::replace(&mut state.begun, true) {
+            state.kept = Vec::new();
+        }
+    }
+}
+
+/// What the kernel writes to the first serial port while the session is elsewhere. A person sees it; among what a program
+/// writes it stands only once that has begun, and then it is the kernel's death; a Guest that we know nothing of has it on
+/// its console too, or will never speak there, and then it is its last words.
+#[derive(Debug)]
+pub struct KernelLog<W: Write> {
+    console: Console,
+    stream: Stream,
+    output: W,
+}
+
+impl<W: Write> Write for KernelLog<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.console.lock();
+        match (&self.stream, state.begun) {
+            _ if state.ended => {}
+            (Stream::Whole, true) => {}
+            (Stream::Whole | Stream::Session(_), false) => keep(&mut state.kept, bytes),
+            (Stream::Session(_), true) | (Stream::UntilEnd(_), _) => {
+                drop(state);
+                // Whether anybody reads is the session's business.
+                let _ = self.output.write_all(bytes).and_then(|()| self.output.flush());
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -348,6 +392,27 @@ mod tests {
         screen.write_all(b"the end").unwrap();
         let kept = console.take_kept();
         assert!(kept.len() <= MOST_KEPT && kept.ends_with(b"the end"));
+    }
+
+    #[test]
+    fn the_kernel_beside_a_session_is_kept_until_it_begins_and_shown_to_a_person() {
+        let word = MarkWord::draw();
+        let logged = |stream: Stream, session: &[u8]| {
+            let console = Console::new(true);
+            let mut screen = console.screen(stream.clone(), Vec::new(), Supervisor::new().button());
+            let mut log = console.kernel_log(stream, Vec::new());
+            log.write_all(b"boot ").unwrap();
+            screen.write_all(session).unwrap();
+            log.write_all(b"panic").unwrap();
+            (String::from_utf8(log.output).unwrap(), String::from_utf8(console.take_kept()).unwrap())
+        };
+        let began = format!("\x1e{}b42", word.as_str()).into_bytes();
+        let both = |shown: &str, kept: &str| (shown.to_owned(), kept.to_owned());
+        assert_eq!(logged(Stream::Session(word.clone()), &began), both("panic", ""));
+        assert_eq!(logged(Stream::Session(word.clone()), b""), both("", "boot panic"));
+        assert_eq!(logged(Stream::UntilEnd(word), b""), both("boot panic", ""));
+        assert_eq!(logged(Stream::Whole, b"Linux"), both("", ""));
+        assert_eq!(logged(Stream::Whole, b""), both("", "boot panic"));
     }
 
     #[test]

@@ -24,8 +24,9 @@ const BOARD: [Row; 9] = [
     ("PCI root", "ports 0xcf8-0xcff", "host bridge, and what --bus pci puts beside it"),
 ];
 
-/// On `--bus pci` and `--bus mmio`: `--disk`, `--net`, then `--share`, each in the order given, then the last two.
-const VIRTIO: [Row; 5] = [
+/// On `--bus pci` and `--bus mmio`: `--disk`, `--net`, `--share`, `--console`, then `--port`, each in the order given, then the
+/// last two.
+const VIRTIO: [Row; 7] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
@@ -40,6 +41,12 @@ const VIRTIO: [Row; 5] = [
         "fs",
         "--share DIR[:TAG][,readonly]",
         "virtio 1.2: a directory of the host's, found at /mnt/TAG; repeatable",
+    ),
+    ("console", "--console virtio", "virtio 1.2: hvc0 in place of serial 0; it follows the terminal's size"),
+    (
+        "ports",
+        "--port NAME=unix:PATH|file:PATH",
+        "virtio 1.2: /dev/virtio-ports/NAME, to a socket or a file; pipes of the default Guest; repeatable",
     ),
     ("entropy", "always there", "virtio 1.2: the host's random numbers"),
     (
@@ -87,7 +94,10 @@ const BUSES: [Row; 4] = [
 pub fn list() -> String {
     let mut text = section("Buses", &BUSES);
     text += &section("On every machine", &BOARD);
-    text += &section("On the buses pci and mmio, for Linux; the default Guest drives the disks", &VIRTIO);
+    text += &section(
+        "On the buses pci and mmio, for Linux; the default Guest drives disks, networks, console and ports",
+        &VIRTIO,
+    );
     text += &section("On the bus lguest-dma, for the default Guest or one that has its drivers", &LGUEST_BUS);
     text += &section("On the bus lguest, for the default Guest", &LGUEST_PAGE);
     text

@@ -22,6 +22,7 @@ pub mod engine;
 pub mod attachments;
 pub mod disks;
 pub mod networks;
+pub mod ports;
 pub mod sockets;
 pub mod buses;
 mod paravirtual;

@@ -8,10 +8,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lguest_devices::virtio::console::Size;
+
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, Machine, MachineSpec, Outcome, Plug};
+use crate::board::{BusSpec, ConsoleInput, Machine, MachineSpec, Outcome, Plug};
 use crate::boot_time::{Clock, Moment};
-use crate::buses::{bus_spec, drivers, lguest32_spec, nets, own_bus_spec};
+use crate::buses::{Extras, bus_spec, drivers, lguest32_spec, nets, own_bus_spec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -23,11 +25,12 @@ use crate::gdb::place::Place;
 use crate::guest_files::{check_room, debian_files, open_kernel, read_initrd, root_files};
 use crate::images::{self, store::Held};
 use crate::initramfs;
-use crate::initramfs::session::{Mode, RootPlace, Session};
+use crate::initramfs::session::{Line, Mode, RootPlace, Session, TerminalSize};
 use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
 use crate::marker::MarkWord;
 use crate::paravirtual;
+use crate::ports::{ConsoleChoice, HostEnd, Ports};
 use crate::progress::Progress;
 use crate::request::{self, GuestChoice, Mistake};
 use crate::root::Root;
@@ -42,6 +45,10 @@ use crate::wishes::Wishes;
 
 /// The kernel's command line when the user gives none. A panic resets the machine at once, which ends the run.
 const USUAL_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// The same for a kernel whose console is virtio's: what it says before it has that driver goes to the serial port.
+const ON_VIRTIO: &str = "console=ttyS0 console=hvc0 panic=-1";
+/// Where Linux finds virtio's console.
+const VIRTIO_CONSOLE: &str = "/dev/hvc0";
 /// A session of ours shows its prompt, not its boot.
 const QUIET: &str = " quiet";
 /// In a session of pipes the kernel's warnings would stand among the program's output; only its death may.
@@ -67,6 +74,7 @@ struct Plan {
     gdb: Option<Place>,
     sandbox: Sandbox,
     record: Record,
+    ports: Ports,
     /// How the Guest's agent is reached.
     visits: Option<Visits>,
     /// The image stays in the cache while its machine runs.
@@ -116,6 +124,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
     let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
     let mounts = share::mounts(&shares)?;
+    let attached = terminal::is_attached();
+    let console = ConsoleChoice::read(&arguments.console)?;
+    let mut ports = Ports::open(console, attached.then(terminal_size), &arguments.port)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
     let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
@@ -132,10 +143,11 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         ));
     }
     let (sockets, visits) = sockets(arguments, has_agent && on_virtio)?.unzip();
+    let extras = Extras { ports: &mut ports, sockets };
     let bus = match lguest32 {
-        Some(machine) => lguest32_spec(attachments, machine.pci)?,
-        None if own => own_bus_spec(choice, attachments, shares, cpus)?,
-        None => bus_spec(choice, attachments, shares, sockets, cpus)?,
+        Some(machine) => lguest32_spec(attachments, &extras, machine.pci)?,
+        None if own => own_bus_spec(choice, attachments, shares, extras, cpus)?,
+        None => bus_spec(choice, attachments, shares, extras, cpus)?,
     };
     let drivers = drivers(&bus, root.as_ref());
     let engine = match lguest32 {
@@ -147,7 +159,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let sockets = visits.is_some();
     let needs = Needs { internet, sockets, calls, ..needs(&bus, engine.engine, &watching, shared) };
     let sandbox = Sandbox::new(wish, needs);
-    let attached = terminal::is_attached();
     let cmdline = if own {
         if let Some(option) = wishes.option() {
             return Err(Mistake(format!(
@@ -180,12 +191,16 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let ours = initramfs::is_ours(&initrd);
     let word = MarkWord::draw();
     let command = arguments.command.clone();
+    let named = ports.named.iter().map(|(name, _)| name.clone()).collect();
+    let line = Line { named, ..line(console) };
     let place = root.as_ref().map_or_else(RootPlace::here, Root::place);
-    let session = Session { mode: Mode::here(attached), word: word.clone(), place, mounts, command, wishes };
+    let session =
+        Session { mode: Mode::here(attached), line, word: word.clone(), place, mounts, command, wishes };
     let initrd = if ours { session.append_to(initrd) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {
         (false, _) if lguest32.is_some() => paravirtual::USUAL_CMDLINE.to_owned(),
+        (false, _) if console == ConsoleChoice::Virtio => ON_VIRTIO.to_owned(),
         (false, _) => USUAL_CMDLINE.to_owned(),
         (true, true) => format!("{USUAL_CMDLINE}{QUIET}"),
         (true, false) => format!("{USUAL_CMDLINE}{SILENT}"),
@@ -200,7 +215,21 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     // The first processes that are ours do not listen to the button.
     let record = Record::new(asked, memory, cpus, !ours && !own, ours && visits.is_some());
     let _image = image.map(|image| image.held);
-    Ok(Plan { spec, stream, ours, own, attached, limit, watching, gdb, sandbox, record, visits, _image })
+    Ok(Plan {
+        spec,
+        stream,
+        ours,
+        own,
+        attached,
+        limit,
+        watching,
+        gdb,
+        sandbox,
+        record,
+        ports,
+        visits,
+        _image,
+    })
 }
 
 /// Sockets between Guest and host, where the user or the agent needs them. The agent's cost a boot nothing but their place.
@@ -293,15 +322,43 @@ fn check_command(
     )))
 }
 
+/// Where the session's terminal is.
+fn line(console: ConsoleChoice) -> Line {
+    match console {
+        ConsoleChoice::Serial => Line::default(),
+        ConsoleChoice::Virtio => Line { port: VIRTIO_CONSOLE, ..Line::default() },
+    }
+}
+
+/// The terminal's size, as virtio has it.
+fn terminal_size() -> Size {
+    let TerminalSize { columns, rows } = terminal::size();
+    Size { columns, rows }
+}
+
+/// Tells the Guest of every new size of the terminal.
+fn follow_the_size(end: HostEnd) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH])?;
+    std::thread::spawn(move || signals.forever().for_each(|_| end.set_size(terminal_size())));
+    Ok(())
+}
+
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
     let console = Console::new(plan.ours);
     console.tell(clock.clone());
-    let screen = console.screen(plan.stream, io::stdout(), button.clone());
-    let mut machine = Machine::new(plan.spec, [Box::new(screen), Box::new(console.reports())])?;
+    let screen = console.screen(plan.stream.clone(), io::stdout(), button.clone());
+    let first: Box<dyn Write + Send> = match &plan.ports.console {
+        Some(end) => {
+            end.write_to(screen)?;
+            Box::new(console.kernel_log(plan.stream, io::stdout()))
+        }
+        None => Box::new(screen),
+    };
+    let mut machine = Machine::new(plan.spec, [first, Box::new(console.reports())])?;
     let watch = plan.watching.begin(&mut machine)?;
-    let stopper = machine.stopper();
+    let stopper = machine.stopper().with_ends(plan.ports.ends());
     let reason = supervisor.watch(stopper, plan.limit)?;
     let (source, raw) = match (plan.attached, plan.ours, plan.own) {
         (true, ..) => (Source::Keyboard, Some(RawTerminal::enter()?)),
@@ -312,7 +369,16 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     if source == Source::Pipe {
         input::answer_the_end(machine.console_input(CONTROL_PORT), console.clone());
     }
-    input::carry(source, io::stdin(), machine.console_input(CONSOLE_PORT), console.clone(), button.clone());
+    let keyboard = match plan.ports.console.clone() {
+        Some(end) => {
+            if plan.attached {
+                follow_the_size(end.clone())?;
+            }
+            ConsoleInput::Virtio(end)
+        }
+        None => machine.console_input(CONSOLE_PORT),
+    };
+    input::carry(source, io::stdin(), keyboard, console.clone(), button.clone());
     let debugger = plan.gdb.map(|place| wait_for_debugger(&place, &machine, &button)).transpose()?;
     let agent = plan.visits.filter(|_| plan.ours);
     let agent = agent.map(|visits| Agent::new(visits, machine.console_input(CONTROL_PORT), console.clone()));
@@ -320,6 +386,7 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     plan.sandbox.close(&button)?;
     clock.note(Moment::Kernel);
     let (outcome, account) = watch.run(machine, &|| plan.sandbox.confine_vcpu());
+    plan.ports.finish();
     clock.note(Moment::End);
     debugger.into_iter().for_each(gdb::Session::end);
     if raw.is_some() && console.line_is_open() {

@@ -31,8 +31,9 @@ fn is_device(path: *const c_char) -> bool {
 /// The placeholder of a device file: /dev/null, which gives it a number, and lets the kernel close it at an exec.
 fn open_device(flags: c_int) -> c_int {
     let file = real::open(c"/dev/null".as_ptr(), flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC), 0);
-    if file >= 0 {
-        table::insert(file, Mode::from_flags(flags));
+    if file >= 0 && !table::insert(file, Mode::from_flags(flags)) {
+        real::close(file);
+        return answer(Err(libc::EMFILE)) as c_int;
     }
     file
 }
@@ -127,6 +128,26 @@ pub extern "C" fn close(file: c_int) -> c_int {
     let closed = real::close(file);
     drop(device);
     closed
+}
+
+/// dup2(2): a device file that had the number is closed by it, and what has it now is none.
+#[unsafe(no_mangle)]
+pub extern "C" fn dup2(from: c_int, to: c_int) -> c_int {
+    let replaced = real::dup2(from, to);
+    if replaced >= 0 && from != to {
+        drop(table::remove(to));
+    }
+    replaced
+}
+
+/// dup3(2), likewise.
+#[unsafe(no_mangle)]
+pub extern "C" fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
+    let replaced = real::dup3(from, to, flags);
+    if replaced >= 0 {
+        drop(table::remove(to));
+    }
+    replaced
 }
 
 /// read(2).

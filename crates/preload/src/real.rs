@@ -40,6 +40,10 @@ real! {
     /// openat(2)
     openat = c"openat"(folder: c_int, path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int
         as unsafe extern "C" fn(c_int, *const c_char, c_int, ...) -> c_int;
+    /// dup2(2)
+    dup2 = c"dup2"(from: c_int, to: c_int) -> c_int as unsafe extern "C" fn(c_int, c_int) -> c_int;
+    /// dup3(2)
+    dup3 = c"dup3"(from: c_int, to: c_int, flags: c_int) -> c_int as unsafe extern "C" fn(c_int, c_int, c_int) -> c_int;
     /// close(2)
     close = c"close"(file: c_int) -> c_int as unsafe extern "C" fn(c_int) -> c_int;
     /// read(2)

@@ -49,17 +49,17 @@ fn flag(file: c_int) -> Option<&'static AtomicBool> {
     IS_DEVICE.get(usize::try_from(file).ok()?)
 }
 
-/// From now on this number is a device file.
-pub fn insert(file: c_int, mode: Mode) {
+/// From now on this number is a device file. False for one beyond those that are looked at.
+pub fn insert(file: c_int, mode: Mode) -> bool {
     static FORKS: Once = Once::new();
     // SAFETY: the three functions do what is allowed around a fork: take a lock, give it back, map memory.
     FORKS.call_once(|| unsafe {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
-    if let Some(flag) = flag(file) {
-        devices().insert(file, Arc::new(Device::new(mode)));
-        flag.store(true, Ordering::Release);
-    }
+    let Some(flag) = flag(file) else { return false };
+    devices().insert(file, Arc::new(Device::new(mode)));
+    flag.store(true, Ordering::Release);
+    true
 }
 
 /// The device file of this number.

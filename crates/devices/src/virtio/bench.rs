@@ -57,10 +57,10 @@ impl Bench {
         Bench { life, memory, offered: 0, seen: 0, size }
     }
 
-    /// A device whose driver accepted all features and is ready.
+    /// A device whose driver accepted all features and is ready; it is told of every chain, as long as its flags say so.
     pub fn start(device: impl VirtioDevice + 'static) -> Bench {
         let mut bench = Bench::new(device);
-        let features = bench.life.offered();
+        let features = bench.life.offered() & !feature::EVENT_INDEX;
         bench.start_with(features);
         bench
     }
@@ -131,6 +131,17 @@ impl Bench {
 
     pub fn set_available_index(&self, index: u16) {
         self.write(AVAILABLE + 2, &index.to_le_bytes());
+    }
+
+    /// From which used chain on the driver wants an interrupt (EVENT_IDX).
+    pub fn set_used_event(&self, index: u16) {
+        self.write(AVAILABLE + 4 + u64::from(self.size) * 2, &index.to_le_bytes());
+    }
+
+    /// From which chain on the device wants to be notified (EVENT_IDX).
+    pub fn available_event(&self) -> u16 {
+        let bytes = self.bytes(USED + 4 + u64::from(self.size) * 8, 2);
+        u16::from_le_bytes([bytes[0], bytes[1]])
     }
 
     pub fn set_available_flags(&self, flags: u16) {

@@ -171,7 +171,7 @@ impl Life {
 
     /// All features on offer.
     pub fn offered(&self) -> u64 {
-        self.device.features() | feature::VERSION_1 | feature::INDIRECT_DESCRIPTORS
+        self.device.features() | feature::VERSION_1 | feature::INDIRECT_DESCRIPTORS | feature::EVENT_INDEX
     }
 
     /// What the driver accepted so far.
@@ -250,9 +250,13 @@ impl Life {
     /// The driver takes a queue into use, or out of it. Out of use it begins anew, at index 0.
     pub fn set_queue_ready(&mut self, index: QueueIndex, ready: bool) {
         let agreed = self.has(status::FEATURES_OK);
+        let by_index = self.accepted & feature::EVENT_INDEX != 0;
         let Some(queue) = self.queue_mut(index) else { return };
         match (ready, queue.ready()) {
-            (true, false) if agreed => queue.set_ready(true),
+            (true, false) if agreed => {
+                queue.set_event_idx(by_index);
+                queue.set_ready(true);
+            }
             (false, true) => queue.reset(),
             _ => {}
         }

@@ -71,6 +71,8 @@ pub mod feature {
     pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
     /// A descriptor may name a table of descriptors.
     pub const INDIRECT_DESCRIPTORS: u64 = 1 << 28;
+    /// Each side says from which index on it wants to hear of chains (2.7.10).
+    pub const EVENT_INDEX: u64 = 1 << 29;
 }
 
 /// A device, whatever carries it.

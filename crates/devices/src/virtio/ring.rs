@@ -5,7 +5,7 @@
 //! what the Guest writes into its descriptors afterwards changes nothing. An indirect table is followed whether or not the
 //! driver accepted that feature: it then harms only itself.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
@@ -20,6 +20,11 @@ const NO_INTERRUPT: u16 = 1;
 /// Bytes of a used ring before its first element, and of each (2.7.8).
 const USED_HEADER: u64 = 4;
 const USED_ELEMENT: u64 = 8;
+/// The same of an available ring (2.7.6).
+const AVAILABLE_HEADER: u64 = 4;
+const AVAILABLE_ELEMENT: u64 = 2;
+/// How often the driver may come in between while it is asked to notify.
+const MOST_LOOKS: u32 = 100;
 
 /// The driver broke a rule that leaves nothing to answer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +69,13 @@ impl<'a> Ring<'a> {
         memory: &'a DmaMemory,
         service: &'a mut Service,
     ) -> Result<Ring<'a>, Broken> {
-        if queue.is_valid(memory) { Ok(Ring { queue, memory, service }) } else { Err(Broken::Queue) }
+        if !queue.is_valid(memory) {
+            return Err(Broken::Queue);
+        }
+        if queue.event_idx_enabled() && service.until.is_none() {
+            service.until = Some(ask_for_more(queue, memory)?);
+        }
+        Ok(Ring { queue, memory, service })
     }
 
     /// The next chain; none when there is none, or when a queue full was taken since the device was called.
@@ -72,7 +83,7 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// [`Broken`] for a queue or a chain that is none.
     pub fn take(&mut self) -> Result<Option<Chain>, Broken> {
-        if self.service.left == 0 {
+        if self.service.left == 0 || self.service.until == Some(self.queue.next_avail()) {
             return Ok(None);
         }
         let limit = usize::from(self.queue.size());
@@ -147,10 +158,43 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// Whether the driver wants to hear of used chains: it does not poll.
-pub(super) fn wants_interrupts(queue: &Queue, memory: &DmaMemory) -> bool {
-    let flags = memory.load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Acquire);
-    flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
+/// With EVENT_IDX: asks the driver to notify of the first chain that this call does not see, and says which that is.
+///
+/// The driver adds a chain, then looks whether to notify; we name an index, then look whether it is still the driver's. Only
+/// when it is, whoever adds the next chain sees what we asked for. A driver that always comes in between has others that
+/// notify, or harms itself.
+fn ask_for_more(queue: &Queue, memory: &DmaMemory) -> Result<u16, Broken> {
+    let look = || queue.avail_idx(memory, Ordering::Acquire).map_err(|_| Broken::Queue);
+    let elements = u64::from(queue.size()) * USED_ELEMENT;
+    let place = GuestAddress(queue.used_ring() + USED_HEADER + elements);
+    let mut until = look()?;
+    for _ in 0..MOST_LOOKS {
+        memory.store(until.0.to_le(), place, Ordering::Relaxed).map_err(|_| Broken::Queue)?;
+        fence(Ordering::SeqCst);
+        let now = look()?;
+        if now == until {
+            break;
+        }
+        until = now;
+    }
+    Ok(until.0)
+}
+
+/// Whether the driver wants to hear that chains were used since the used ring's index was `before`.
+pub(super) fn wants_interrupt(queue: &Queue, before: u16, memory: &DmaMemory) -> bool {
+    // What was used has to be seen before what the driver wants is read.
+    fence(Ordering::SeqCst);
+    let word = |offset: u64| {
+        let word = memory.load::<u16>(GuestAddress(queue.avail_ring() + offset), Ordering::Acquire);
+        word.map(u16::from_le)
+    };
+    if !queue.event_idx_enabled() {
+        return word(0).is_ok_and(|flags| flags & NO_INTERRUPT == 0);
+    }
+    // The index that the driver waits for to be used is among those that were (2.7.7.2).
+    let next = queue.next_used();
+    let event = word(AVAILABLE_HEADER + u64::from(queue.size()) * AVAILABLE_ELEMENT);
+    event.is_ok_and(|event| next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(before))
 }
 
 /// Whether every chain that the driver offered was taken.

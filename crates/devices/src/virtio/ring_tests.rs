@@ -1,6 +1,6 @@
 //! Hostile chains: each ends with a reset needed or a short answer, never with a panic or endless work.
 
-use super::super::bench::{AVAILABLE, Bench, DESCRIPTORS, Echo, INDIRECT, MEMORY, NEXT, WRITE};
+use super::super::bench::{AVAILABLE, Bench, DESCRIPTORS, Echo, INDIRECT, MEMORY, NEXT, QUEUE, WRITE};
 use super::Broken;
 
 const TABLE: u64 = 0x4000;
@@ -139,4 +139,56 @@ fn a_driver_that_polls_is_not_interrupted() {
     assert_eq!(bench.life.notify(super::super::bench::QUEUE), Default::default());
     assert_eq!(bench.used(), [(0, 0)]);
     assert_eq!(bench.bytes(AVAILABLE, 2), [1, 0]);
+}
+
+/// A driver that waits for events by index, with all features.
+fn by_index() -> Bench {
+    let mut bench = Bench::new(Echo::default());
+    let features = bench.life.offered();
+    bench.start_with(features);
+    bench
+}
+
+#[test]
+fn by_index_an_interrupt_comes_when_the_awaited_chain_was_used_and_not_before() {
+    let mut bench = by_index();
+    // The driver waits for the third chain (index 2).
+    bench.set_used_event(2);
+    let mut interrupts = Vec::new();
+    for chain in 0..8 {
+        bench.offer(chain % 4, &[(0x8000, 4, true)]);
+        interrupts.push(bench.life.notify(QUEUE).used.contains(QUEUE));
+    }
+    assert_eq!(interrupts, [false, false, true, false, false, false, false, false]);
+    assert_eq!(bench.used().len(), 8);
+    // Flags mean nothing then (2.7.7).
+    bench.set_available_flags(1);
+    bench.set_used_event(9);
+    (0..2).for_each(|chain| bench.offer(chain, &[(0x8000, 4, true)]));
+    assert!(bench.life.notify(QUEUE).used.contains(QUEUE), "two at once, the second awaited");
+}
+
+#[test]
+fn by_index_the_driver_is_asked_to_notify_of_the_next_chain() {
+    let mut bench = by_index();
+    for round in 1..=5_u16 {
+        bench.offer(0, &[(0x8000, 4, true)]);
+        bench.offer(1, &[(0x8000, 4, true)]);
+        bench.life.notify(QUEUE);
+        assert_eq!((bench.used().len(), bench.available_event()), (2, round * 2));
+    }
+}
+
+#[test]
+fn indices_by_which_events_are_awaited_wrap_around() {
+    let mut bench = by_index();
+    let mut interrupts = 0;
+    for chain in 0..=u16::MAX {
+        // Each is awaited; the interrupt of the one before was the last.
+        bench.set_used_event(chain);
+        bench.offer(chain % 8, &[(0x8000, 4, true)]);
+        interrupts += u32::from(bench.life.notify(QUEUE).used.contains(QUEUE));
+        assert_eq!(bench.available_event(), chain.wrapping_add(1));
+    }
+    assert_eq!(interrupts, 1 << 16);
 }

@@ -2,6 +2,11 @@
 //!
 //! A device is called for a notification or for something outside (`wake`). In each call it may take a queue full from each
 //! of its queues, so that a driver which adds as fast as the device takes keeps nobody busy for ever.
+//!
+//! A driver may say from which index on it wants to hear of used chains (EVENT_IDX, 2.7.7.1): that spares interrupts. In turn it
+//! hears from which index on the device wants to hear of new ones. A device takes what it is told of at once, so that is always
+//! the next: a call opens a queue by naming the driver's index as it is, and takes the chains before it ([`Ring::take`]).
+//! Whoever adds one later notifies, so none is forgotten.
 
 use std::sync::Arc;
 
@@ -9,7 +14,7 @@ use virtio_queue::{Queue, QueueT};
 
 use super::QueueIndex;
 use super::memory::DmaMemory;
-use super::ring::{Broken, Ring, ran_empty, wants_interrupts};
+use super::ring::{Broken, Ring, ran_empty, wants_interrupt};
 
 /// Some of a device's queues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +69,10 @@ pub(super) struct Service {
     pub left: u16,
     /// Chains were given back.
     pub used: bool,
+    /// The used ring's index before the call.
+    pub before: u16,
+    /// With EVENT_IDX: the available ring's index up to which this call takes.
+    pub until: Option<u16>,
 }
 
 /// A queue and what is done to it.
@@ -94,7 +103,8 @@ impl<'a> Rings<'a> {
     /// Begins a call.
     pub(super) fn begin(queues: &'a mut [Served], memory: &'a Arc<DmaMemory>) -> Rings<'a> {
         for served in queues.iter_mut() {
-            served.service = Service { left: served.queue.size(), used: false };
+            let (left, before) = (served.queue.size(), served.queue.next_used());
+            served.service = Service { left, used: false, before, until: None };
         }
         Rings { queues, memory, changed: false }
     }
@@ -129,7 +139,8 @@ impl<'a> Rings<'a> {
         let wants = |served: &Served| {
             let queue = &served.queue;
             served.service.used
-                && (wants_interrupts(queue, self.memory) || on_empty && ran_empty(queue, self.memory))
+                && (wants_interrupt(queue, served.service.before, self.memory)
+                    || on_empty && ran_empty(queue, self.memory))
         };
         let used = (0..).map(QueueIndex).zip(self.queues.iter());
         let used = used.filter(|(_, served)| wants(served)).map(|(index, _)| index).collect();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   byte 0   which device; with bit 7 on the lguest page (`page`), else behind its registers
+//!            with bit 6, events are awaited by index (EVENT_IDX)
 //!   then     a tag and its operands, again and again:
 //!            0 bytes into memory   1 notify    2 wake      3 status      4 a queue in or out of use
 //!            5 a queue's address   6 config    7 a chain, made properly and offered
@@ -23,13 +24,15 @@ use lguest_devices::virtio::life::{Half, Life, QueuePart, status};
 use lguest_devices::virtio::memory::{DmaMemory, Part, Written, view};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
 use lguest_devices::virtio::vsock::{Received, Stream, Streams, VirtioVsock};
-use lguest_devices::virtio::{QueueIndex, VirtioDevice};
+use lguest_devices::virtio::{QueueIndex, VirtioDevice, feature};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Bytes of the Guest's memory: a queue's three parts in each of the first pages, data behind.
 const MEMORY: u64 = 1 << 16;
 /// Queues that are set up; no device here has more.
 const QUEUES: u16 = 8;
+/// In byte 0: the driver takes EVENT_IDX.
+const BY_INDEX: u8 = 0x40;
 /// Steps of an input at most; what is behind them adds nothing new.
 pub const MOST_STEPS: usize = 256;
 
@@ -166,7 +169,12 @@ pub fn drive(input: &[u8]) {
     if which & ON_THE_PAGE != 0 {
         return page::drive(which, &mut input);
     }
-    let mut driver = Driver { memory: memory(), offered: [0; QUEUES as usize], life: None };
+    let mut driver = Driver {
+        memory: memory(),
+        offered: [0; QUEUES as usize],
+        life: None,
+        by_index: which & BY_INDEX != 0,
+    };
     driver.life = Some(Life::new(device(which), driver.memory.clone()));
     driver.start();
     for _ in 0..MOST_STEPS {
@@ -191,7 +199,7 @@ pub fn memory() -> Arc<DmaMemory> {
 
 /// The device of that number.
 pub fn device(which: u8) -> Box<dyn VirtioDevice> {
-    match (which & !ON_THE_PAGE) % 5 {
+    match (which & !(ON_THE_PAGE | BY_INDEX)) % 5 {
         0 => {
             let storage: Arc<dyn Storage> = Arc::new(Outside(Mutex::new(vec![0; 1 << 15])));
             Box::new(VirtioBlock::new(&storage, "fuzz", 2, Alone::new(storage.clone())))
@@ -211,6 +219,7 @@ struct Driver {
     memory: Arc<DmaMemory>,
     offered: [u16; QUEUES as usize],
     life: Option<Life>,
+    by_index: bool,
 }
 
 impl Driver {
@@ -224,9 +233,10 @@ impl Driver {
         for page in 0..u64::from(QUEUES) * 3 {
             self.memory.write_obj(0u64, GuestAddress(page * 0x400)).expect("it is memory");
         }
+        let by_index = self.by_index;
         let life = self.life();
         life.set_status(status::ACKNOWLEDGE | status::DRIVER);
-        let features = life.offered();
+        let features = life.offered() & if by_index { u64::MAX } else { !feature::EVENT_INDEX };
         life.accept(0, features as u32);
         life.accept(1, (features >> 32) as u32);
         life.set_status(life.status() | status::FEATURES_OK);

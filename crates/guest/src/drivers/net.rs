@@ -115,7 +115,10 @@ impl Driver for NetDriver {
         let net = Rc::new(NetDevice {
             device: device.clone(),
             memory: self.memory.clone(),
-            address: EthernetAddress::of_guest(self.guest_id, network),
+            address: device
+                .carrier
+                .address()
+                .map_or(EthernetAddress::of_guest(self.guest_id, network), EthernetAddress),
             me,
             outgoing,
             promiscuous: Cell::new(false),

@@ -61,6 +61,10 @@ pub trait Carrier {
     fn features(&self) -> u16;
     /// Memory of the device that both sides see.
     fn memory(&self) -> Option<&Buffer>;
+    /// The address that the bus gives a network device. A driver of one without makes its own.
+    fn address(&self) -> Option<[u8; 6]> {
+        None
+    }
     /// Moves bytes now and says how many. Zero read means that nothing has come yet.
     ///
     /// # Errors

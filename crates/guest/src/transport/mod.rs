@@ -4,6 +4,7 @@
 
 mod descriptors;
 mod port;
+mod reader;
 pub mod attributes;
 pub mod lguest_bus;
 pub mod flat_tree;

@@ -9,9 +9,10 @@ use lguest_abi::descriptor::Status;
 use lguest_abi::dma::{Dma64, Sections, USED_LEN};
 use lguest_abi::hypercall::{Bind, Hypercall, pack_bind};
 use lguest_abi::meeting::{Irq, PAGE_SIZE};
-use lguest_abi::pipe::{BUFFER_SIZE, VENDOR_LGUEST};
+use lguest_abi::pipe::VENDOR_LGUEST;
 use zerocopy::IntoBytes;
 
+use super::reader::Reader;
 use super::{Descriptors, Hypercalls};
 use crate::model::{
     BindError, Buffer, Carrier, Channel, DeviceId, Direction, Inbox, Memory, Progress, TransferError,
@@ -31,7 +32,7 @@ pub struct LguestPort {
     pages: Option<Buffer>,
     /// The list that is sent. One is enough: a send is over when the call returns.
     outgoing: Buffer,
-    /// For drivers that only read: a list with a page of its own, bound at the first read.
+    /// For drivers that only read, bound at the first read.
     reader: OnceCell<Reader>,
 }
 
@@ -69,20 +70,12 @@ impl LguestPort {
         let reader = match self.reader.get() {
             Some(reader) => reader,
             None => {
-                let reader = self.open_reader(channel).map_err(|_| TransferError::NoMemory)?;
+                let reader =
+                    Reader::open(self, channel, &self.memory).map_err(|_| TransferError::NoMemory)?;
                 self.reader.get_or_init(|| reader)
             }
         };
         Ok(reader.take(sections, &*self.memory))
-    }
-
-    fn open_reader(&self, channel: Channel) -> Result<Reader, BindError> {
-        let page = Buffer::allocate(&self.memory, BUFFER_SIZE.into()).ok_or(BindError::NoMemory)?;
-        let mut sections = Sections::new();
-        // One page-sized section always fits an empty list.
-        let _ = sections.push(page.section(BUFFER_SIZE.into()));
-        let inbox = self.open(channel, &[sections])?;
-        Ok(Reader { inbox, page, taken: Cell::new(0) })
     }
 }
 
@@ -210,37 +203,5 @@ impl Drop for Lists {
             // The answer is ignored, as in the original: there is nothing to do about a no.
             self.host.call(Hypercall::BindDma, [self.key, self.array.address(), 0]);
         }
-    }
-}
-
-/// A bound page that is read in pieces, and offered again when it is empty.
-struct Reader {
-    inbox: Box<dyn Inbox>,
-    page: Buffer,
-    taken: Cell<u32>,
-}
-
-impl Reader {
-    fn take(&self, sections: &Sections, memory: &dyn Memory) -> u32 {
-        let there = self.inbox.arrived(0).min(BUFFER_SIZE.into());
-        let mut moved = 0;
-        let mut bytes = [0; 256];
-        for section in sections.as_slice() {
-            let mut done = 0;
-            while done < u32::from(section.length) && self.taken.get() < there {
-                let left = (there - self.taken.get()).min(u32::from(section.length) - done);
-                let part = &mut bytes[..left.min(256) as usize];
-                self.page.read(self.taken.get().into(), part);
-                memory.write(section.address + u64::from(done), part);
-                done += part.len() as u32;
-                self.taken.set(self.taken.get() + part.len() as u32);
-            }
-            moved += done;
-        }
-        if there != 0 && self.taken.get() == there {
-            self.taken.set(0);
-            self.inbox.rearm(0);
-        }
-        moved
     }
 }

@@ -8,7 +8,7 @@ use lguest_translator::cpu::translations::Invalidation;
 use lguest_translator::{HostedPaging, Ram};
 
 use super::Death;
-use super::data::read_word;
+use super::data::{Generation, read_word};
 use super::vcpu::Lguest32Vcpu;
 
 const PAGE: u32 = 4096;
@@ -117,7 +117,10 @@ impl Lguest32Vcpu {
     /// SET_PTE: a page's entry changed. The value is a hint, and never stored.
     pub(super) fn entry_changed(&mut self, root: u32, address: u32, value: u32) -> Result<(), Death> {
         let named = value & PRESENT != 0 && value & ACCESSED_OR_DIRTY != 0;
-        if named && (value & LARGE != 0 || u64::from(value & !(PAGE - 1)) >= self.limit) {
+        // On PCI, what lies beyond memory are the devices' registers.
+        let registers = self.data.as_ref().is_some_and(|data| data.generation == Generation::G41);
+        let beyond = u64::from(value & !(PAGE - 1)) >= self.limit && !registers;
+        if named && (value & LARGE != 0 || beyond) {
             return Err(Death::new(format_args!(
                 "the page table entry {value:#x} for {address:#x} is a large page's, or names memory that the Guest does \
                  not have"

@@ -143,7 +143,13 @@ fn bad_tables_and_entries_kill() {
             assert!(huge(root).contains(&format!("{root:#x}")), "{form:?}");
         }
         assert!(with(call::SET_PTE, [DIRECTORY, 0x1_0000, 0x1_00e3]).contains("large page"));
-        assert!(with(call::SET_PTE, [DIRECTORY, 0x1_0000, LIMIT | 0x63]).contains("does not have"));
+        let mut beyond =
+            guest(form, |program| program.call(call::SET_PTE, [DIRECTORY, 0x1_0000, LIMIT | 0x63]));
+        match form {
+            // Registers of PCI are there.
+            Form::G41 => beyond.run_to_off(),
+            _ => assert!(beyond.death().contains("does not have"), "{form:?}"),
+        }
         assert!(with(call::SET_PTE, [DIRECTORY, 0xffff_f000, 0]).contains("the Host keeps"), "{form:?}");
         assert!(with(call::SET_PGD, [DIRECTORY, 1024, 0]).contains("entry 1024"));
         assert!(with(call::SET_PGD, [0xffff_f000, 5, 0]).contains("SET_PGD"));

@@ -37,6 +37,7 @@ use super::virtio_bus::{self, Transport, VirtioBusError, VirtioSpec};
 use crate::attachments::Attachment;
 use crate::engine::Engine;
 use crate::kernel_image::program::Kernel;
+use crate::ports::HostEnd;
 
 /// The bus on which a Guest finds its devices.
 pub enum BusSpec {
@@ -160,6 +161,8 @@ pub enum ConsoleInput {
     Serial(console::ConsoleInput<BoardLine>),
     /// The lguest bus's console.
     Lguest(LguestInput),
+    /// Virtio's console.
+    Virtio(HostEnd),
     /// The console of the page of virtio devices.
     Page(PageInput),
 }
@@ -173,6 +176,7 @@ impl ConsoleInput {
         match self {
             ConsoleInput::Serial(input) => input.send(bytes),
             ConsoleInput::Lguest(input) => input.send(bytes),
+            ConsoleInput::Virtio(end) => end.send(bytes),
             ConsoleInput::Page(input) => input.send(bytes),
         }
     }
@@ -184,9 +188,16 @@ pub struct Stopper {
     platform: Platform,
     outputs: [OutputPump; 2],
     desk: Arc<OnceLock<Arc<Desk>>>,
+    ends: Vec<HostEnd>,
 }
 
 impl Stopper {
+    /// Whoever waits for a reader of one of these, once the machine has ended, waits no more.
+    #[must_use]
+    pub fn with_ends(self, ends: Vec<HostEnd>) -> Stopper {
+        Stopper { ends, ..self }
+    }
+
     /// The machine's [`Machine::run`] returns [`Outcome::Stopped`] soon. Once is enough, more is harmless.
     pub fn stop(&self) {
         self.platform.stop();
@@ -196,6 +207,7 @@ impl Stopper {
         }
         // A vCPU may be waiting for a terminal that does not read.
         self.outputs.iter().for_each(OutputPump::abandon);
+        self.ends.iter().for_each(HostEnd::abandon);
     }
 }
 
@@ -339,7 +351,12 @@ impl Machine {
     /// The handle that ends the run.
     pub fn stopper(&self) -> Stopper {
         let desk = self.board.desk.clone();
-        Stopper { platform: self.board.platform.clone(), outputs: self.outputs.clone(), desk }
+        Stopper {
+            platform: self.board.platform.clone(),
+            outputs: self.outputs.clone(),
+            desk,
+            ends: Vec::new(),
+        }
     }
 
     /// The power button.

@@ -67,6 +67,16 @@ pub enum Transport {
     Mmio,
 }
 
+impl Transport {
+    /// How many devices there is room for, besides those that are always there.
+    pub const fn most(self) -> usize {
+        match self {
+            Transport::Pci => MOST_ON_PCI,
+            Transport::Mmio => MOST_MAPPED,
+        }
+    }
+}
+
 /// Who is given a device's waker.
 pub(super) type Listener = Box<dyn FnOnce(Waker) + Send>;
 
@@ -124,9 +134,10 @@ impl VirtioSpec {
     /// # Errors
     /// [`TooManyDevices`].
     pub fn new(transport: Transport, mut plugs: Vec<Plug>) -> Result<VirtioSpec, TooManyDevices> {
-        let (bus, most, hint) = match transport {
-            Transport::Mmio => ("mmio", MOST_MAPPED, "--bus pci has room for more"),
-            Transport::Pci => ("pci", MOST_ON_PCI, "leave some out"),
+        let most = transport.most();
+        let (bus, hint) = match transport {
+            Transport::Mmio => ("mmio", "--bus pci has room for more"),
+            Transport::Pci => ("pci", "leave some out"),
         };
         let asked_for = plugs.iter().filter(|plug| !plug.later).count();
         if asked_for > most {

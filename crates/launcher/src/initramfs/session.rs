@@ -38,6 +38,21 @@ pub struct Mount {
     pub readonly: bool,
 }
 
+/// How the session and the host reach each other in the Guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The terminal's device.
+    pub port: &'static str,
+    /// Names of virtio's ports.
+    pub named: Vec<String>,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { port: plan::SERIAL, named: Vec::new() }
+    }
+}
+
 /// Where the session's root is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootPlace {
@@ -59,6 +74,8 @@ impl RootPlace {
 pub struct Session {
     /// What the program talks to.
     pub mode: Mode,
+    /// By which way.
+    pub line: Line,
     /// The word of the marks around the session's output.
     pub word: MarkWord,
     /// Its root.
@@ -105,6 +122,8 @@ impl Session {
     fn plan(&self) -> Plan {
         let share = |mount: &Mount| plan::Share { tag: mount.tag.clone(), readonly: mount.readonly };
         Plan {
+            port: self.line.port.to_owned(),
+            named_ports: self.line.named.clone(),
             word: self.word.as_str().to_owned(),
             root: self.place.root.clone(),
             keep: self.place.keep,
@@ -139,7 +158,8 @@ mod tests {
         };
         let place = RootPlace::here();
         let command = ["printf", "%s|", "it's", "", "new\nline"].map(str::to_owned).to_vec();
-        Session { mode: Mode::Pipes, word: MarkWord::draw(), place, mounts: vec![], command, wishes }
+        let line = Line::default();
+        Session { mode: Mode::Pipes, line, word: MarkWord::draw(), place, mounts: vec![], command, wishes }
     }
 
     #[test]

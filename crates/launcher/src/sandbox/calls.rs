@@ -68,8 +68,8 @@ pub const LIVING: &[Call] = &[
     (libc::SYS_exit_group, Only::Any),
 ];
 
-/// Asking for a terminal's mode and setting it, by the old structure and by the new.
-const TERMINAL_MODES: &[u64] = &[libc::TCGETS, libc::TCSETS, libc::TCGETS2, libc::TCSETS2];
+/// Asking for a terminal's mode and setting it, by the old structure and by the new, and asking for its size.
+const TERMINAL_MODES: &[u64] = &[libc::TCGETS, libc::TCSETS, libc::TCGETS2, libc::TCSETS2, libc::TIOCGWINSZ];
 
 /// Standard input and output, and every other descriptor that is held already.
 pub const HELD_FILES: &[Call] = &[
@@ -81,7 +81,7 @@ pub const HELD_FILES: &[Call] = &[
     (libc::SYS_fcntl, Only::OneOf(1, &[libc::F_GETFD as u64])),
     (libc::SYS_poll, Only::Any),
     (libc::SYS_ppoll, Only::Any),
-    // The terminal's mode, which every way out puts back.
+    // The terminal's mode, which every way out puts back, and its size.
     (libc::SYS_ioctl, Only::OneOf(1, TERMINAL_MODES)),
 ];
 

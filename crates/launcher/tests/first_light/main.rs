@@ -12,6 +12,7 @@ mod debugging;
 mod gdb_inside;
 mod bad_input;
 mod session;
+mod consoles;
 mod wishes;
 mod images;
 mod disks;

@@ -47,6 +47,15 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).expect("a terminal takes keys");
     }
 
+    /// Makes it another size, which its foreground process is told as by a window that is dragged.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.line, size).expect("a terminal has a size");
+        // It is nobody's controlling terminal here, so the kernel signals nobody.
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, rustix::process::Signal::WINCH).expect("it runs");
+    }
+
     /// Waits for a text to appear after what was waited for last, and returns what came before it.
     pub fn until(&mut self, text: &str, limit: Duration) -> String {
         let end = Instant::now() + limit;

@@ -5,4 +5,5 @@
 mod program;
 mod kernel;
 mod boots;
+mod devices;
 mod mistakes;

@@ -9,4 +9,5 @@ mod commands;
 mod system_files;
 mod disks;
 mod links;
+mod virtio;
 mod crowd;

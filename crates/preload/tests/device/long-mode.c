@@ -321,6 +321,11 @@ static void case_file(void)
 	CHECK(close(file) == 0);
 	file = open64("/dev/lguest", O_RDWR);
 	CHECK(file >= 0 && close(file) == 0);
+	/* A number that is made another file's is a device's no more. */
+	file = open("/dev/lguest", O_RDWR);
+	zero = open("/dev/zero", O_RDONLY);
+	CHECK(dup2(zero, file) == file && close(zero) == 0);
+	CHECK(read(file, bytes, 4) == 4 && !memcmp(bytes, "\0\0\0\0", 4) && close(file) == 0);
 	/* Other files are what they were. */
 	zero = open("/dev/zero", O_RDONLY);
 	CHECK(read(zero, bytes, 4) == 4 && !memcmp(bytes, "\0\0\0\0", 4) && close(zero) == 0);

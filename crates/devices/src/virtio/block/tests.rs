@@ -277,7 +277,7 @@ fn random_requests_end_and_a_readonly_disk_stays_as_it_was() {
                 served += used.len();
             } else {
                 broken += 1;
-                let features = bench.life.offered();
+                let features = bench.life.offered() & !super::super::feature::EVENT_INDEX;
                 bench.start_with(features);
             }
         }
@@ -357,7 +357,7 @@ fn a_reset_forgets_what_was_under_way() {
     let (mut bench, crew) = lazy_disk();
     offer_flush(&mut bench, 0);
     assert_eq!(bench.notify(), Ok(vec![]));
-    let features = bench.life.offered();
+    let features = bench.life.offered() & !super::super::feature::EVENT_INDEX;
     bench.start_with(features);
     crew.work();
     bench.life.wake();

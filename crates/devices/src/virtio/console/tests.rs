@@ -102,7 +102,7 @@ impl Driver {
         (self.offered, self.seen) = ([0; 8], [0; 8]);
         self.memory.write_slice(&vec![0; BUFFERS as usize], GuestAddress(0)).unwrap();
         life.set_status(status::ACKNOWLEDGE | status::DRIVER);
-        life.accept(0, (features & life.offered()) as u32);
+        life.accept(0, (features & life.offered() & !super::super::feature::EVENT_INDEX) as u32);
         life.accept(1, 1);
         life.set_status(life.status() | status::FEATURES_OK);
         for queue in 0..8 {

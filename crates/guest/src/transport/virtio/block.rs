@@ -17,6 +17,7 @@ use lguest_abi::dma::Sections;
 use lguest_abi::meeting::PAGE_SIZE;
 use lguest_abi::pipe::VENDOR_LGUEST;
 
+use super::Collects;
 use super::queue::{Piece, Queue};
 use super::registers::{self, Registers};
 use crate::model::{BindError, Buffer, Carrier, Channel, DeviceId, Direction, Inbox, Memory, TransferError};
@@ -46,13 +47,13 @@ pub(super) struct BlockPort {
 impl BlockPort {
     /// Brings a disk up. None when it does not agree, or when memory is short.
     pub fn start(registers: Rc<dyn Registers>, memory: &Rc<dyn Memory>) -> Option<BlockPort> {
-        if !registers::agree(&*registers) {
+        if !registers::agree(&*registers, 0) {
             return None;
         }
         let page = Buffer::allocate(memory, PAGE_SIZE as usize)?;
         let header = Buffer::allocate(memory, HEADER)?;
         let status = Buffer::allocate(memory, 1)?;
-        let queue = Queue::start(&*registers, QUEUE, memory)?;
+        let queue = Queue::start(&*registers, QUEUE, 1, memory)?;
         registers::begin(&*registers);
         // A disk beyond two tebibytes ends there: its driver counts sectors in 32 bits.
         let sectors = if registers.configuration(4) == 0 { registers.configuration(0) } else { u32::MAX };
@@ -76,15 +77,17 @@ impl BlockPort {
         let data = data.as_slice().iter();
         pieces.extend(data.map(|section| piece(section.address, section.length.into(), reads)));
         pieces.push(piece(self.status.address(), 1, true));
-        let taken = self.queue.offer(&*self.registers, &pieces);
+        let taken = self.queue.offer(&*self.registers, 0, &pieces);
         // How much was taken says nothing, as ever: the result in the page does.
         if taken { Ok(0) } else { Err(TransferError::Refused(NOT_TAKEN)) }
     }
+}
 
+impl Collects for BlockPort {
     /// Puts the result of a request that came back into the page.
-    pub fn collect(&self) {
+    fn collect(&self) {
         self.registers.acknowledge();
-        if self.queue.came_back() {
+        if self.queue.came_back().is_some() {
             let mut status = [NOTHING];
             self.status.read(0, &mut status);
             let outcome = if status == [OK] { result::DONE } else { result::FAILED };

@@ -1,9 +1,10 @@
 //! Virtio, from the Guest's side: three transports, and the drivers of 2007 over any.
 //!
 //! ```text
-//!   drivers/block        unchanged: a page that describes a request, lists that carry it
+//!   drivers/             unchanged: block, net, console, pipe
 //!       |  model::Carrier
-//!   block                the page becomes a request of virtio's, and its status the page's result
+//!   block                a disk's page becomes a request of virtio's, and its status the page's result
+//!   kinds, stream        lists that are sent or wait become chains of a pair of queues
 //!       |
 //!   queue                a ring of descriptors         (virtio 1.2, 2.7)
 //!       |  Registers
@@ -14,6 +15,8 @@
 mod registers;
 mod queue;
 mod block;
+mod stream;
+mod kinds;
 pub mod mmio;
 pub mod pci;
 pub mod page;
@@ -21,6 +24,7 @@ pub mod page;
 pub use registers::Registers;
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -29,14 +33,39 @@ use lguest_abi::meeting::Irq;
 
 use crate::model::{Device, Memory, RegisterError, Registry};
 use block::{BlockCarrier, BlockPort};
+use stream::{StreamCarrier, StreamPort};
 
-/// A disk, among the kinds of device (virtio 1.2, section 5).
+/// Kinds of device (virtio 1.2, section 5).
+const NETWORK: u32 = 1;
 const BLOCK: u32 = 2;
+const CONSOLE: u32 = 3;
+/// Turns of a wait between two looks at the device's status, each an exit to the Host.
+const LOOK: u32 = 4096;
+
+/// What looks at a device after its interrupt.
+trait Collects {
+    /// Puts what the device finished where drivers look.
+    fn collect(&self);
+}
+
+/// Waits until `done`, which a device that works will be. False when it does not.
+fn wait_for<T>(registers: &dyn Registers, done: impl Fn() -> Option<T>) -> bool {
+    for turn in 1u32.. {
+        if done().is_some() {
+            return true;
+        }
+        if turn.is_multiple_of(LOOK) && stream::is_broken(registers) {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    false
+}
 
 /// The virtio devices that were found.
 #[derive(Default)]
 pub struct VirtioDevices {
-    ports: Vec<(Irq, Rc<BlockPort>)>,
+    ports: Vec<(Irq, Rc<dyn Collects>)>,
     /// Interrupts of a device beside the one that its driver knows: its other queues'.
     others: Vec<(Irq, Irq)>,
 }
@@ -52,13 +81,41 @@ impl VirtioDevices {
         memory: &Rc<dyn Memory>,
         registry: &Registry,
     ) -> Result<bool, RegisterError> {
-        if registers.kind() != BLOCK {
-            return Ok(false);
+        match registers.kind() {
+            // Streams on the page of descriptors have headers of their own, which nobody here has written yet.
+            kind if registers.is_legacy() && kind != BLOCK => return Ok(false),
+            BLOCK => {
+                let Some(port) = BlockPort::start(registers, memory) else { return Ok(false) };
+                let port = Rc::new(port);
+                self.ports.push((irq, port.clone()));
+                registry.add_device(Device { name, irq, carrier: Box::new(BlockCarrier(port)) })?;
+            }
+            NETWORK => return self.add_stream(name, irq, kinds::network(&registers, memory), registry),
+            CONSOLE if !kinds::has_ports(&*registers) => {
+                return self.add_stream(name, irq, kinds::console(&registers, memory), registry);
+            }
+            CONSOLE => {
+                let Some((control, ports)) = kinds::ports(&registers, memory) else { return Ok(false) };
+                self.ports.push((irq, Rc::new(control)));
+                for (number, port) in ports {
+                    self.add_stream(format!("{name}.{number}"), irq, Some(port), registry)?;
+                }
+            }
+            _ => return Ok(false),
         }
-        let Some(port) = BlockPort::start(registers, memory) else { return Ok(false) };
-        let port = Rc::new(port);
+        Ok(true)
+    }
+
+    fn add_stream(
+        &mut self,
+        name: String,
+        irq: Irq,
+        port: Option<StreamPort>,
+        registry: &Registry,
+    ) -> Result<bool, RegisterError> {
+        let Some(port) = port.map(Rc::new) else { return Ok(false) };
         self.ports.push((irq, port.clone()));
-        registry.add_device(Device { name, irq, carrier: Box::new(BlockCarrier(port)) })?;
+        registry.add_device(Device { name, irq, carrier: Box::new(StreamCarrier::new(&port)) })?;
         Ok(true)
     }
 

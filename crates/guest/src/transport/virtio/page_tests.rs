@@ -119,8 +119,8 @@ fn a_queue_that_is_not_there_takes_no_memory_and_one_that_is_gives_everything_ba
     let device = device(&host, 0);
     let before = host.live.get();
     assert!(device.placed_queue(2).is_none() && device.queue_limit(2) == 0);
-    assert!(Queue::start(&device, 2, &host.memory()).is_none());
-    drop(Queue::start(&device, 1, &host.memory()).expect("it is there"));
+    assert!(Queue::start(&device, 2, 1, &host.memory()).is_none());
+    drop(Queue::start(&device, 1, 1, &host.memory()).expect("it is there"));
     assert_eq!(host.live.get(), before);
 }
 

@@ -1,6 +1,7 @@
-//! A queue from the driver's side: one chain in flight at a time, which is all that the drivers of 2007 ask for.
+//! A queue from the driver's side: a few slots, each with room for one chain in flight.
 //!
-//! Layout: virtio 1.2, 2.7. The chain begins at descriptor 0 every time.
+//! Layout: virtio 1.2, 2.7. The chain of slot `n` begins at descriptor `n * stride` every time, so nobody keeps a list of
+//! free descriptors.
 
 use alloc::rc::Rc;
 use core::cell::Cell;
@@ -8,7 +9,7 @@ use core::cell::Cell;
 use super::Registers;
 use crate::model::{Buffer, Memory};
 
-/// Entries this Guest uses at most: a header, sixteen sections and a status fit.
+/// Entries this Guest uses at most: a header, sixteen sections and a status fit, or eight frames of three pieces.
 const SIZE: u16 = 32;
 const DESCRIPTOR: u64 = 16;
 const NEXT: u16 = 1;
@@ -29,17 +30,25 @@ pub(super) struct Piece {
 pub(super) struct Queue {
     index: u16,
     size: u16,
+    slots: u16,
     descriptors: Buffer,
     available: Buffer,
     used: Buffer,
     /// Chains offered, and chains seen to come back.
     offered: Cell<u16>,
     seen: Cell<u16>,
+    /// Slots whose chain is in flight, a bit each.
+    busy: Cell<u32>,
 }
 
 impl Queue {
-    /// Takes a queue into use. None when there is no such queue, or no memory.
-    pub fn start(registers: &dyn Registers, index: u16, memory: &Rc<dyn Memory>) -> Option<Queue> {
+    /// Takes a queue into use, with so many slots. None when there is no such queue, or no memory.
+    pub fn start(
+        registers: &dyn Registers,
+        index: u16,
+        slots: u16,
+        memory: &Rc<dyn Memory>,
+    ) -> Option<Queue> {
         let limit = registers.queue_limit(index);
         if !limit.is_power_of_two() {
             return None;
@@ -53,19 +62,36 @@ impl Queue {
                 (size, [part(0, DESCRIPTOR as usize)?, part(4, 2)?, part(4, 8)?])
             }
         };
-        let parts = [descriptors.address(), available.address(), used.address()];
-        registers.start_queue(index, size, parts);
-        Some(Queue { index, size, descriptors, available, used, offered: Cell::new(0), seen: Cell::new(0) })
+        if slots > size {
+            return None;
+        }
+        let (offered, seen, busy) = Default::default();
+        let queue = Queue { index, size, slots, descriptors, available, used, offered, seen, busy };
+        queue.restart(registers);
+        Some(queue)
     }
 
-    /// Offers a chain. False when one is in flight, or when it has no pieces or too many.
-    pub fn offer(&self, registers: &dyn Registers, pieces: &[Piece]) -> bool {
-        let fits = !pieces.is_empty() && pieces.len() <= usize::from(self.size);
-        if !fits || self.offered.get() != self.seen.get() {
+    /// Begins anew: after a reset of the device, which has let go of everything.
+    pub fn restart(&self, registers: &dyn Registers) {
+        self.available.write_u32(0, 0);
+        self.used.write_u32(0, 0);
+        self.offered.set(0);
+        self.seen.set(0);
+        self.busy.set(0);
+        let parts = [self.descriptors.address(), self.available.address(), self.used.address()];
+        registers.start_queue(self.index, self.size, parts);
+    }
+
+    /// Offers a chain in a slot. False when one is in flight there, or when it has no pieces or too many.
+    pub fn offer(&self, registers: &dyn Registers, slot: u16, pieces: &[Piece]) -> bool {
+        let stride = self.size / self.slots;
+        let fits = !pieces.is_empty() && pieces.len() <= usize::from(stride);
+        if slot >= self.slots || !fits || self.busy.get() & 1 << slot != 0 {
             return false;
         }
-        for (index, piece) in (0u16..).zip(pieces) {
-            let more = usize::from(index) + 1 < pieces.len();
+        let head = slot * stride;
+        for (index, piece) in (head..).zip(pieces) {
+            let more = usize::from(index - head) + 1 < pieces.len();
             let flags = if piece.writable { WRITE } else { 0 } | if more { NEXT } else { 0 };
             let mut bytes = [0; DESCRIPTOR as usize];
             bytes[..8].copy_from_slice(&piece.address.to_le_bytes());
@@ -75,8 +101,9 @@ impl Queue {
             self.descriptors.write(u64::from(index) * DESCRIPTOR, &bytes);
         }
         let place = 4 + u64::from(self.offered.get() % self.size) * 2;
-        self.available.write(place, &0u16.to_le_bytes());
+        self.available.write(place, &head.to_le_bytes());
         self.offered.set(self.offered.get().wrapping_add(1));
+        self.busy.set(self.busy.get() | 1 << slot);
         // The chain first, then the index that offers it, then the word to the device.
         self.available.barrier();
         self.available.write(2, &self.offered.get().to_le_bytes());
@@ -89,16 +116,27 @@ impl Queue {
         true
     }
 
-    /// Whether the chain came back since this was asked last.
-    pub fn came_back(&self) -> bool {
-        let mut index = [0; 2];
-        self.used.read(2, &mut index);
-        let back = self.offered.get() != self.seen.get() && u16::from_le_bytes(index) == self.offered.get();
-        if back {
+    /// The next slot whose chain came back, and how many bytes the device wrote into it. What a device that lies says of chains
+    /// that are not in flight is not heard.
+    pub fn came_back(&self) -> Option<(u16, u32)> {
+        loop {
+            let mut index = [0; 2];
+            self.used.read(2, &mut index);
+            let back = u16::from_le_bytes(index).wrapping_sub(self.seen.get());
+            let in_flight = self.offered.get().wrapping_sub(self.seen.get());
+            if back == 0 || back > in_flight {
+                return None;
+            }
             // What the device wrote was there before the index; it must be read after it.
             self.used.barrier();
-            self.seen.set(self.offered.get());
+            let place = 4 + u64::from(self.seen.get() % self.size) * 8;
+            let (head, length) = (self.used.read_u32(place), self.used.read_u32(place + 4));
+            self.seen.set(self.seen.get().wrapping_add(1));
+            let slot = head / u32::from(self.size / self.slots);
+            if slot < u32::from(self.slots) && self.busy.get() & 1 << slot != 0 {
+                self.busy.set(self.busy.get() & !(1 << slot));
+                return Some((slot as u16, length));
+            }
         }
-        back
     }
 }

@@ -40,24 +40,31 @@ const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
 const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
-/// VIRTIO_F_VERSION_1, bit 32: the one feature this Guest wants.
+/// The device cannot go on.
+pub(super) const NEEDS_RESET: u8 = 64;
+/// VIRTIO_F_VERSION_1, bit 32: the one feature that every device has to have.
 const VERSION_1_WORD: u32 = 1;
 const VERSION_1_BIT: u32 = 1;
 
-/// From reset to agreement on features. False when the device does not agree, or is from before version 1
-/// on a bus that is not.
-pub(super) fn agree(registers: &dyn Registers) -> bool {
+/// The features of its kind that a device after reset offers. None when it is from before version 1 on a bus that is not.
+pub(super) fn offered(registers: &dyn Registers) -> Option<u32> {
     registers.set_status(0);
     registers.set_status(ACKNOWLEDGE);
     registers.set_status(ACKNOWLEDGE | DRIVER);
-    if registers.is_legacy() {
-        registers.accept(0, 0);
-        return true;
-    }
-    if registers.offered(VERSION_1_WORD) & VERSION_1_BIT == 0 {
+    let usable = registers.is_legacy() || registers.offered(VERSION_1_WORD) & VERSION_1_BIT != 0;
+    usable.then(|| registers.offered(0))
+}
+
+/// From reset to agreement on these features of its kind. False when the device does not agree, or is from before version 1
+/// on a bus that is not.
+pub(super) fn agree(registers: &dyn Registers, features: u32) -> bool {
+    if offered(registers).is_none() {
         return false;
     }
-    registers.accept(0, 0);
+    registers.accept(0, features);
+    if registers.is_legacy() {
+        return true;
+    }
     registers.accept(VERSION_1_WORD, VERSION_1_BIT);
     registers.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
     registers.status() & FEATURES_OK != 0
