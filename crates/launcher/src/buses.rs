@@ -102,12 +102,6 @@ pub fn own_bus_spec(
     if let (BusChoice::Lguest, Some(option)) = (bus, extras.ports.option()) {
         return Err(no_console(option));
     }
-    if bus == BusChoice::Lguest && !attachments.iter().all(is_disk) {
-        return Err(Mistake(
-            "--net: the default Guest has no networks on --bus lguest; give lguest-dma, pci or mmio"
-                .to_owned(),
-        ));
-    }
     if bus == BusChoice::Lguest {
         return page_spec(attachments);
     }
@@ -122,10 +116,6 @@ pub fn own_bus_spec(
 
 fn no_console(option: &str) -> Mistake {
     Mistake(format!("{option}: needs --bus pci or mmio, which have virtio's console"))
-}
-
-fn is_disk(attachment: &Attachment) -> bool {
-    matches!(attachment, Attachment::Disk(_))
 }
 
 /// lguest's page of virtio devices. Its disks have one queue each, for there a queue is no vCPU's own.

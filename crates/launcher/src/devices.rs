@@ -69,12 +69,13 @@ const LGUEST_BUS: [Row; 4] = [
 ];
 
 /// On `--bus lguest`, in the order in which the Guest finds them.
-const LGUEST_PAGE: [Row; 3] = [
+const LGUEST_PAGE: [Row; 4] = [
     (
         "block",
         "--disk PATH[,ro][,format=raw|qcow2]",
         "virtio, its form from before 1.0; lgba, lgbb, ...; repeatable",
     ),
+    ("net", "--net user[,...]|link=NAME|tap=NAME", "virtio, likewise; repeatable, or none"),
     ("entropy", "always there", "virtio: the host's random numbers"),
     (
         "console",

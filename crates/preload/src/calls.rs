@@ -16,8 +16,10 @@ fn answer(result: Result<usize, c_int>) -> isize {
     match result {
         Ok(value) => value as isize,
         Err(number) => {
-            // SAFETY: the address of this thread's errno is good for writing.
-            unsafe { *libc::__errno_location() = number };
+            // SAFETY: no argument; it answers where this thread's errno is.
+            let errno = unsafe { libc::__errno_location() };
+            // SAFETY: that place is this thread's own, and good for writing.
+            unsafe { *errno = number };
             -1
         }
     }

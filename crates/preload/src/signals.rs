@@ -13,6 +13,8 @@ use std::os::unix::thread::JoinHandleExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::space::this_process;
+
 /// How long a signal for one thread may wait unseen: too short for a person, long enough to cost nothing.
 const LOOK_AGAIN: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Signals of the processor, which generated code may raise, and those that nobody blocks.
@@ -186,7 +188,7 @@ fn watch_once(shared: &Shared, call_out: &impl Fn()) -> bool {
     let state = shared.lock();
     if signal > 0 {
         // SAFETY: sends one of this process' own threads a signal; the kernel checks the numbers.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), armed.thread, signal) };
+        unsafe { libc::syscall(libc::SYS_tgkill, this_process(), armed.thread, signal) };
     }
     if waits && state.armed.is_some() {
         call_out();

@@ -17,11 +17,16 @@ fn vector(address: usize, length: usize) -> libc::iovec {
     libc::iovec { iov_base: address as *mut c_void, iov_len: length }
 }
 
+/// The process' number, as the kernel's calls take it.
+pub fn this_process() -> libc::pid_t {
+    std::process::id().cast_signed()
+}
+
 /// Copies bytes of the program's; how many there were before the first that cannot be read.
 fn read(address: usize, bytes: &mut [u8]) -> usize {
     let (local, remote) = (vector(bytes.as_mut_ptr() as usize, bytes.len()), vector(address, bytes.len()));
     // SAFETY: `local` is `bytes`; what `remote` leads to the kernel checks.
-    let copied = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    let copied = unsafe { libc::process_vm_readv(this_process(), &local, 1, &remote, 1, 0) };
     usize::try_from(copied).unwrap_or(0)
 }
 
@@ -32,7 +37,7 @@ fn read(address: usize, bytes: &mut [u8]) -> usize {
 pub fn write(address: usize, bytes: &[u8]) -> Result<(), c_int> {
     let (local, remote) = (vector(bytes.as_ptr() as usize, bytes.len()), vector(address, bytes.len()));
     // SAFETY: `local` is `bytes`, which are only read; what `remote` leads to the kernel checks.
-    let copied = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
+    let copied = unsafe { libc::process_vm_writev(this_process(), &local, 1, &remote, 1, 0) };
     if usize::try_from(copied) == Ok(bytes.len()) { Ok(()) } else { Err(libc::EFAULT) }
 }
 

@@ -416,7 +416,7 @@ fn lguest32_entry(base: &Memory, limit: u64, start: u32) -> Lguest32Entry {
         let mut bytes = [0; 4];
         base.read(GuestAddress(at), &mut bytes).map_or(0, |()| u32::from_le_bytes(bytes))
     };
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX & !(PAGE_SIZE as u32 - 1));
+    let limit = u32::try_from(limit).unwrap_or(!(PAGE_SIZE as u32 - 1));
     let told = word(BOOT_FIRST_ENTRY_SIZE);
     let whole = told != 0 && told <= limit && told.is_multiple_of(PAGE_SIZE as u32);
     let memory = if whole { told } else { limit };

@@ -285,9 +285,8 @@ impl HypercallBus for PageBus {
         self.page.statuses()
     }
 
-    /// The default Guest has no driver for virtio's console yet, and reads the serial port.
     fn console_input(&self) -> Option<ConsoleInput> {
-        None
+        Some(ConsoleInput::Page(self.input.clone()))
     }
 }
 

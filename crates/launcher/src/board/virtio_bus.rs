@@ -203,8 +203,7 @@ impl VirtioSpec {
         modules(self.transport_module(), self.plugs.iter().filter(wanted))
     }
 
-    /// The same for the devices that are always there: no program waits for them, and their drivers are half as many units as the
-    /// network's.
+    /// The same for the devices that are always there, for which no program waits.
     pub fn soon_modules(&self) -> Vec<&'static str> {
         if self.asked_for() == 0 {
             return Vec::new();

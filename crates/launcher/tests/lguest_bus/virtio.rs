@@ -3,6 +3,8 @@
 use crate::guest::{Guest, TRANSLATOR, engines, folder};
 
 const VIRTIO: [&str; 2] = ["pci", "mmio"];
+/// Those, and the page of descriptors.
+const ALL: [&str; 3] = ["pci", "mmio", "lguest"];
 
 #[test]
 fn the_pipe_reads_the_mails_text_by_one_driver_on_every_bus() {
@@ -24,7 +26,7 @@ fn the_pipe_reads_the_mails_text_by_one_driver_on_every_bus() {
 #[test]
 fn machines_on_different_buses_ping_each_other_on_one_link() {
     let engines = engines("machines_on_different_buses_ping_each_other_on_one_link");
-    for (engine, bus) in engines.iter().flat_map(|engine| VIRTIO.map(|bus| (*engine, bus))) {
+    for (engine, bus) in engines.iter().flat_map(|engine| ALL.map(|bus| (*engine, bus))) {
         let folder = folder();
         let options = ["--net", "link=mixed", "--bus", bus];
         let mut one = Guest::start(engine, &folder, &options);
@@ -52,7 +54,7 @@ fn machines_on_different_buses_ping_each_other_on_one_link() {
 
 #[test]
 fn the_host_answers_a_ping_on_the_user_network() {
-    for bus in VIRTIO {
+    for bus in ALL {
         let mut guest = Guest::start(TRANSLATOR, &folder(), &["--net", "user", "--bus", bus]);
         assert_eq!(guest.ask("net ip 10.0.2.15"), "");
         let said = guest.ask("net ping 10.0.2.2");
@@ -68,6 +70,18 @@ fn the_default_guest_talks_by_virtios_console() {
         let mut guest = Guest::start(engine, &folder(), &["--console", "virtio", "--bus", bus]);
         assert!(guest.ask("devices").contains("driven by lguestcons"), "{engine}, {bus}");
         // More than one buffer of the driver's at a time, both ways.
+        let long = "0123456789".repeat(20);
+        assert_eq!(guest.ask(&format!("echo {long}")), long);
+        assert!(guest.ask("help").len() > 256);
+        guest.power_off();
+    }
+}
+
+#[test]
+fn the_page_of_descriptors_has_a_console_of_its_own() {
+    for engine in engines("the_page_of_descriptors_has_a_console_of_its_own") {
+        let mut guest = Guest::start(engine, &folder(), &["--bus", "lguest"]);
+        assert!(guest.ask("devices").contains("driven by lguestcons"), "{engine}");
         let long = "0123456789".repeat(20);
         assert_eq!(guest.ask(&format!("echo {long}")), long);
         assert!(guest.ask("help").len() > 256);

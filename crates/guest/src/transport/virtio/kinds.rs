@@ -18,8 +18,9 @@ use super::stream::{Shape, StreamPort};
 use super::{Collects, wait_for};
 use crate::model::{Buffer, Memory};
 
-/// Bytes before each frame (virtio 1.2, 5.1.6): nothing left to do on it.
+/// Bytes before each frame (virtio 1.2, 5.1.6): nothing left to do on it. From before 1.0 they are two fewer (5.1.6.1).
 const NET_HEADER: usize = 12;
+const LEGACY_NET_HEADER: usize = 10;
 /// The device has an address.
 const NET_ADDRESS: u32 = 1 << 5;
 /// The console has ports, and queues to talk of them.
@@ -73,7 +74,7 @@ pub(super) fn network(registers: &Rc<dyn Registers>, memory: &Rc<dyn Memory>) ->
         features: TAP_GUEST_SLOT,
         page: Some(page),
         address,
-        header: NET_HEADER,
+        header: if registers.is_legacy() { LEGACY_NET_HEADER } else { NET_HEADER },
         agreed,
         ..alone(kind::NET, RECEIVE_BUFFERS)
     };

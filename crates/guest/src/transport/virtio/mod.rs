@@ -82,8 +82,6 @@ impl VirtioDevices {
         registry: &Registry,
     ) -> Result<bool, RegisterError> {
         match registers.kind() {
-            // Streams on the page of descriptors have headers of their own, which nobody here has written yet.
-            kind if registers.is_legacy() && kind != BLOCK => return Ok(false),
             BLOCK => {
                 let Some(port) = BlockPort::start(registers, memory) else { return Ok(false) };
                 let port = Rc::new(port);
