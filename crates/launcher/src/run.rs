@@ -115,6 +115,10 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let guest = GuestChoice::read(arguments.guest.as_deref())?;
     check_guest(&guest, arguments)?;
     let own = guest == GuestChoice::Unsaid && arguments.kernel.is_none();
+    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
+    if !own {
+        check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
+    }
     let mut given = given_kernel(&guest, arguments)?;
     let lguest32 = paravirtual::choose(arguments, cpus, given.as_mut())?;
     let mut attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
@@ -129,7 +133,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let mut ports = Ports::open(console, attached.then(terminal_size), &arguments.port)?;
     let root = Root::open(&guest, arguments, &mut attachments, &mut shares)?;
     let shared: Vec<_> = shares.iter().map(|share| share.directory.clone()).collect();
-    let own_initrd = arguments.initrd.as_deref().map(|path| read_initrd(path, memory)).transpose()?;
     let has_agent = match &own_initrd {
         Some(initrd) => initramfs::is_ours(initrd),
         None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
@@ -167,7 +170,6 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         }
         Some(default_guest::cmdline(cmdline.as_deref(), &arguments.command, attached)?)
     } else {
-        check_command(&guest, own_initrd.as_deref(), arguments, &wishes)?;
         cmdline
     };
     let (kernel, initrd) = match (&guest, given) {

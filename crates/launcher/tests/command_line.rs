@@ -43,10 +43,8 @@ fn memory_that_cannot_work_names_the_value_and_what_would() {
 #[test]
 fn what_the_default_guest_does_not_drive_on_virtio_is_refused() {
     for bus in ["pci", "mmio"] {
-        for (option, value) in [("--net", "link=x"), ("--share", "/tmp")] {
-            let sentence = mistake(&["run", "--bus", bus, option, value]);
-            assert!(sentence.starts_with(&format!("{option}: ")), "{sentence}");
-        }
+        let sentence = mistake(&["run", "--bus", bus, "--share", "/tmp"]);
+        assert!(sentence.starts_with("--share: "), "{sentence}");
     }
 }
 
