@@ -53,6 +53,12 @@ const SNIPPET: usize = 256;
 const UNITS: usize = 1 << 16;
 /// Sites likewise: eight a unit.
 const SITES: usize = 8 * UNITS;
+/// Guest bytes likewise; a list that grows by being copied leaves holes in the heap (10 MB after a boot).
+const BYTES: usize = 64 * UNITS;
+/// Instruction starts likewise.
+const MARKS: usize = 16 * UNITS;
+/// Ways out likewise.
+const EXITS: usize = 4 * UNITS;
 
 /// First bytes of the `jmp [rsp + r11*8 + disp32]` that a kick replaces by a five-byte jump.
 const TABLE_JUMP: [u8; 4] = [0x42, 0xff, 0xa4, 0xdc];
@@ -71,9 +77,9 @@ impl Cache {
             thunks,
             units: Vec::with_capacity(UNITS),
             sites: Vec::with_capacity(SITES),
-            bytes: Vec::new(),
-            marks: Vec::new(),
-            exits: Vec::new(),
+            bytes: Vec::with_capacity(BYTES),
+            marks: Vec::with_capacity(MARKS),
+            exits: Vec::with_capacity(EXITS),
             names: FxHashMap::default(),
             gates: FxHashMap::default(),
             pages: FxHashMap::default(),
