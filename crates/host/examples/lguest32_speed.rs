@@ -16,8 +16,11 @@ use program::*;
 
 const ROUNDS: u32 = 300_000;
 
+/// What a loop's Guest runs.
+type Write = fn(&mut Program);
+
 fn main() {
-    let loops: [(&str, fn(&mut Program)); 3] = [
+    let loops: [(&str, Write); 3] = [
         ("a hypercall", |program| {
             program.mov(EDI, ROUNDS);
             program.mov(EAX, call::SEND_INTERRUPTS);
