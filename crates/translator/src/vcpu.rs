@@ -16,6 +16,7 @@ use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
 use crate::memory::tables::Losses;
+use crate::memory::tables::View;
 use crate::memos::Memos;
 use crate::play::Pending;
 use crate::requirements::requirements;
@@ -392,7 +393,7 @@ impl Vcpu {
             fills: self.spaces.tables.fills,
             flushes: self.spaces.flushes,
             resets: self.cache.resets,
-            code_bytes: self.cache.arena.used() as u64,
+            code_bytes: self.cache.arena.bytes() as u64,
             table_bytes: self.spaces.tables.resident(),
             ..self.statistics
         }
@@ -412,12 +413,17 @@ impl Vcpu {
         act(&mut self.spaces, &mut reach)
     }
 
+    /// What gs must hold for a view: its distance from the frame, for generated code reads `gs:[frame + page * 8]`.
+    pub(crate) fn gs_for(&self, view: View) -> u64 {
+        self.spaces.tables.base(view).wrapping_sub(self.frames.frame() as u64)
+    }
+
     /// Tells generated code what it may do without asking: which views `stac`, `clac`, `syscall` and `sysret` choose between,
     /// and what the latter two load. Jump tables hold units of one mode, so a change of what modes depend on empties them.
     pub(crate) fn refresh_shortcuts(&mut self) {
         let (with, without) = self.spaces.kernel_views(self.cpu());
-        let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
-        let user = self.spaces.tables.base(self.spaces.user_view());
+        let (with, without) = (self.gs_for(with), self.gs_for(without));
+        let user = self.gs_for(self.spaces.user_view());
         let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
         (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);
