@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use crate::board::Announced;
 use crate::board::tap::Tap;
 use crate::disks::AttachedDisk;
 use crate::networks;
@@ -17,8 +18,8 @@ pub const BROKER: &str = "link-broker";
 pub enum BusChoice {
     /// Virtio on PCI, the default for Linux.
     Pci,
-    /// Virtio in memory.
-    Mmio,
+    /// Virtio in memory, which a kernel learns of in this way.
+    Mmio(Announced),
     /// lguest's first generation, the default for the default Guest.
     LguestDma,
     /// lguest's second: virtio on a page of descriptors.
@@ -33,9 +34,13 @@ pub fn bus(word: Option<&str>, usual: BusChoice) -> Result<BusChoice, Mistake> {
     match word {
         None => Ok(usual),
         Some("pci") => Ok(BusChoice::Pci),
-        Some("mmio") => Ok(BusChoice::Mmio),
+        Some("mmio" | "mmio,announce=acpi") => Ok(BusChoice::Mmio(Announced::Acpi)),
+        Some("mmio,announce=cmdline") => Ok(BusChoice::Mmio(Announced::CommandLine)),
         Some("lguest-dma") => Ok(BusChoice::LguestDma),
         Some("lguest") => Ok(BusChoice::Lguest),
+        Some(word) if word.starts_with("mmio,") => Err(Mistake(format!(
+            "--bus {word}: mmio is announced by ACPI or by the kernel's command line; give mmio or mmio,announce=cmdline"
+        ))),
         Some(word) => Err(Mistake(format!(
             "--bus {word}: is no bus; give lguest-dma or lguest for the default Guest, or mmio or pci for Linux"
         ))),
@@ -115,10 +120,16 @@ mod tests {
     #[test]
     fn a_bus_is_one_of_four() {
         assert_eq!(bus(None, BusChoice::Pci), Ok(BusChoice::Pci));
-        assert_eq!(bus(Some("mmio"), BusChoice::Pci), Ok(BusChoice::Mmio));
+        for (word, announced) in [
+            ("mmio", Announced::Acpi),
+            ("mmio,announce=acpi", Announced::Acpi),
+            ("mmio,announce=cmdline", Announced::CommandLine),
+        ] {
+            assert_eq!(bus(Some(word), BusChoice::Pci), Ok(BusChoice::Mmio(announced)));
+        }
         assert_eq!(bus(Some("lguest-dma"), BusChoice::Pci), Ok(BusChoice::LguestDma));
         assert_eq!(bus(Some("lguest"), BusChoice::Pci), Ok(BusChoice::Lguest));
-        for word in ["lguest32", "isa", ""] {
+        for word in ["lguest32", "isa", "", "mmio,", "mmio,announce=fdt", "pci,announce=acpi"] {
             assert!(bus(Some(word), BusChoice::Pci).unwrap_err().0.starts_with(&format!("--bus {word}: ")));
         }
     }

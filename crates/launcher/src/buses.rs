@@ -3,7 +3,7 @@
 use lguest_devices::virtio::fs::VirtioFs;
 
 use crate::attachments::{self, Attachment, BusChoice};
-use crate::board::{BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, VirtioSpec};
+use crate::board::{Announced, BusSpec, LinkPlace, MOST_MAPPED, PageSpec, Plug, Transport, VirtioSpec};
 use crate::cli::RunArguments;
 use crate::debian::modules::Drivers;
 use crate::networks;
@@ -18,7 +18,7 @@ pub fn nets(guest: &GuestChoice, arguments: &RunArguments) -> Vec<String> {
     // The root's own device among them.
     let root = matches!(guest, GuestChoice::Directory(_) | GuestChoice::Image(_));
     let others = arguments.disk.len() + arguments.share.len() + usize::from(root) + port_devices(arguments);
-    let room = arguments.bus.as_deref() != Some("mmio") || others < MOST_MAPPED;
+    let room = !arguments.bus.as_deref().is_some_and(|bus| bus.starts_with("mmio")) || others < MOST_MAPPED;
     match guest {
         GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)
             if room && arguments.net.is_empty() =>
@@ -50,6 +50,26 @@ impl Extras<'_> {
     }
 }
 
+/// Whether this Guest's kernel can be told of its devices in the way that was asked for.
+///
+/// # Errors
+/// One sentence for kernels that are known to read no devices from their command line.
+pub fn check_announced(
+    choice: BusChoice,
+    guest: &GuestChoice,
+    arguments: &RunArguments,
+) -> Result<(), Mistake> {
+    let why = match guest {
+        _ if choice != BusChoice::Mmio(Announced::CommandLine) || arguments.kernel.is_some() => return Ok(()),
+        GuestChoice::Kernel(_) => return Ok(()),
+        GuestChoice::Unsaid => "the default Guest reads a device tree; leave announce= out",
+        GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_) => {
+            "Debian builds its kernels without CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES; leave announce= out, or give --kernel"
+        }
+    };
+    Err(Mistake(format!("--bus {}: {why}", arguments.bus.as_deref().unwrap_or_default())))
+}
+
 /// The bus with what is attached to it.
 ///
 /// # Errors
@@ -77,8 +97,11 @@ pub fn bus_spec(
             "--bus lguest: is the default Guest's, and of kernels with lguest's sub-architecture; give pci or mmio to others"
                 .to_owned(),
         )),
-        BusChoice::Mmio => virtio(Transport::Mmio, attachments, shares, extras.plugs(), cpus),
-        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, extras.plugs(), cpus),
+        BusChoice::Mmio(announced) => {
+            let bus = virtio(Transport::Mmio, attachments, shares, extras.plugs(), cpus)?;
+            Ok(BusSpec::Virtio(bus.announced(announced)))
+        }
+        BusChoice::Pci => virtio(Transport::Pci, attachments, shares, extras.plugs(), cpus).map(BusSpec::Virtio),
     }
 }
 
@@ -165,7 +188,7 @@ fn virtio(
     shares: Vec<ShareSpec>,
     named: Vec<Plug>,
     cpus: u32,
-) -> Result<BusSpec, Mistake> {
+) -> Result<VirtioSpec, Mistake> {
     let mut plugs = plugs(attachments, cpus, transport.most() - named.len())?;
     for share in shares {
         let tag = share.tag.clone();
@@ -174,7 +197,7 @@ fn virtio(
         plugs.push(Plug::woken(VirtioFs::new(&tag, server), |waker| start.with(waker)));
     }
     plugs.extend(named);
-    Ok(BusSpec::Virtio(VirtioSpec::new(transport, plugs)?))
+    Ok(VirtioSpec::new(transport, plugs)?)
 }
 
 /// The modules that a Linux kernel needs to find and drive what is on the bus, if it has them as modules.

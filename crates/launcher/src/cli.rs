@@ -147,7 +147,8 @@ pub struct RunArguments {
     pub user: Option<String>,
 
     /// How the Guest finds its devices: pci (usual for Linux) or mmio, both virtio; lguest-dma is the default Guest's own,
-    /// which finds its devices on the other two as well, and disks on lguest (virtio on a page of descriptors)
+    /// which finds its devices on the other two as well, and disks on lguest (virtio on a page of descriptors).
+    /// A kernel learns of mmio by ACPI; mmio,announce=cmdline says it by virtio_mmio.device= on its command line
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
 

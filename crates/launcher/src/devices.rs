@@ -86,7 +86,11 @@ const LGUEST_PAGE: [Row; 4] = [
 
 const BUSES: [Row; 4] = [
     ("pci", "--bus pci", "usual for Linux; virtio on PCI with MSI-X, up to 29 devices"),
-    ("mmio", "--bus mmio", "virtio in memory from 0xd0000000, announced by ACPI; up to 6 devices"),
+    (
+        "mmio",
+        "--bus mmio[,announce=cmdline]",
+        "virtio in memory from 0xd0000000, announced by ACPI or virtio_mmio.device=; up to 6 devices",
+    ),
     ("lguest", "--bus lguest", "for the default Guest; virtio on a page of descriptors above memory (2009)"),
     ("lguest-dma", "--bus lguest-dma", "usual for the default Guest; a page of 16 descriptors above memory"),
 ];
@@ -116,6 +120,7 @@ fn section(title: &str, rows: &[Row]) -> String {
 mod tests {
     use super::*;
     use crate::attachments::{self, BusChoice};
+    use crate::board::Announced;
 
     #[test]
     fn every_option_that_is_listed_is_one_and_every_bus_that_there_is_is_listed() {
@@ -129,7 +134,9 @@ mod tests {
         for (name, ..) in BUSES {
             assert!(attachments::bus(Some(name), BusChoice::Pci).is_ok(), "{name}");
         }
-        for choice in [BusChoice::Pci, BusChoice::Mmio, BusChoice::LguestDma, BusChoice::Lguest] {
+        for choice in
+            [BusChoice::Pci, BusChoice::Mmio(Announced::Acpi), BusChoice::LguestDma, BusChoice::Lguest]
+        {
             let listed = |row: &Row| attachments::bus(Some(row.0), BusChoice::Pci) == Ok(choice);
             assert!(BUSES.iter().any(listed), "{choice:?}");
         }

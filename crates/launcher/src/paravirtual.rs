@@ -85,7 +85,8 @@ fn refuse_options(arguments: &RunArguments, cpus: u32) -> Result<(), Mistake> {
     if !arguments.share.is_empty() {
         return refused("--share: kernels with lguest's sub-architecture have no virtio-fs".to_owned());
     }
-    if let Some(bus @ ("mmio" | "lguest-dma")) = arguments.bus.as_deref() {
+    let other = |bus: &&str| *bus == "lguest-dma" || bus.starts_with("mmio");
+    if let Some(bus) = arguments.bus.as_deref().filter(other) {
         return refused(format!(
             "--bus {bus}: lguest's machine of 32 bits has lguest, or pci from Linux 4.0 on"
         ));

@@ -13,7 +13,7 @@ use lguest_devices::virtio::console::Size;
 use crate::attachments::{self, Attachment, BusChoice};
 use crate::board::{BusSpec, ConsoleInput, Machine, MachineSpec, Outcome, Plug};
 use crate::boot_time::{Clock, Moment};
-use crate::buses::{Extras, bus_spec, drivers, lguest32_spec, nets, own_bus_spec};
+use crate::buses::{Extras, bus_spec, check_announced, drivers, lguest32_spec, nets, own_bus_spec};
 use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
@@ -126,6 +126,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
     let choice = attachments::bus(arguments.bus.as_deref(), usual)?;
+    check_announced(choice, &guest, arguments)?;
     let internet = attachments.iter().any(|one| matches!(one, Attachment::User(_)));
     let mounts = share::mounts(&shares)?;
     let attached = terminal::is_attached();
@@ -138,7 +139,7 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
     };
     let calls = arguments.vsock.is_some();
-    let on_virtio = lguest32.is_none() && matches!(choice, BusChoice::Pci | BusChoice::Mmio);
+    let on_virtio = lguest32.is_none() && matches!(choice, BusChoice::Pci | BusChoice::Mmio(_));
     if calls && (own || !on_virtio) {
         return Err(Mistake(
             "--vsock: needs a Linux Guest on --bus pci or mmio, which has AF_VSOCK; name one, as debian"

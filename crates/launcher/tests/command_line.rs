@@ -60,6 +60,9 @@ fn every_value_that_cannot_work_is_named_with_its_option() {
         ("--timeout", "-3"),
         ("--log-level", "loud"),
         ("--bus", "isa"),
+        ("--bus", "mmio,announce=smoke"),
+        // Debian's kernels cannot be told of devices this way.
+        ("--bus", "mmio,announce=cmdline"),
         ("--net", "wifi"),
         ("--disk", "/no/such/disk"),
     ] {

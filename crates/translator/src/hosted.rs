@@ -26,6 +26,7 @@ use crate::decode::LONGEST_INSTRUCTION;
 use crate::events::exception::Exception;
 use crate::events::returns;
 use crate::events::stack::Stack;
+use crate::memory::ram::PAGE_SIZE;
 use crate::memory::walk::{Access, Intent};
 use crate::vcpu::Vcpu;
 
@@ -81,7 +82,8 @@ impl Vcpu {
         cpu.idtr.limit = 0;
         (cpu.ldtr, cpu.tr) = (Segment::null(0), Segment::null(0));
         cpu.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM;
-        cpu.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT;
+        // Such kernels mark what all their spaces share as global, and say when that changes.
+        cpu.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::PGE;
         cpu.sysenter = Sysenter::default();
         cpu.rflags = flags::ALWAYS_ONE | flags::IF;
         // A level is entered from inside, as `iret` does it.
@@ -227,17 +229,22 @@ impl Vcpu {
 
     /// The bytes of the instruction at `rip`, as far as it may be fetched; the rest is zero.
     pub fn instruction_bytes(&mut self) -> [u8; LONGEST_INSTRUCTION] {
-        let mut bytes = [0; LONGEST_INSTRUCTION];
+        const WORD: usize = 8;
+        let mut bytes = [0; LONGEST_INSTRUCTION.next_multiple_of(WORD)];
         self.with_memory(|cpu, memory| {
             let access = Access { intent: Intent::Execute, user: cpu.cpl == 3, smap_allowed: false };
-            for (byte, offset) in bytes.iter_mut().zip(0..) {
-                let Ok(linear) = cpu.linear_code(cpu.rip.wrapping_add(offset)) else { return };
-                match memory.read_number(cpu, linear, 1, access) {
-                    Ok(value) => *byte = value as u8,
-                    Err(_) => return,
-                }
+            let mut at = 0;
+            while at < bytes.len() {
+                let place = |offset: usize| cpu.linear_code(cpu.rip.wrapping_add((at + offset) as u64));
+                let Ok(linear) = place(0) else { return };
+                // A word where it is on one page and in the segment, else a byte.
+                let whole = linear % PAGE_SIZE <= PAGE_SIZE - WORD as u64 && place(WORD - 1).is_ok();
+                let size = if whole && at + WORD <= bytes.len() { WORD } else { 1 };
+                let Ok(value) = memory.read_number(cpu, linear, size, access) else { return };
+                bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+                at += size;
             }
         });
-        bytes
+        std::array::from_fn(|n| bytes[n])
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! A kernel without a bus of ports only probes: it reads ones, and what it writes is lost. From 4.1 on its devices are on PCI, and
 //! configuration goes by ports 0xcf8 to 0xcff to the board.
+//!
+//! 4.1 with CONFIG_MICROCODE_EARLY calls its loader of microcode before it looks for a Host at all (arch/x86/kernel/head_32.S), and on Intel's
+//! processors that asks for the microcode's revision with no handler for the fault. It gets zeros, finds nothing to load and
+//! goes on. From LGUEST_INIT on such a fault is the kernel's own.
 
 use super::data::Generation;
 use super::vcpu::Lguest32Vcpu;
@@ -47,13 +51,21 @@ pub(super) struct Asked {
     next: u64,
 }
 
+/// `rdmsr` and `wrmsr`.
+const READ_REGISTER: [u8; 2] = [0x0f, 0x32];
+const WRITE_REGISTER: [u8; 2] = [0x0f, 0x30];
+
 const RAX: usize = 0;
 const RDX: usize = 2;
 
 impl Lguest32Vcpu {
     /// #GP(0) at level 1: `Some` when it was one of these, with what the board has to do.
     pub(super) fn emulate(&mut self) -> Option<Option<Exit>> {
-        let (what, length) = decode(&self.cpu.instruction_bytes())?;
+        let bytes = self.cpu.instruction_bytes();
+        if self.data.is_none() && self.early_register([bytes[0], bytes[1]]) {
+            return Some(None);
+        }
+        let (what, length) = decode(&bytes)?;
         let next = self.cpu.rip().wrapping_add(length.into()) & 0xffff_ffff;
         let by_register = self.cpu.gpr(RDX) as u16;
         let configures = |port: &u16| {
@@ -85,6 +97,21 @@ impl Lguest32Vcpu {
         }
         self.cpu.set_rip(next);
         Some(None)
+    }
+
+    /// A register of the model's before LGUEST_INIT: true when the instruction was one of these two.
+    fn early_register(&mut self, instruction: [u8; 2]) -> bool {
+        let reads = instruction == READ_REGISTER;
+        if reads {
+            self.cpu.set_gpr(RAX, 0);
+            self.cpu.set_gpr(RDX, 0);
+        }
+        let done = reads || instruction == WRITE_REGISTER;
+        if done {
+            let next = self.cpu.rip().wrapping_add(instruction.len() as u64) & 0xffff_ffff;
+            self.cpu.set_rip(next);
+        }
+        done
     }
 
     /// The answer to a read of a port.

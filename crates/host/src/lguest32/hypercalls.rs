@@ -4,7 +4,6 @@
 
 use lguest_abi::hypercall::POWER_DOWN;
 use lguest_abi::lguest32::{RESERVED_TOP, RingCall, SHUTDOWN_RESTART, SHUTDOWN_TEXT, call};
-use lguest_translator::cpu::translations::Invalidation;
 
 use super::Death;
 use super::data::{Data, Field, Generation, read_word};
@@ -38,7 +37,7 @@ impl Lguest32Vcpu {
             call::TS => self.cpu.set_task_switched(a1 != 0),
             call::SET_CLOCKEVENT => self.set_clock_event(a1),
             call::HALT => self.halted = true,
-            call::SET_PMD => self.cpu.forget_translations(Invalidation::All),
+            call::SET_PMD => self.directory_changed(a1),
             call::SET_PTE => self.entry_changed(a1, a2, a3)?,
             call::SET_PGD => self.top_level_changed(a1, a2)?,
             call::LOAD_TLS => self.load_tls(a1)?,

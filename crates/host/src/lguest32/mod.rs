@@ -13,6 +13,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
+//! | `identity` | which processor the kernels are shown |
 //! | `data` | `lguest_data` of three kernels: where each field is, and which kernel it is |
 //! | `lines` | pending interrupts, from any thread; sleep, stop and the alarm |
 //! | `segments` | the rules by which descriptors and gates are taken over |
@@ -34,6 +35,7 @@
 //! program could end its machine with one wild pointer; here a user gets an ordinary page fault.
 
 pub mod lines;
+mod identity;
 mod data;
 mod segments;
 mod paging;

@@ -110,11 +110,32 @@ impl Lguest32Vcpu {
             // The four pointers live in the processor.
             Some((root, HostedPaging::Wide)) if root & !31 == base => self.load_tables(root),
             Some((root, _)) if root & !(PAGE - 1) == base => {
-                self.cpu.forget_translations(Invalidation::All);
+                self.part_changed(index << 22);
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    /// SET_PMD: an entry of a directory of PAE's changed. One that the current space does not have is nothing here.
+    pub(super) fn directory_changed(&mut self, directory: u32) {
+        let Some((root, HostedPaging::Wide)) = self.paging else {
+            return self.cpu.forget_translations(Invalidation::All);
+        };
+        let names = |slot: &u32| {
+            let pointer = read_word(&self.ram, u64::from((root & !31) + 8 * slot));
+            pointer & PRESENT != 0 && pointer & !(PAGE - 1) == directory & !(PAGE - 1)
+        };
+        // The highest of the addresses that it is for: the kernel's part is at the top.
+        if let Some(slot) = (0..4).rev().find(names) {
+            self.part_changed(slot << 30 | 0x3fff_f000);
+        }
+    }
+
+    /// The tables for `address` changed: what is forgotten is the user's part, or everything.
+    fn part_changed(&mut self, address: u32) {
+        let shared = self.data.as_ref().is_none_or(|data| address >= data.kernel_address);
+        self.flush(shared);
     }
 
     /// SET_PTE: a page's entry changed. The value is a hint, and never stored.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use lguest_abi::lguest32::{KERNEL_CODE, KERNEL_DATA, RingCall};
 use lguest_translator::{
-    Exit as CpuExit, HiddenFeatures, HostedEntry, HostedPaging, Options, Ram, SetupError, Vcpu as Cpu,
+    Exit as CpuExit, HiddenFeatures, HostedEntry, HostedPaging, Ram, SetupError, Vcpu as Cpu,
 };
 
 use super::Death;
 use super::data::{Data, Generation};
 use super::emulate::Asked;
+use super::identity;
 use super::lines::Lines;
 use super::segments::Gates;
 use crate::clock::TscRate;
@@ -80,8 +81,7 @@ impl Lguest32Vcpu {
         entry: Lguest32Entry,
         hidden: &HiddenFeatures,
     ) -> Result<Lguest32Vcpu, SetupError> {
-        let options = Options { index: 0, count: 1, cpuid: Vec::new(), hidden: hidden.clone() };
-        let mut cpu = Cpu::new(ram.clone(), options)?;
+        let mut cpu = Cpu::new(ram.clone(), identity::options(hidden))?;
         let mut table = [0; 32];
         table[usize::from(KERNEL_CODE >> 3)] = FIRST_CODE;
         table[usize::from(KERNEL_DATA >> 3)] = FIRST_DATA;

@@ -252,3 +252,44 @@ fn vmcall_is_no_instruction_of_the_later_kernels() {
         assert_eq!(at, [0x0f, 0x01, 0xc1]);
     }
 }
+
+#[test]
+fn registers_of_the_model_are_zero_before_init() {
+    for form in FORMS {
+        let mut guest = raw(form, |program| {
+            program.mov(ECX, 0x8b);
+            program.db(&[0x0f, 0x30]); // wrmsr
+            program.mov(EAX, 5);
+            program.mov(EDX, 6);
+            program.db(&[0x0f, 0x32]); // rdmsr
+            program.note(EAX);
+            program.note(EDX);
+            program.begin();
+            program.off();
+        });
+        (0..2).for_each(|n| guest.put(NOTES + 4 * n, 7));
+        guest.run_to_off();
+        assert_eq!([guest.noted(0), guest.noted(1)], [0, 0], "{form:?}");
+    }
+}
+
+#[test]
+fn a_port_instruction_over_the_end_of_a_page_is_found_by_its_addresses() {
+    for form in FORMS {
+        let mut guest = guest(form, |program| {
+            program.mov(EAX, 0);
+            program.push(0x1_0fff);
+            program.db(&[0xc3]); // ret
+        });
+        // The second half lies in another frame than the one that follows.
+        guest.put(TABLE + 4 * 0x11, 0x1_2000 | 3);
+        guest.load(0x1_0fff, &[0xe4]); // in al, 0x71
+        let mut rest = Program::new(form);
+        rest.db(&[0x71]);
+        rest.note(EAX);
+        rest.off();
+        guest.load(0x1_2000, &rest.bytes);
+        guest.run_to_off();
+        assert_eq!(guest.noted(0), 0xff, "{form:?}");
+    }
+}

@@ -57,6 +57,8 @@ pub enum Virtio {
     None,
     /// In the first so many slots of memory.
     Mmio(u8),
+    /// The same, named elsewhere; the tables only say of which kind their interrupts are.
+    Lines(u8),
     /// The first so many on PCI, which are found by asking; the tables say how their interrupt lines run.
     Pci(u8),
 }
@@ -72,7 +74,7 @@ pub fn place(memory: &Memory, cpus: u32, virtio: Virtio) -> Result<GuestAddress,
     let facs = place.table(&FACS::new())?;
     let dsdt = place.table(&dsdt(virtio))?;
     let fadt = place.table(&fadt(facs, dsdt).finalize())?;
-    let madt = place.table(&madt(cpus))?;
+    let madt = place.table(&madt(cpus, virtio))?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt.0);
     xsdt.add_entry(madt.0);
@@ -138,7 +140,7 @@ fn fadt(facs: GuestAddress, dsdt: GuestAddress) -> FADTBuilder {
 }
 
 /// The interrupt controllers. The crate's MADT cannot say that there is an 8259, so the bytes are written here.
-fn madt(cpus: u32) -> Sdt {
+fn madt(cpus: u32, virtio: Virtio) -> Sdt {
     let mut madt = Sdt::new(*b"APIC", HEADER_SIZE, 4, OEM, OEM_TABLE, OEM_REVISION);
     madt.append_slice(&(APIC_BASE as u32).to_le_bytes());
     madt.append_slice(&PC_COMPATIBLE.to_le_bytes());
@@ -150,9 +152,10 @@ fn madt(cpus: u32) -> Sdt {
     madt.append_slice(&[MADT_IO_APIC, 12, cpus as u8, 0]);
     madt.append_slice(&(IOAPIC_BASE as u32).to_le_bytes());
     madt.append_slice(&0u32.to_le_bytes());
-    for (source, pin, flags) in
-        [(0, TIMER_PIN as u32, AS_THE_BUS), (layout::SCI_GSI, layout::SCI_GSI.into(), HIGH_LEVEL)]
-    {
+    let slots = if let Virtio::Mmio(slots) | Virtio::Lines(slots) = virtio { slots } else { 0 };
+    let level = [layout::SCI_GSI].into_iter().chain(layout::MAPPED_GSIS.into_iter().take(slots.into()));
+    let level = level.map(|line| (line, line.into(), HIGH_LEVEL));
+    for (source, pin, flags) in [(0, TIMER_PIN as u32, AS_THE_BUS)].into_iter().chain(level) {
         madt.append_slice(&[MADT_OVERRIDE, 10, 0, source]);
         madt.append_slice(&pin.to_le_bytes());
         madt.append_slice(&flags.to_le_bytes());
@@ -208,7 +211,7 @@ fn pci_root(devices: u8) -> Vec<u8> {
 /// How pin A of this PCI device runs: an element of `_PRT` (ACPI 6.5, 6.2.13). Any function of the slot, pin, no interrupt
 /// link, and so a line of the I/O APIC.
 fn route(device: u8) -> Vec<u8> {
-    let (slot, gsi) = (u32::from(device) + 1, layout::virtio_gsi(device));
+    let (slot, gsi) = (u32::from(device) + 1, layout::pci_gsi(device));
     let address = slot << 16 | 0xffff;
     bytes(&Package::new(vec![&address, &0u8, &0u8, &gsi]))
 }
@@ -238,7 +241,7 @@ fn clock() -> Vec<u8> {
 fn virtio_device(slot: u8) -> Vec<u8> {
     let window = layout::virtio_window(slot) as u32;
     let registers = Memory32Fixed::new(true, window, virtio::mmio::REGISTERS as u32);
-    let interrupt = Interrupt::new(true, false, false, false, layout::virtio_gsi(slot).into());
+    let interrupt = Interrupt::new(true, false, false, false, layout::MAPPED_GSIS[usize::from(slot)].into());
     device(&format!("VIO{slot}"), &"LNRO0005", slot, &[&registers, &interrupt])
 }
 

@@ -89,6 +89,36 @@ fn the_madt_names_every_processor_and_where_the_timer_went() {
     assert_eq!((entries[5][3], entries[5][4], entries[5][8]), (9, 9, 0b1101), "the SCI is level and high");
 }
 
+/// The interrupt overrides that say level and high.
+fn level_lines(virtio: Virtio) -> Vec<u8> {
+    let memory = Memory::new(2 << 20).unwrap();
+    let root = place(&memory, 1, virtio).unwrap();
+    let madt = &tables(&memory, root)["APIC"];
+    let (mut at, mut lines) = (44, Vec::new());
+    while at < madt.len() {
+        if madt[at] == 2 && madt[at + 8] == 0b1101 {
+            assert_eq!(u64::from(madt[at + 3]), number(madt, at + 4, 4), "the pin of the same number");
+            lines.push(madt[at + 3]);
+        }
+        at += usize::from(madt[at + 1]);
+    }
+    lines
+}
+
+#[test]
+fn a_device_in_memory_has_a_level_line_whoever_names_it_and_a_name_only_where_the_tables_do() {
+    assert_eq!(level_lines(Virtio::Pci(3)), [9]);
+    for virtio in [Virtio::Mmio(3), Virtio::Lines(3)] {
+        assert_eq!(level_lines(virtio), [9, 5, 6, 7]);
+        let memory = Memory::new(2 << 20).unwrap();
+        let root = place(&memory, 1, virtio).unwrap();
+        let dsdt = &tables(&memory, root)["DSDT"];
+        let named = |name: &[u8]| dsdt.windows(4).any(|window| window == name);
+        assert_eq!(named(b"VIO2"), virtio == Virtio::Mmio(3));
+        assert!(!named(b"VIO3"));
+    }
+}
+
 #[test]
 fn the_dsdt_has_soft_off_the_pci_root_and_the_serial_ports() {
     let (memory, root) = machine(1);

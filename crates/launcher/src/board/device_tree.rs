@@ -105,7 +105,7 @@ fn virtio_tree(devices: u8) -> Vec<u8> {
         tree.begin(&format!("virtio_mmio@{window:x}"));
         tree.property("compatible", b"virtio,mmio\0");
         tree.property("reg", &[window, REGISTERS as u32].map(u32::to_be_bytes).concat());
-        tree.property("interrupts", &u32::from(layout::virtio_gsi(slot)).to_be_bytes());
+        tree.property("interrupts", &u32::from(layout::MAPPED_GSIS[usize::from(slot)]).to_be_bytes());
         tree.token(END_NODE);
     }
     tree.token(END_NODE);

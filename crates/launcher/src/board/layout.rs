@@ -12,7 +12,7 @@
 //!   0x000e_0000 .. 0x0010_0000   the ACPI tables in it
 //!   0x0010_0000 ..             RAM: the kernel where its ELF file says, the initrd at the top of low RAM
 //!   0xc000_0000 .. 4 GiB       hole
-//!     0xd000_0000 .. 0xd000_8000   virtio, a page a device on --bus mmio: interrupts 16 to 23, level
+//!     0xd000_0000 .. 0xd000_8000   virtio, a page a device on --bus mmio: interrupts below, level
 //!     0xe000_0000 .. 0xf000_0000   PCI memory window; on --bus pci virtio, 32 KiB a device, interrupts 16 to 23 by turns
 //!     0xfec0_0000                  I/O APIC
 //!     0xfee0_0000                  local APICs
@@ -26,6 +26,7 @@
 //!   0x2f8                serial port 2 (ttyS1)            3
 //!   0x3f8                serial port 1 (ttyS0)            4
 //!   0x600                ACPI power management            9, level
+//!   -                    virtio on --bus mmio             5, 6, 7, 10, 11, 12, 14, 15, level
 //!   0xcf8                PCI configuration, with the reset register at 0xcf9
 //! ```
 
@@ -58,21 +59,25 @@ pub const KERNEL_MINIMUM: GuestAddress = GuestAddress(0x10_0000);
 /// The PCI host bridge's memory window.
 pub const PCI_MEMORY: Range<u64> = 0xe000_0000..0xf000_0000;
 
-/// Virtio devices in memory at most: the pins of the I/O APIC that nothing else on a PC has.
-pub const VIRTIO_SLOTS: u8 = 8;
+/// Interrupts of the virtio devices in memory: those of the first sixteen that nothing else here has. A kernel knows these
+/// sixteen by number without any table, so its command line can name them (`virtio_mmio.device=`); those above only the ACPI
+/// tables could. Level, high.
+pub const MAPPED_GSIS: [u8; 8] = [5, 6, 7, 10, 11, 12, 14, 15];
+
+/// Virtio devices in memory at most.
+pub const VIRTIO_SLOTS: u8 = MAPPED_GSIS.len() as u8;
 
 /// Where the registers of the virtio device in this slot are.
 pub fn virtio_window(slot: u8) -> u64 {
     0xd000_0000 + u64::from(slot) * 0x1000
 }
 
-/// Interrupts of virtio devices, on either bus.
-pub const VIRTIO_GSIS: Range<u8> = 16..16 + VIRTIO_SLOTS;
+/// Interrupts of virtio devices on PCI: the pins of the I/O APIC that nothing else on a PC has.
+pub const PCI_GSIS: Range<u8> = 16..24;
 
-/// The interrupt of the device in this slot of memory, or of this number on PCI, where every eighth shares it. Level; high in
-/// memory, and as PCI has it there.
-pub fn virtio_gsi(slot: u8) -> u8 {
-    VIRTIO_GSIS.start + slot % VIRTIO_SLOTS
+/// The interrupt of the PCI device of this number; every eighth shares it. Level, as PCI has it.
+pub fn pci_gsi(device: u8) -> u8 {
+    PCI_GSIS.start + device % PCI_GSIS.len() as u8
 }
 
 /// Where the registers of this PCI device are before the Guest moves them: firmware gives each its place, and so do we.

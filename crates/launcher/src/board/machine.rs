@@ -33,7 +33,7 @@ use super::loading::{self, LoadError};
 use super::page_bus::{PageBus, PageBusError, PageInput, PageSpec};
 use super::platform::BoardLine;
 use super::processors::Board;
-use super::virtio_bus::{self, Transport, VirtioBusError, VirtioSpec};
+use super::virtio_bus::{self, VirtioBusError, VirtioSpec};
 use crate::attachments::Attachment;
 use crate::engine::Engine;
 use crate::kernel_image::program::Kernel;
@@ -278,11 +278,15 @@ impl Machine {
         }
         let calibration = Calibration::start();
         let (memory, links) = make_memory(spec.memory, &spec.bus)?;
+        let (virtio, words) = match &spec.bus {
+            BusSpec::Virtio(virtio) => (virtio.in_acpi(), virtio.on_command_line()),
+            _ => (acpi::Virtio::None, String::new()),
+        };
         let boot = Boot {
             setup_header: spec.kernel.setup_header.as_deref(),
-            command_line: &spec.cmdline,
+            command_line: &(words + &spec.cmdline),
             initrd: &spec.initrd,
-            acpi_root: acpi::place(&memory, spec.cpus, virtio_in_tables(&spec.bus))?,
+            acpi_root: acpi::place(&memory, spec.cpus, virtio)?,
         };
         let by_parameters = matches!(spec.bus, BusSpec::LguestDma { .. } | BusSpec::Lguest(_));
         let entry = loading::place(&spec.kernel, &boot, by_parameters, &memory)?;
@@ -394,17 +398,6 @@ impl Machine {
         self.outputs.iter().for_each(OutputPump::finish);
         at_end(self.vcpus.iter().map(|vcpu| vcpu.report()).collect());
         outcome
-    }
-}
-
-/// What the tables have to name.
-fn virtio_in_tables(bus: &BusSpec) -> acpi::Virtio {
-    match bus {
-        BusSpec::Virtio(virtio) => match virtio.transport() {
-            Transport::Pci => acpi::Virtio::Pci(virtio.devices()),
-            Transport::Mmio => acpi::Virtio::Mmio(virtio.devices()),
-        },
-        BusSpec::LguestDma { .. } | BusSpec::Lguest(_) | BusSpec::Lguest32 { .. } => acpi::Virtio::None,
     }
 }
 

@@ -31,4 +31,4 @@ pub use machine::{
     BoardError, BusSpec, ConsoleInput, MOST_CPUS, Machine, MachineSpec, Outcome, PowerButton, Stopper,
 };
 pub use page_bus::{PageBusError, PageSpec};
-pub use virtio_bus::{MOST_MAPPED, Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};
+pub use virtio_bus::{Announced, MOST_MAPPED, Plug, TooManyDevices, Transport, VirtioBusError, VirtioSpec};

@@ -2,8 +2,8 @@
 //!
 //! On `--bus pci` each is a function of the PCI bus, which a kernel finds by asking. On `--bus mmio` each has a window of
 //! registers and an interrupt at the places that `layout` draws; the ACPI tables name them ([`super::acpi`]), so a kernel
-//! finds them without a word on its command line. The user's devices come first, in their order, then a source of entropy
-//! and a balloon, which cost nothing and every kernel wants.
+//! finds them without a word on its command line, or that command line does ([`Announced`]). The user's devices come first, in
+//! their order, then a source of entropy and a balloon, which cost nothing and every kernel wants.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -22,6 +22,7 @@ use lguest_devices::virtio::{DeviceKind, VirtioDevice};
 use lguest_host::memory::{GuestAddress, Memory};
 use lguest_host::platform::Platform;
 
+use super::acpi;
 use super::layout;
 use super::platform::{BoardLine, BoardMessages, SharedLine};
 use crate::disks::AttachedDisk;
@@ -65,6 +66,16 @@ pub enum Transport {
     Pci,
     /// Windows of registers.
     Mmio,
+}
+
+/// How a kernel learns of windows of registers, besides a device tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Announced {
+    /// By the ACPI tables.
+    #[default]
+    Acpi,
+    /// By its command line: for a kernel that reads no such tables.
+    CommandLine,
 }
 
 impl Transport {
@@ -122,6 +133,7 @@ pub struct VirtioSpec {
     plugs: Vec<Plug>,
     /// For a Guest that reads no ACPI tables.
     tree: bool,
+    announced: Announced,
     /// How many of them the user asked for.
     asked_for: usize,
     /// Where the balloon finds the machine's memory, which is not there yet.
@@ -150,7 +162,7 @@ impl VirtioSpec {
         let memory = LateMemory::default();
         plugs.push(Plug::new(VirtioRng::new(HostEntropy)));
         plugs.push(Plug::new(VirtioBalloon::new(HostPages(memory.clone()))));
-        Ok(VirtioSpec { transport, plugs, asked_for, memory, tree: false })
+        Ok(VirtioSpec { transport, plugs, asked_for, memory, tree: false, announced: Announced::Acpi })
     }
 
     /// PCI with a source of entropy alone.
@@ -162,7 +174,34 @@ impl VirtioSpec {
             asked_for: 0,
             memory: LateMemory::default(),
             tree: false,
+            announced: Announced::Acpi,
         }
+    }
+
+    /// The same, announced in this way.
+    #[must_use]
+    pub fn announced(self, announced: Announced) -> VirtioSpec {
+        VirtioSpec { announced, ..self }
+    }
+
+    /// What the ACPI tables have to say of the devices.
+    pub(super) fn in_acpi(&self) -> acpi::Virtio {
+        match (self.transport, self.announced) {
+            (Transport::Pci, _) => acpi::Virtio::Pci(self.devices()),
+            (Transport::Mmio, Announced::Acpi) => acpi::Virtio::Mmio(self.devices()),
+            (Transport::Mmio, Announced::CommandLine) => acpi::Virtio::Lines(self.devices()),
+        }
+    }
+
+    /// What stands before the rest of the kernel's command line: for each device, by the rule of Linux's virtio_mmio.c, how
+    /// long its window is, where it begins, its interrupt, and its number among such devices.
+    pub(super) fn on_command_line(&self) -> String {
+        let announced = self.transport == Transport::Mmio && self.announced == Announced::CommandLine;
+        let word = |slot: u8| {
+            let (window, line) = (layout::virtio_window(slot), layout::MAPPED_GSIS[usize::from(slot)]);
+            format!("virtio_mmio.device={REGISTERS:#x}@{window:#x}:{line}:{slot} ")
+        };
+        (0..if announced { self.devices() } else { 0 }).map(word).collect()
     }
 
     /// The same, announced by a device tree too: for a Guest that reads no ACPI tables.
@@ -174,11 +213,6 @@ impl VirtioSpec {
     /// How many windows in memory a device tree has to name.
     pub(super) fn in_tree(&self) -> Option<u8> {
         (self.tree && self.transport == Transport::Mmio).then(|| self.devices())
-    }
-
-    /// What carries them.
-    pub fn transport(&self) -> Transport {
-        self.transport
     }
 
     /// How many devices the user asked for.
@@ -314,12 +348,12 @@ pub fn attach(
     let view = Arc::new(view(memory)?);
     let _ = spec.memory.set(memory.clone());
     let lines: Vec<SharedLine> =
-        layout::VIRTIO_GSIS.map(|gsi| SharedLine::new(BoardLine::new(platform, gsi))).collect();
+        layout::PCI_GSIS.map(|gsi| SharedLine::new(BoardLine::new(platform, gsi))).collect();
     for (number, Plug { device, listener, .. }) in (0..).zip(spec.plugs) {
         let life = Life::new(device, view.clone());
         let waker = match spec.transport {
             Transport::Mmio => {
-                let line = BoardLine::new(platform, layout::virtio_gsi(number));
+                let line = BoardLine::new(platform, layout::MAPPED_GSIS[usize::from(number)]);
                 let transport = Arc::new(Mutex::new(MmioTransport::new(life, line)));
                 let window = layout::virtio_window(number);
                 mapped.attach(window..window + REGISTERS, transport.clone())?;

@@ -97,6 +97,20 @@ fn every_device_has_a_window_and_no_more_devices_than_windows_are_taken() {
 }
 
 #[test]
+fn a_command_line_names_each_window_with_a_line_that_a_kernel_knows_without_tables() {
+    let spec = |transport| VirtioSpec::new(transport, vec![Plug::new(VirtioRng::new(HostEntropy))]).unwrap();
+    assert_eq!(spec(Transport::Mmio).on_command_line(), "");
+    let said = spec(Transport::Mmio).announced(Announced::CommandLine);
+    assert_eq!(
+        said.on_command_line(),
+        "virtio_mmio.device=0x200@0xd0000000:5:0 virtio_mmio.device=0x200@0xd0001000:6:1 virtio_mmio.device=0x200@0xd0002000:7:2 "
+    );
+    assert_eq!(said.in_acpi(), acpi::Virtio::Lines(3));
+    assert!(layout::MAPPED_GSIS.iter().all(|line| *line < 16 && ![0, 1, 2, 3, 4, 8, 9, 13].contains(line)));
+    assert_eq!(spec(Transport::Pci).announced(Announced::CommandLine).on_command_line(), "");
+}
+
+#[test]
 fn every_device_has_a_slot_on_pci_and_registers_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let refused = VirtioSpec::new(Transport::Pci, disks(&folder, 30)).err().unwrap();

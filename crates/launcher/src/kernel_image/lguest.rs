@@ -5,6 +5,8 @@
 //! before it they are on the page of descriptors (facts of generation 2, 14 to 16). A bzImage is unpacked to be looked at, and
 //! then started from what came out: its own decompressor would only take longer.
 
+use memchr::memmem;
+
 use super::elf;
 use super::elf_headers::Class;
 use super::payload;
@@ -56,16 +58,13 @@ pub fn examine(kernel: &Kernel) -> Option<Found> {
 }
 
 fn look(bytes: &[u8]) -> Found {
-    let paravirtual = find(bytes, MARK).is_some();
-    let major = find(bytes, BANNER).and_then(|at| {
+    let paravirtual = memmem::find(bytes, MARK).is_some();
+    // A kernel speaks of versions elsewhere too; its own is a number.
+    let major = memmem::find_iter(bytes, BANNER).find_map(|at| {
         let digits = bytes[at + BANNER.len()..].iter().take_while(|byte| byte.is_ascii_digit()).take(4);
         digits.map(|digit| u32::from(digit - b'0')).reduce(|number, digit| 10 * number + digit)
     });
     Found { paravirtual, pci: major.is_some_and(|major| major >= PCI_SINCE), unpacked: None }
-}
-
-fn find(bytes: &[u8], word: &[u8]) -> Option<usize> {
-    bytes.windows(word.len()).position(|window| window == word)
 }
 
 #[cfg(test)]
@@ -88,6 +87,8 @@ mod tests {
         assert!(found.paravirtual && found.pci);
         let found = examine(&elf32(b"Linux version 4.1.15, which says lguest and LGUEST: once")).unwrap();
         assert!(!found.paravirtual);
+        let found = examine(&elf32(b"Linux version %s\0Linux version 4.1.15\0.LGUEST\0")).unwrap();
+        assert!(found.pci, "what a kernel prints is not its version");
     }
 
     #[test]

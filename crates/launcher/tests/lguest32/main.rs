@@ -7,3 +7,4 @@ mod kernel;
 mod boots;
 mod devices;
 mod mistakes;
+mod compiled;
