@@ -153,7 +153,7 @@ impl Vcpu {
     /// Enters generated code at a host address and comes back with the reason it left.
     pub(crate) fn enter(&mut self, host: u64) -> Reason {
         self.statistics.entries += 1;
-        let base = self.gs_for(self.spaces.view(self.cpu()));
+        let base = self.spaces.gs_for(self.spaces.view(self.cpu()), &self.frames);
         if base != self.frame().view {
             self.frame().view = base;
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.

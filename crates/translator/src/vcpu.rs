@@ -16,7 +16,6 @@ use crate::frame::{Frame, FrameMapping, YMM_LANES, ZMM_LANES};
 use crate::memory::access::GuestMemory;
 use crate::memory::ram::Ram;
 use crate::memory::tables::Losses;
-use crate::memory::tables::View;
 use crate::memos::Memos;
 use crate::play::Pending;
 use crate::requirements::requirements;
@@ -413,17 +412,13 @@ impl Vcpu {
         act(&mut self.spaces, &mut reach)
     }
 
-    /// What gs must hold for a view: its distance from the frame, for generated code reads `gs:[frame + page * 8]`.
-    pub(crate) fn gs_for(&self, view: View) -> u64 {
-        self.spaces.tables.base(view).wrapping_sub(self.frames.frame() as u64)
-    }
-
     /// Tells generated code what it may do without asking: which views `stac`, `clac`, `syscall` and `sysret` choose between,
     /// and what the latter two load. Jump tables hold units of one mode, so a change of what modes depend on empties them.
     pub(crate) fn refresh_shortcuts(&mut self) {
         let (with, without) = self.spaces.kernel_views(self.cpu());
-        let (with, without) = (self.gs_for(with), self.gs_for(without));
-        let user = self.gs_for(self.spaces.user_view());
+        let gs_for = |view| self.spaces.gs_for(view, &self.frames);
+        let (with, without) = (gs_for(with), gs_for(without));
+        let user = gs_for(self.spaces.user_view());
         let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
         (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);
