@@ -5,7 +5,8 @@
 //!   coverage  the same bytes, led by coverage  ┐
 //!   drivers   hostile virtio drivers           │   cargo-fuzz: libFuzzer follows what the compiler counts
 //!   frames    frames into the user network     │
-//!   layer     an image's layer                 ┘
+//!   layer     an image's layer                 │
+//!   exec      what a Guest's agent says        ┘
 //! ```
 //! cargo-fuzz's targets want flags that a stable compiler keeps for nightly ones; `RUSTC_BOOTSTRAP` says we know. Without a
 //! sanitizer: what is looked for are broken promises, which the harnesses assert, and a sanitizer's standard library
@@ -33,11 +34,12 @@ struct Target {
 }
 
 /// All of them.
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     Target { name: "coverage", package: "crates/translator", binary: "raw_bytes", longest: 200 },
     Target { name: "drivers", package: "crates/devices", binary: "drivers", longest: 4096 },
     Target { name: "frames", package: "crates/launcher", binary: "frames", longest: 4096 },
     Target { name: "layer", package: "crates/launcher", binary: "layer", longest: 4096 },
+    Target { name: "exec", package: "crates/launcher", binary: "exec", longest: 4096 },
 ];
 
 /// Runs one target, `code` if none is named.

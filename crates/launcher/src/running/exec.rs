@@ -17,11 +17,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use lguest_init::exec::{Frame, PIECE, VERSION, WINDOW};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use lguest_init::exec::{Frame, PIECE, WINDOW};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use super::door::{self, Wish};
+use super::hearing::{self, Silence};
 use super::record;
 use crate::ending::Ending;
 use crate::escape::{Action, EscapeFilter};
@@ -93,24 +94,15 @@ fn exec_it(arguments: &ExecArguments) -> Result<Ending, Mistake> {
     converse(stream, &mode, Frame::Start(plan))
 }
 
-/// The agent's first words.
+/// Waits for the agent's first words, and not for ever.
 fn greet(stream: &UnixStream) -> Result<(), String> {
-    let late = |error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            format!("its agent did not answer within {} seconds", PATIENCE.as_secs())
-        }
-        _ => format!("its agent cannot be understood: {error}"),
-    };
-    stream.set_read_timeout(Some(PATIENCE)).map_err(late)?;
-    let hello = Frame::read(&mut &*stream).map_err(late)?;
-    stream.set_read_timeout(None).map_err(late)?;
-    match hello {
-        Some(Frame::Hello(VERSION)) => Ok(()),
-        Some(Frame::Hello(other)) => Err(format!(
-            "its agent is of another lguest (version {other} of what they say, not {VERSION}); use the one that started it"
-        )),
-        _ => Err("its agent could not start, or the machine ended".to_owned()),
-    }
+    let refused = |cause: io::Error| format!("its agent cannot be waited for: {cause}");
+    stream.set_read_timeout(Some(PATIENCE)).map_err(refused)?;
+    hearing::greeting(&mut &*stream).map_err(|silence| match silence {
+        Silence::Late => format!("its agent did not answer within {} seconds", PATIENCE.as_secs()),
+        Silence::Strange(sentence) => sentence,
+    })?;
+    stream.set_read_timeout(None).map_err(refused)
 }
 
 /// What is on its way to the agent: frames for the thread that writes them, and room for input.
@@ -231,33 +223,13 @@ fn type_in(mut from: impl Read, out: &Outgoing, at_a_terminal: bool) {
 
 /// What the agent says, to the program's end.
 fn show(from: &mut impl Read, out: &Outgoing) -> Ending {
-    loop {
-        let frame = match Frame::read(from) {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ending::Dead("it ended before the program did".to_owned()),
-            Err(error) => return Ending::Dead(format!("its agent cannot be understood any more: {error}")),
-        };
-        let shown = match frame {
-            Frame::Output(bytes) => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
-            Frame::Errors(bytes) => io::stderr().write_all(&bytes),
-            Frame::Taken(bytes) => {
-                out.give_room(bytes);
-                Ok(())
-            }
-            Frame::Ended(status) => return Ending::Status(status),
-            // An agent says nothing else; one that does is not answered.
-            _ => Ok(()),
-        };
-        if shown.is_err() {
-            return Ending::Signal(SIGPIPE);
-        }
-    }
+    hearing::hear(from, &mut io::stdout(), &mut io::stderr(), |bytes| out.give_room(bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lguest_init::exec::LARGEST;
+    use lguest_init::exec::{LARGEST, VERSION};
 
     fn out() -> (Outgoing, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -12,6 +12,7 @@ pub mod record;
 pub mod door;
 pub mod agent;
 pub mod command;
+pub mod hearing;
 pub mod exec;
 
 use signal_hook::consts::SIGTERM;
