@@ -1,7 +1,8 @@
 //! When an interrupt may be delivered (facts 9).
 //!
 //! The Guest's interrupt flag is a word in its memory, and the kernels before 4.1 do not say when they set it: after a plain
-//! "interrupts on" nothing traps. So every way out of the Guest looks again, and while something waits the alarm makes one.
+//! "interrupts on" nothing traps; that an interrupt is unmasked no kernel says. So every way out of the Guest looks again, and while
+//! something waits the alarm makes one.
 
 use lguest_abi::lguest32::{FIRST_IRQ_VECTOR, INTERRUPT_FLAG};
 
@@ -23,6 +24,10 @@ impl Lguest32Vcpu {
         let blocked = data.get(Field::BlockedInterrupts);
         let ready = pending & !blocked;
         if ready == 0 {
+            // Most are masked while they are handled, and are let in right behind. Who sleeps looks by itself.
+            if !self.halted {
+                self.look_again(LOOK_AGAIN);
+            }
             return Ok(());
         }
         let irq = ready.trailing_zeros();

@@ -16,13 +16,17 @@ impl Lguest32Vcpu {
         self.deadline = (nanoseconds != 0).then(at);
     }
 
-    /// Raises the timer's interrupt if it is due; else the alarm will call.
+    /// Raises the timer's interrupt if it is due.
     pub(super) fn tick(&mut self) {
-        let Some(deadline) = self.deadline else { return };
-        if deadline <= host_tsc() {
+        if self.deadline.is_some_and(|deadline| deadline <= host_tsc()) {
             self.deadline = None;
             self.lines.note(TIMER_IRQ);
-        } else if !self.halted {
+        }
+    }
+
+    /// The alarm will call when it is due: who sleeps needs no alarm, whoever runs does.
+    pub(super) fn set_alarm(&self) {
+        if let Some(deadline) = self.deadline {
             self.lines.call_at(deadline);
         }
     }

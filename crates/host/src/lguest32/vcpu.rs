@@ -181,6 +181,7 @@ impl Lguest32Vcpu {
                 self.sleep();
                 continue;
             }
+            self.set_alarm();
             let exit = self.cpu.run();
             if let Some(exit) = self.settle(exit)? {
                 return Ok(exit);

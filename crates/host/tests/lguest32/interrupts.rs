@@ -206,3 +206,76 @@ fn a_machine_stops_while_it_sleeps_and_while_it_runs() {
         stopper.join().unwrap();
     }
 }
+
+/// Runs it to its end; one that hangs is stopped after a while, and is no success.
+#[track_caller]
+fn run_to_off_in_time(guest: &mut Guest) {
+    let (done, waits) = std::sync::mpsc::channel::<()>();
+    let lines = guest.lines.clone();
+    let watch = std::thread::spawn(move || {
+        if waits.recv_timeout(Duration::from_secs(20)).is_err() {
+            lines.stop();
+        }
+    });
+    guest.run_to_off();
+    done.send(()).unwrap();
+    watch.join().unwrap();
+}
+
+#[test]
+fn an_interrupt_that_came_while_it_was_masked_is_delivered_once_it_is_not() {
+    // The timer runs out again inside its own handler, and the kernel says nothing when it unmasks it.
+    for form in FORMS {
+        let mut guest = guest(form, |program| {
+            program.gate(32, 0x8e);
+            program.set(DATA + data::BLOCKED, 0);
+            program.set(DATA + data::IRQ_ENABLED, 0x200);
+            program.call(call::SET_CLOCKEVENT, [100_000, 0, 0]);
+            program.wait_for(SHOWN + 4);
+        })
+        .handle(32, |program| {
+            program.set(DATA + data::BLOCKED, 1);
+            program.db(&[0x83, 0x3d]); // cmp dword [SHOWN], 0
+            program.db(&SHOWN.to_le_bytes());
+            program.db(&[0, 0x74, 11]); // je over the next
+            program.set(SHOWN + 4, 1);
+            program.db(&[0xcf]);
+            program.set(SHOWN, 1);
+            program.call(call::SET_CLOCKEVENT, [100_000, 0, 0]);
+            program.mov(ECX, 20_000_000);
+            program.db(&[0x49, 0x75, 0xfd]); // dec ecx; jnz back
+            program.set(DATA + data::BLOCKED, 0);
+            program.set(DATA + data::IRQ_ENABLED, 0x200);
+            program.db(&[0xcf]);
+        });
+        run_to_off_in_time(&mut guest);
+    }
+}
+
+#[test]
+fn the_clock_event_comes_though_another_interrupt_ended_the_halt() {
+    for form in FORMS {
+        let mut guest = guest(form, |program| {
+            program.gate(32, 0x8e);
+            program.gate(32 + 1, 0x8e);
+            program.set(DATA + data::BLOCKED, 0);
+            program.call(call::SET_CLOCKEVENT, [60_000_000, 0, 0]);
+            program.call(call::HALT, [0; 3]);
+            program.set(DATA + data::IRQ_ENABLED, 0x200);
+            // Nothing else makes it come out.
+            program.wait_for(SHOWN);
+        })
+        .handle(32, |program| {
+            program.set(SHOWN, 1);
+            program.db(&[0xcf]);
+        })
+        .handle(32 + 1, |program| program.db(&[0xcf]));
+        let lines = guest.lines.clone();
+        let device = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            lines.raise_number(1);
+        });
+        run_to_off_in_time(&mut guest);
+        device.join().unwrap();
+    }
+}

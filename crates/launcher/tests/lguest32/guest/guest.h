@@ -59,7 +59,9 @@ void paging_begin(u32 memory);
 void *new_page(void);
 /* Makes pages outside memory reachable: cached, or as registers want it. */
 void *map(u32 physical, u32 pages, int registers);
-void new_process(void);
+void new_processes(void);
+/* That of process 0 or 1 from here on; in the ring, if calls go there. */
+void load_space(u32 number);
 /* A fault at `address`: true if it was the process's to have, or the write-protection test's. */
 int page_fault(u32 address, u32 error, u32 *eip);
 /* Calls about the tables go into the ring from here on, until `leave_lazy`. */

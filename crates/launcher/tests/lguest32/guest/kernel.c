@@ -132,31 +132,6 @@ void wait_until(volatile u32 *done)
 	irq_enable();
 }
 
-static u64 thread_storage[3];
-
-/* What the process asks for. */
-static u32 system_call(u32 number, u32 first, u32 second, u32 third)
-{
-	switch (number) {
-	case 1:
-		check(first == 0, "the process failed");
-		print("the process has ended\n");
-		die("Power down");
-	case 4:
-		print_bytes((char *)second, third);
-		return third;
-	case 20:
-		return 1;
-	case 243:
-		thread_storage[0] = descriptor(first, 0xfffff, 0xc0f2);
-		enter_lazy();
-		lazy(LOAD_TLS, PHYSICAL(thread_storage), 0, 0, 0);
-		leave_lazy();
-		return 6 << 3 | 3;
-	}
-	return -38;
-}
-
 struct frame {
 	u32 edi, esi, ebp, esp, ebx, edx, ecx, eax;
 	u32 ds, es, fs, gs;
@@ -164,6 +139,73 @@ struct frame {
 	/* Only of who was interrupted at level 3, and of who is to be there. */
 	u32 user_esp, user_ss;
 };
+
+/* The two processes: what each was at when the other had its turn, and its storage's descriptors. */
+static struct process {
+	struct frame frame;
+	u64 storage[3];
+	int gone;
+} processes[2];
+static u32 current;
+
+/* What changes with the process, in one go: its tables, its stack for traps, its storage. */
+static void load_process(void)
+{
+	enter_lazy();
+	load_space(current);
+	lazy(SET_STACK, 0x69, (u32)stack + sizeof(stack), 2, 0);
+	lazy(LOAD_TLS, PHYSICAL(processes[current].storage), 0, 0, 0);
+	leave_lazy();
+}
+
+static void change_process(struct frame *frame)
+{
+	processes[current].frame = *frame;
+	current ^= 1;
+	*frame = processes[current].frame;
+	load_process();
+}
+
+/* Where a process begins. */
+static void first_frame(struct frame *frame)
+{
+	frame->ds = frame->es = frame->user_ss = 0x7b;
+	frame->fs = frame->gs = 0;
+	frame->eip = 0x08048000, frame->cs = 0x73, frame->flags = 0x202, frame->user_esp = 0x0804b000;
+}
+
+/* What the processes ask for. */
+static void system_call(struct frame *frame)
+{
+	frame->gs = frame->eax == 243 ? 0 : frame->gs;
+	switch (frame->eax) {
+	case 1:
+		check(frame->ebx == 0, "a process failed");
+		print("a process has ended\n");
+		processes[current].gone = 1;
+		if (processes[0].gone && processes[1].gone)
+			die("Power down");
+		return change_process(frame);
+	case 4:
+		print_bytes((char *)frame->ecx, frame->edx);
+		frame->eax = frame->edx;
+		return;
+	case 20:
+		frame->eax = 1;
+		return;
+	case 158:
+		frame->eax = 0;
+		if (!processes[current ^ 1].gone)
+			change_process(frame);
+		return;
+	case 243:
+		processes[current].storage[0] = descriptor(frame->ebx, 0xfffff, 0xc0f2);
+		load_process();
+		frame->eax = 6 << 3 | 3;
+		return;
+	}
+	frame->eax = -38;
+}
 
 static u32 fpu_faults;
 
@@ -176,15 +218,12 @@ void trap(struct frame *frame)
 		return interrupt(vector - 32);
 	if (vector == 0x80 && frame->cs == 0x61) {
 		/* The kernel's own call, by which it becomes a process: the frame is overwritten, and what is behind it too. */
-		frame->ds = frame->es = frame->user_ss = 0x7b;
-		frame->fs = frame->gs = 0;
-		frame->eip = 0x08048000, frame->cs = 0x73, frame->flags = 0x202, frame->user_esp = 0x0804b000;
+		first_frame(frame);
 		return;
 	}
 	if (vector == 0x80) {
 		check(frame->cs == 0x73 && frame->flags & 0x200, "a system call came from elsewhere");
-		frame->eax = system_call(frame->eax, frame->ebx, frame->ecx, frame->edx);
-		return;
+		return system_call(frame);
 	}
 	if (vector == 7) {
 		fpu_faults++;
@@ -279,7 +318,9 @@ void kernel(void)
 		listen();
 	hypercall(TS, 8, 0, 0, 0);
 	fpu_faults = 0;
-	new_process();
+	new_processes();
+	first_frame(&processes[1].frame);
+	load_process();
 	irq_off();
 	/* 4.1 returns to its first process as from an interrupt; the older ones call themselves. */
 #if FORM == 41

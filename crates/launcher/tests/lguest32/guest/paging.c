@@ -140,29 +140,35 @@ void *map(u32 physical, u32 pages, int registers)
 	return (void *)at;
 }
 
-static entry *space;
+static entry *spaces[2], *space;
 static u32 copies;
 
-/* A space that shares the kernel's part, with the process's pages. */
-void new_process(void)
+/* Two spaces that share the kernel's part, each with pages of its process's own at the same addresses. */
+void new_processes(void)
 {
-	space = new_page();
+	for (u32 n = 0; n < 2; n++) {
+		entry *root = spaces[n] = new_page();
+		u32 *mark = new_page(), *storage = new_page();
+
 #ifdef PAE
-	space[3] = top[3];
+		root[3] = top[3];
 #else
-	for (u32 n = HIGH >> SPAN; n < PER_TABLE; n++)
-		space[n] = top[n];
+		for (u32 slot = HIGH >> SPAN; slot < PER_TABLE; slot++)
+			root[slot] = top[slot];
 #endif
-	*entry_for(space, 0x08048000, 0) = PHYSICAL(user_start) | PRESENT | USER | USED;
-	*entry_for(space, 0x08049000, 0) = PHYSICAL(new_page()) | PRESENT | USER | USED;
-	*entry_for(space, 0x0804a000, 0) = PHYSICAL(new_page()) | PRESENT | WRITABLE | USER | USED | WRITTEN;
-	u32 *storage = new_page();
-	storage[PAGE / 4 - 1] = 0x5eed;
-	*entry_for(space, 0x0804f000, 0) = PHYSICAL(storage) | PRESENT | WRITABLE | USER | USED | WRITTEN;
-	enter_lazy();
+		mark[0] = storage[PAGE / 4 - 1] = 0x5eed0000 + n;
+		*entry_for(root, 0x08048000, 0) = PHYSICAL(user_start) | PRESENT | USER | USED;
+		*entry_for(root, 0x08049000, 0) = PHYSICAL(new_page()) | PRESENT | USER | USED;
+		*entry_for(root, 0x0804a000, 0) = PHYSICAL(new_page()) | PRESENT | WRITABLE | USER | USED | WRITTEN;
+		*entry_for(root, 0x0804e000, 0) = PHYSICAL(mark) | PRESENT | USER | USED;
+		*entry_for(root, 0x0804f000, 0) = PHYSICAL(storage) | PRESENT | WRITABLE | USER | USED | WRITTEN;
+	}
+}
+
+void load_space(u32 number)
+{
+	space = spaces[number];
 	lazy(NEW_PGTABLE, PHYSICAL(space), 0, 0, 0);
-	lazy(SET_STACK, 0x69, (u32)new_page() + PAGE, 1, 0);
-	leave_lazy();
 }
 
 int page_fault(u32 address, u32 error, u32 *eip)
@@ -177,8 +183,8 @@ int page_fault(u32 address, u32 error, u32 *eip)
 		*eip = (u32)after_probe;
 		return 1;
 	}
-	/* Copy on write. */
-	if (error != 7 || address != 0x08049000 || copies++)
+	/* Copy on write, once for each. */
+	if (error != 7 || address != 0x08049000 || copies++ == 2)
 		return 0;
 	void *copy = new_page();
 	set(space, address, PHYSICAL(copy) | PRESENT | WRITABLE | USER | USED | WRITTEN);
