@@ -73,6 +73,17 @@ pub struct Patch(pub usize);
 pub struct Code {
     /// The bytes.
     pub bytes: Vec<u8>,
+    /// What of it stands elsewhere.
+    pub apart: Option<Apart>,
+}
+
+/// The end of a [`Code`] that will not stand behind its beginning.
+#[derive(Debug, Clone, Copy)]
+pub struct Apart {
+    /// The first byte of it.
+    pub from: usize,
+    /// Bytes between the beginning's end and it; negative when it stands before.
+    pub gap: i64,
 }
 
 impl Code {
@@ -317,9 +328,11 @@ impl Code {
         self.with_memory(&[], false, &[0x83], 7, mem);
         self.bytes.push(value as u8);
     }
-    /// `mov to, gs:[index * 8]`
+    /// `mov to, gs:[frame + index * 8]`: four bytes shorter than without a base, which is why gs holds a distance from the
+    /// frame.
     pub fn load_table(&mut self, to: Reg, index: Reg) {
-        self.with_memory(&[0x65], true, &[0x8b], to.0, Mem { base: None, index: Some((index, 8)), disp: 0 });
+        let entry = Mem { base: Some(host::FRAME), index: Some((index, 8)), disp: 0 };
+        self.with_memory(&[0x65], true, &[0x8b], to.0, entry);
     }
     /// `movzx to32, from16`
     pub fn movzx16(&mut self, to: Reg, from: Reg) {
@@ -374,9 +387,19 @@ impl Code {
     }
     /// Points a 32-bit jump at `target`, an offset in this code.
     pub fn bind(&mut self, patch: Patch, target: usize) {
-        let distance = target as i64 - patch.0 as i64;
-        let distance = i32::try_from(distance).expect("a unit is far smaller than 2 GiB");
+        self.bind_far(patch, self.place(target));
+    }
+    /// Points a 32-bit jump at a place this far from this code's first byte.
+    pub fn bind_far(&mut self, patch: Patch, target: i64) {
+        // The jump is where its bytes are, though it ends where the other part may begin.
+        let behind = self.place(patch.0 - 1) + 1;
+        let distance = i32::try_from(target - behind).expect("generated code spans less than 2 GiB");
         self.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
+    }
+    /// How far from the first byte the byte at `offset` will stand.
+    fn place(&self, offset: usize) -> i64 {
+        let gap = self.apart.filter(|apart| offset >= apart.from).map_or(0, |apart| apart.gap);
+        offset as i64 + gap
     }
     /// Points a short jump at the current end of the code.
     pub fn bind_short(&mut self, patch: Patch) {
@@ -449,7 +472,7 @@ mod tests {
         assert_eq!(shown(|c| c.load(S0, Mem::at(FRAME, 8))), "mov r10,[rsp+8h];");
         assert_eq!(shown(|c| c.load(RAX, Mem::at(Reg(13), 0))), "mov rax,[r13];");
         assert_eq!(shown(|c| c.store(Mem::sum(S0, S1, 0), Reg(3))), "mov [r10+r11],rbx;");
-        assert_eq!(shown(|c| c.load_table(S1, S1)), "mov r11,gs:[r11*8];");
+        assert_eq!(shown(|c| c.load_table(S1, S1)), "mov r11,gs:[rsp+r11*8];");
         assert_eq!(shown(|c| c.pext(S1, Reg(9), Mem::at(FRAME, 0))), "pext r11,r9,[rsp];");
         assert_eq!(shown(|c| c.movzx16(S1, S0)), "movzx r11d,r10w;");
         assert_eq!(shown(|c| c.test8(Reg(9), 7)), "test r9b,7h;");

@@ -47,6 +47,14 @@ pub const SPANS: usize = 16;
 /// frame takes 3.5 KiB with AVX-512 and 11 KiB with AMX state, and the handler something on top. Only touched pages exist.
 const STACK: usize = 32 << 10;
 
+/// Where a frame may end. Generated code reads `gs:[frame + page * 8]`, and a processor (a Zen 4, seen) may raise #GP when that
+/// sum is not canonical, though with gs it is: the frame is kept away from the end of the addresses that a process has.
+const HIGHEST: usize = 1 << 46;
+/// Multiples of this are asked for, one after the other: far below where the kernel puts what nobody wishes anywhere.
+const WISH: usize = 1 << 36;
+/// How many of them.
+const WISHES: usize = 512;
+
 /// See the module's drawing. The first fields sit where an 8-bit displacement reaches them.
 #[repr(C, align(64))]
 pub struct Frame {
@@ -54,16 +62,19 @@ pub struct Frame {
     pub page_mask: u64,
     /// Bits 0 to 2: what must be clear in an aligned stack pointer.
     pub stack_mask: u64,
-    /// Bits 0 and 1: the same in 32-bit code.
-    pub narrow_stack_mask: u64,
     /// Arithmetic flags that a memory access inside a unit set aside, as `lahf; seto al` gives them.
     pub saved_flags: u32,
     /// First entry of the current address space's jump table, counted from the kernel's.
     pub jump_space: u32,
+    /// The first of a unit's spans, as `spans` holds the others: four of five accesses through a span are through the first.
+    pub first_span: u64,
+    /// Architectural state; its general registers come first, and those that live in memory are the last to be reached by an
+    /// 8-bit displacement.
+    pub cpu: Cpu,
     /// A Guest register lent to a rewritten instruction.
     pub borrowed: u64,
-    /// Architectural state; its general registers come first.
-    pub cpu: Cpu,
+    /// Bits 0 and 1: what must be clear in an aligned stack pointer of 32-bit code.
+    pub narrow_stack_mask: u64,
     /// Arithmetic flags at the last exit, as `lahf; seto al` gives them.
     pub flags: u32,
     /// Why generated code came back: a [`crate::cache::thunks::Reason`].
@@ -92,8 +103,8 @@ pub struct Frame {
     pub returns: Returns,
     /// A jump target or value kept over a push.
     pub kept: u64,
-    /// Addends that accesses of one span share; in a span of a known page, the page's host address.
-    pub spans: [u64; SPANS],
+    /// Addends that accesses of one span share; in a span of a known page, the page's host address. The first is `first_span`.
+    pub spans: [u64; SPANS - 1],
     /// Registers that gave way in the unit that runs: see `swaps.rs`.
     pub swapped: [u64; crate::swaps::COUNT],
     /// First offset in FS, and in GS, that 32-bit code may not use without Rust's look at the segment.
@@ -140,6 +151,14 @@ pub struct Fault {
 }
 
 impl Frame {
+    /// Offset of a span's slot.
+    pub fn span(slot: usize) -> usize {
+        match slot.checked_sub(1) {
+            None => offset_of!(Frame, first_span),
+            Some(other) => offset_of!(Frame, spans) + 8 * other,
+        }
+    }
+
     /// Offset of a general register's place in memory.
     pub fn gpr(number: usize) -> usize {
         offset_of!(Frame, cpu) + offset_of!(Cpu, gpr) + 8 * number
@@ -188,16 +207,23 @@ impl FrameMapping {
     /// Maps a frame of zeros.
     pub fn new() -> Result<FrameMapping, SetupError> {
         let length = Self::FRAME + Self::GATES + (1 + SPACES) * GATES;
+        let wishes = (1..=WISHES).map(|n| std::ptr::without_provenance_mut::<u8>(n * WISH));
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a fresh private mapping where the kernel likes.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(SetupError::host("cannot map a vCPU's state"));
+        for wish in wishes {
+            // SAFETY: a fresh private mapping, where it is wished for if nothing is there, else where the kernel likes.
+            let start = unsafe { libc::mmap(wish.cast(), length, protection, flags, -1, 0) };
+            if start == libc::MAP_FAILED {
+                break;
+            }
+            let mapping = FrameMapping { start: start.cast(), length };
+            if mapping.start as usize + length <= HIGHEST {
+                // SAFETY: the first page of the mapping just made; it only becomes a guard.
+                unsafe { libc::mprotect(start, STACK, libc::PROT_NONE) };
+                return Ok(mapping);
+            }
         }
-        // SAFETY: the first page of the mapping just made; it only becomes a guard.
-        unsafe { libc::mprotect(start, STACK, libc::PROT_NONE) };
-        Ok(FrameMapping { start: start.cast(), length })
+        Err(SetupError::host("cannot map a vCPU's state"))
     }
 
     /// The frame. Generated code and Rust take turns with it on one thread.

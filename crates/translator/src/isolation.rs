@@ -10,7 +10,7 @@
 //! 1. `[rsp + constant]`: the frame, and the memos behind it. Guest registers never are in the host's `rsp`; an instruction that names `rsp` is
 //!    encoded anew with another register. The only `rsp + index` are a jump table, whose index is sixteen bits
 //!    of a target and a number that Rust wrote, and the bytes of gates, whose index is two numbers of Rust's.
-//! 2. `gs:[page * 8]`: the addend table. `page` is bits 12 to 47 of an address, so it lies in the view of 2^36 entries
+//! 2. `gs:[frame + page * 8]`: the addend table, from which gs takes the frame's address away. `page` is bits 12 to 47 of an address, so it lies in the view of 2^36 entries
 //!    whatever the address was. No instruction of the Guest's keeps a segment prefix.
 //! 3. `[address + addend]`: the Guest's bytes. The addend was read for the page of `address`, was not 0, and the
 //!    access does not cross the page's end: checked, or known because stack pointers are multiples of eight.

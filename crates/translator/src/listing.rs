@@ -3,8 +3,8 @@
 //! This is the code that runs, read back from the arena with what was linked since, not a second opinion on how it might
 //! be written. `cargo run -p lguest-translator --example unit` prints one.
 
-use crate::frame::Frame;
-use crate::unit::{Exit, Site, Unit, UnitIndex};
+use crate::frame::{Frame, SPANS};
+use crate::unit::{Site, Unit, UnitIndex};
 use crate::vcpu::Vcpu;
 use iced_x86::{Decoder, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
 use std::collections::BTreeMap;
@@ -15,6 +15,9 @@ const NAMES: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
     "r15",
 ];
+
+/// The place of what is not the unit's.
+const ELSEWHERE: u64 = u64::MAX;
 
 /// Bytes of a site's number behind a call.
 const SITE: usize = 4;
@@ -46,7 +49,7 @@ pub enum Of {
     Door,
     /// A Guest instruction: its bytes and its text.
     Guest(Vec<u8>, String),
-    /// The ways out to Rust, behind the hot path.
+    /// The ways out to Rust, which stand elsewhere.
     Cold,
 }
 
@@ -61,12 +64,11 @@ impl Vcpu {
     fn listing(&self, index: UnitIndex) -> Listing {
         let unit = self.cache.unit(index);
         let code: Vec<u8> = (0..unit.size)
-            .map(|offset| self.cache.arena.read_u32((unit.start + offset) as usize) as u8)
+            .map(|offset| self.cache.arena.read_u32(unit.place(offset) as usize) as u8)
             .collect();
-        let host = host_instructions(&code);
+        let cold = usize::from(unit.hot);
+        let host = host_instructions(unit, &code);
         let (pc, bits) = (unit.key.pc, unit.key.mode.size.bits());
-        let last = self.cache.marks(index).last().map_or(0, |mark| u64::from(mark.host));
-        let cold = cold_start(unit, last, self.cache.exits(index), &host);
         let labels = Labels { unit, cold, code: &code, sites: &self.cache.sites };
         let guest_bytes = self.cache.bytes_from(index, pc);
         let guest: BTreeMap<u16, Instruction> = instructions(guest_bytes, bits, pc)
@@ -99,19 +101,29 @@ impl Vcpu {
     }
 }
 
-/// The host code without the site numbers that stand behind its calls.
-fn host_instructions(code: &[u8]) -> Vec<Instruction> {
-    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+/// A unit's host code without the site numbers that stand behind its calls. Places are counted as the unit's bytes are;
+/// one that is not the unit's is [`ELSEWHERE`].
+fn host_instructions(unit: &Unit, code: &[u8]) -> Vec<Instruction> {
+    let (hot, stubs) = code.split_at(unit.hot.into());
     let mut found = Vec::new();
-    while decoder.can_decode() {
-        let instruction = decoder.decode();
-        if instruction.is_call_near() {
-            let behind = (instruction.next_ip() as usize + SITE).min(code.len());
-            decoder.set_ip(behind as u64);
-            // The place was just kept within the code.
-            let _ = decoder.set_position(behind);
+    for (place, code) in [(unit.start, hot), (unit.cold, stubs)] {
+        let mut decoder = Decoder::with_ip(64, code, place.into(), DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let mut instruction = decoder.decode();
+            if instruction.is_call_near() {
+                let behind = (decoder.position() + SITE).min(code.len());
+                decoder.set_ip(u64::from(place) + behind as u64);
+                // The place was just kept within the code.
+                let _ = decoder.set_position(behind);
+            }
+            let counted = |place: u64| u32::try_from(place).ok().and_then(|place| unit.offset(place));
+            instruction.set_ip(counted(instruction.ip()).map_or(ELSEWHERE, u64::from));
+            if instruction.op0_kind() == OpKind::NearBranch64 {
+                let target = instruction.near_branch_target();
+                instruction.set_near_branch64(counted(target).map_or(ELSEWHERE, u64::from));
+            }
+            found.push(instruction);
         }
-        found.push(instruction);
     }
     found
 }
@@ -128,18 +140,6 @@ fn text(instruction: &Instruction) -> String {
     formatter.options_mut().set_uppercase_hex(false);
     formatter.format(instruction, &mut text);
     text
-}
-
-/// Where the stubs begin: the first place behind the `last` Guest instruction that something jumps forward to.
-fn cold_start(unit: &Unit, last: u64, exits: &[Exit], host: &[Instruction]) -> usize {
-    let forward = host.iter().filter(|one| one.op0_kind() == OpKind::NearBranch64);
-    let targets = forward.map(Instruction::near_branch_target).filter(|&target| target > last);
-    let inside = targets.filter(|&target| target < u64::from(unit.size));
-    let stubs = exits.iter().filter_map(|exit| match *exit {
-        Exit::Direct { stub, .. } => Some(u64::from(stub)),
-        Exit::Table { .. } => None,
-    });
-    inside.chain(stubs).min().unwrap_or(unit.size.into()) as usize
 }
 
 /// Names for what host code points at.
@@ -165,7 +165,7 @@ impl Labels<'_> {
             }
         }
         if instruction.segment_prefix() == Register::GS {
-            return plain.replace("gs:[", "table[");
+            return plain.replace("gs:[rsp+", "table[");
         }
         plain
     }
@@ -209,13 +209,12 @@ fn field(offset: usize) -> String {
         (offset_of!(Frame, scratch), "scratch"),
         (offset_of!(Frame, kept), "kept"),
     ];
-    let slots = offset_of!(Frame, spans)..offset_of!(Frame, spans) + size_of::<[u64; crate::frame::SPANS]>();
+    let span = || (0..SPANS).find(|&slot| Frame::span(slot) == offset);
     let registers = Frame::gpr(0)..Frame::gpr(16);
     match named.iter().find(|(at, _)| *at == offset) {
         Some((_, name)) => (*name).to_owned(),
         None if registers.contains(&offset) => format!("guest_{}", NAMES[(offset - registers.start) / 8]),
-        None if slots.contains(&offset) => format!("spans[{}]", (offset - slots.start) / 8),
-        None => format!("{offset:#x}"),
+        None => span().map_or_else(|| format!("{offset:#x}"), |slot| format!("spans[{slot}]")),
     }
 }
 

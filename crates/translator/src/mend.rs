@@ -63,9 +63,8 @@ impl Vcpu {
         }
         match self.mend(address, size, write) {
             Ok(Mended::Filled) => {
-                let start = self.cache.unit(unit);
-                let offset = start.start + u32::from(mark.host);
-                let host = self.cache.arena.address(offset as usize);
+                let place = self.cache.unit(unit).place(mark.host);
+                let host = self.cache.arena.address(place as usize);
                 self.resume = Some(Resume::inside(unit, host, self.losses_known));
                 Ok(())
             }
@@ -228,21 +227,22 @@ impl Vcpu {
     /// Puts the state back to the start of the instruction that host code at `host` belongs to.
     fn rewind(&mut self, index: UnitIndex, host: u64) -> Instruction {
         let unit = self.cache.unit(index);
-        let offset = (host - self.cache.arena.address(unit.start as usize)) as u32;
+        let place = self.cache.arena.offset(host).expect("a unit's code is in the arena");
+        let offset = unit.offset(place as u32).expect("the unit was found by this place");
         let marks = self.cache.marks(index);
-        let after = marks.partition_point(|m| u32::from(m.host) <= offset);
+        let after = marks.partition_point(|m| m.host <= offset);
         let mark = marks[after.saturating_sub(1)];
         let pc = unit.key.pc + u64::from(mark.guest);
         let frame = self.frame();
         let (borrowed, kept) = (frame.borrowed, frame.kept);
         match mark.lent {
             Lent::Nothing => {}
-            Lent::Push { from } if offset >= u32::from(from) => {
+            Lent::Push { from } if offset >= from => {
                 let rsp = &mut frame.cpu.gpr[RSP];
                 *rsp = rsp.wrapping_add(4) & 0xffff_ffff;
             }
             Lent::Register(register) => frame.cpu.gpr[usize::from(register)] = borrowed,
-            Lent::Strings { source, from } if offset >= u32::from(from) => {
+            Lent::Strings { source, from } if offset >= from => {
                 use crate::cpu::{RDI, RSI};
                 frame.cpu.gpr[RDI] = frame.cpu.gpr[RDI].wrapping_sub(borrowed);
                 frame.cpu.gpr[RSI] = frame.cpu.gpr[RSI].wrapping_sub(if source { kept } else { 0 });

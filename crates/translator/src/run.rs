@@ -153,7 +153,7 @@ impl Vcpu {
     /// Enters generated code at a host address and comes back with the reason it left.
     pub(crate) fn enter(&mut self, host: u64) -> Reason {
         self.statistics.entries += 1;
-        let base = self.spaces.tables.base(self.spaces.view(self.cpu()));
+        let base = self.spaces.gs_for(self.spaces.view(self.cpu()), &self.frames);
         if base != self.frame().view {
             self.frame().view = base;
             // SAFETY: the instruction exists (checked when the vCPU was made); nothing of Rust's uses gs.
@@ -326,9 +326,9 @@ impl Vcpu {
                 }
             }
             self.debug.cut(block);
-            // Rust refuses what the user hid, whatever it would have been.
+            // Rust refuses what the processor does not have, before its operands are looked up.
             for (instruction, class) in &mut block.instructions {
-                if self.cpuid.hides(instruction) {
+                if self.cpuid.lacks(instruction) {
                     *class = crate::classify::Class::System;
                 }
             }
@@ -363,6 +363,7 @@ impl Vcpu {
         };
         let place = Place {
             address: self.cache.arena.address(self.cache.arena.used()),
+            stubs: self.cache.arena.address(self.cache.arena.stubs()),
             unit: self.cache.units.len() as UnitIndex,
             first_site: self.cache.sites.len() as u32,
             two_pages: second_page.is_some(),
@@ -370,19 +371,21 @@ impl Vcpu {
             memos: self.memos.room(&key),
         };
         let rewritten = rewrite::unit(&mut self.tools, &self.cache.thunks, key, place, block, &live, bytes);
-        let start = self.cache.arena.append(&rewritten.code)?;
+        let (hot, stubs) = rewritten.code.split_at(usize::from(rewritten.hot));
+        let (start, cold) = self.cache.arena.append_unit(hot, stubs)?;
         self.statistics.units += 1;
         self.statistics.instructions += block.instructions.len() as u64;
         self.memos.give(rewritten.memos, &self.frames);
-        let size = rewritten.code.len() as u32;
         let unit = Unit {
             key,
             second_page,
             start: start as u32,
+            hot: rewritten.hot,
+            cold: cold as u32,
             entry: rewritten.entry,
             door: rewritten.door,
             gate: rewritten.gate,
-            size,
+            size: rewritten.code.len() as u16,
             marks: 0,
             swaps: rewritten.swaps,
             exits: 0,
@@ -392,7 +395,9 @@ impl Vcpu {
         };
         // `bytes` goes on to the end of the page; the unit ends before.
         let bytes = &bytes[..bytes.len().min(end.wrapping_sub(key.pc) as usize)];
-        self.sight.tell(CodeNews::Made { host: place.address, size, pc: Some(key.pc), user: key.mode.user });
+        let made = |host, size| CodeNews::Made { host, size, pc: Some(key.pc), user: key.mode.user };
+        self.sight.tell(made(place.address, hot.len() as u32));
+        self.sight.tell(made(place.stubs, stubs.len() as u32));
         let mut parts = rewritten.parts;
         let index = self.cache.insert(unit, &mut parts, bytes);
         self.tools.keep(rewritten.code, parts);

@@ -116,12 +116,14 @@ impl Vcpu {
         };
         journal(doors);
         for unit in &self.cache.units {
-            journal(CodeNews::Made {
-                host: self.cache.arena.address(unit.start as usize),
-                size: unit.size,
-                pc: Some(unit.key.pc),
-                user: unit.key.mode.user,
-            });
+            for (place, size) in [(unit.start, unit.hot), (unit.cold, unit.size - unit.hot)] {
+                journal(CodeNews::Made {
+                    host: self.cache.arena.address(place as usize),
+                    size: size.into(),
+                    pc: Some(unit.key.pc),
+                    user: unit.key.mode.user,
+                });
+            }
         }
         self.sight.journal = Some(journal);
     }

@@ -121,6 +121,11 @@ impl Spaces {
         Spaces::half_of(self.view(cpu), address)
     }
 
+    /// What gs must hold for a view: its distance from the frame, for generated code reads `gs:[frame + page * 8]`.
+    pub fn gs_for(&self, view: View, frames: &FrameMapping) -> u64 {
+        self.tables.base(view).wrapping_sub(frames.frame() as u64)
+    }
+
     /// The half that a view shows for `address`.
     pub fn half_of(view: View, address: u64) -> Option<Half> {
         match (view, high(address)) {

@@ -187,17 +187,21 @@ pub struct Unit {
     pub key: Key,
     /// The second page of the memory file it read, when its last instruction crosses a page.
     pub second_page: Option<u32>,
-    /// Offset of the host code in the arena; computed jumps enter here and are checked.
+    /// Offset of the hot path in the arena; computed jumps enter here and are checked.
     pub start: u32,
-    /// Offset of the entry for those who know where they go, from `start`.
-    pub entry: u32,
-    /// Where linked jumps arrive, from `start`: the entry, or a jump through the jump table, for user code that lies in
-    /// two pages. Whether the second is still the one it was is what the table knows.
-    pub door: u32,
-    /// Where linked jumps of users from other pages arrive, from `start`: see `cache/gates.rs`.
-    pub gate: u32,
+    /// Offset of the stubs in the arena.
+    pub cold: u32,
+    /// Bytes of the hot path. Host code is counted as if the stubs stood behind it: see [`Unit::place`].
+    pub hot: u16,
     /// Bytes of host code.
-    pub size: u32,
+    pub size: u16,
+    /// The entry for those who know where they go.
+    pub entry: u16,
+    /// Where linked jumps arrive: the entry, or a jump through the jump table, for user code that lies in
+    /// two pages. Whether the second is still the one it was is what the table knows.
+    pub door: u16,
+    /// Where linked jumps of users from other pages arrive: see `cache/gates.rs`.
+    pub gate: u16,
     /// Registers that are elsewhere between its entry and its exits.
     pub swaps: Swaps,
     /// Where its instruction starts begin among the cache's, ascending.
@@ -210,4 +214,24 @@ pub struct Unit {
     pub bytes: u32,
     /// False once the Guest changed the bytes or the mapping.
     pub alive: bool,
+}
+
+impl Unit {
+    /// Offset in the arena of the unit's byte `offset`.
+    pub fn place(&self, offset: u16) -> u32 {
+        match offset.checked_sub(self.hot) {
+            None => self.start + u32::from(offset),
+            Some(offset) => self.cold + u32::from(offset),
+        }
+    }
+
+    /// The reverse; none if the place is not the unit's.
+    pub fn offset(&self, place: u32) -> Option<u16> {
+        let stubs = self.size - self.hot;
+        match (place.checked_sub(self.start), place.checked_sub(self.cold)) {
+            (Some(hot), _) if hot < self.hot.into() => Some(hot as u16),
+            (_, Some(cold)) if cold < stubs.into() => Some(self.hot + cold as u16),
+            _ => None,
+        }
+    }
 }

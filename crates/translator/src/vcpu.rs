@@ -392,7 +392,7 @@ impl Vcpu {
             fills: self.spaces.tables.fills,
             flushes: self.spaces.flushes,
             resets: self.cache.resets,
-            code_bytes: self.cache.arena.used() as u64,
+            code_bytes: self.cache.arena.bytes() as u64,
             table_bytes: self.spaces.tables.resident(),
             ..self.statistics
         }
@@ -416,8 +416,9 @@ impl Vcpu {
     /// and what the latter two load. Jump tables hold units of one mode, so a change of what modes depend on empties them.
     pub(crate) fn refresh_shortcuts(&mut self) {
         let (with, without) = self.spaces.kernel_views(self.cpu());
-        let (with, without) = (self.spaces.tables.base(with), self.spaces.tables.base(without));
-        let user = self.spaces.tables.base(self.spaces.user_view());
+        let gs_for = |view| self.spaces.gs_for(view, &self.frames);
+        let (with, without) = (gs_for(with), gs_for(without));
+        let user = gs_for(self.spaces.user_view());
         let space = self.spaces.jump_space(true) * crate::frame::JUMP_SLOTS;
         let frame = self.frame();
         (frame.view_with_user, frame.view_without_user, frame.view_of_user) = (with, without, user);

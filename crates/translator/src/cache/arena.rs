@@ -1,6 +1,13 @@
 //! Memory for generated code: one piece, mapped twice. Code is written through one view and run through the other, so
 //! no address is ever writable and executable.
 //!
+//! ```text
+//!   doors | hot paths of all units ->     free     | their stubs ->     free     |
+//!                                                  ^ STUBS
+//! ```
+//! Stubs, which are asked for once or never, stand apart: a fifth of the code, between the paths of a program that is larger than the
+//! processor's caches.
+//!
 //! The piece is shared anonymous memory and its second view a copy of the first (mremap(2), "old_size is zero"): to `perf`
 //! that is code that no file holds, whose names it looks for in a map (`lguest run --perf-map`). A host that
 //! refuses the copy gets a memory file instead, and no names.
@@ -10,9 +17,12 @@
 use crate::SetupError;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Bytes of generated code at most. A Debian boot takes a fifth, a compiler all of it; a Guest that needs more makes the
+/// Bytes of generated code at most. A Debian boot takes an eighth, a compiler half of it; a Guest that needs more makes the
 /// cache start over. Only touched pages cost memory.
-pub const SIZE: usize = 64 << 20;
+pub const SIZE: usize = 96 << 20;
+
+/// Where stubs begin.
+pub const STUBS: usize = SIZE / 4 * 3;
 
 /// Bytes of a large page of the host's.
 const LARGE_PAGE: usize = 2 << 20;
@@ -21,9 +31,31 @@ const LARGE_PAGE: usize = 2 << 20;
 pub struct Arena {
     writable: *mut u8,
     executable: *const u8,
-    used: usize,
-    /// Bytes from the start that were offered to the host as large pages; all of them once it refused.
+    hot: Part,
+    stubs: Part,
+}
+
+/// One of the two parts.
+struct Part {
+    /// Where it begins.
+    start: usize,
+    /// The first byte that is free.
+    free: usize,
+    /// Where it ends.
+    end: usize,
+    /// What lies before was offered to the host as large pages.
     gathered: usize,
+}
+
+impl Part {
+    fn new(start: usize, end: usize) -> Part {
+        Part { start, free: start, end, gathered: start }
+    }
+
+    /// Whether so many bytes fit, with room for a reader's last word and the next one's alignment.
+    fn fits(&self, length: usize) -> bool {
+        self.free + length + 16 <= self.end
+    }
 }
 
 // SAFETY: the mappings are owned; they move between threads with their vCPU.
@@ -36,7 +68,11 @@ impl Arena {
             Some(views) => views,
             None => in_a_file()?,
         };
-        Ok(Arena { writable, executable, used: 0, gathered: 0 })
+        Ok(Arena::of(writable, executable))
+    }
+
+    fn of(writable: *mut u8, executable: *const u8) -> Arena {
+        Arena { writable, executable, hot: Part::new(0, STUBS), stubs: Part::new(STUBS, SIZE) }
     }
 
     /// Host address where byte `offset` runs.
@@ -50,45 +86,63 @@ impl Arena {
         (offset < SIZE).then_some(offset)
     }
 
-    /// Bytes used so far.
+    /// Bytes used so far, of hot paths and of stubs.
+    pub fn bytes(&self) -> usize {
+        self.hot.free + (self.stubs.free - self.stubs.start)
+    }
+
+    /// Where the next hot path will stand.
     pub fn used(&self) -> usize {
-        self.used
+        self.hot.free
     }
 
-    /// Forgets everything past `used`.
+    /// Where the next stubs will stand.
+    pub fn stubs(&self) -> usize {
+        self.stubs.free
+    }
+
+    /// Forgets hot paths past `used` and all stubs.
     pub fn reset(&mut self, used: usize) {
-        self.used = used;
+        self.hot.free = used;
+        self.stubs.free = self.stubs.start;
     }
 
-    /// Appends code, aligned for the decoder; `None` when it does not fit.
+    /// Appends code to the hot paths, aligned for the decoder; `None` when it does not fit.
     pub fn append(&mut self, code: &[u8]) -> Option<usize> {
-        let offset = self.used;
-        if offset + code.len() + 16 > SIZE {
+        self.append_unit(code, &[]).map(|(hot, _)| hot)
+    }
+
+    /// Appends a unit's hot path and its stubs; `None` when one of the two does not fit.
+    pub fn append_unit(&mut self, hot: &[u8], stubs: &[u8]) -> Option<(usize, usize)> {
+        if !self.hot.fits(hot.len()) || !self.stubs.fits(stubs.len()) {
             return None;
         }
-        self.write(offset, code);
-        self.used = (offset + code.len()).next_multiple_of(16);
-        if self.used - self.used % LARGE_PAGE > self.gathered {
-            self.gather();
+        let places = (self.hot.free, self.stubs.free);
+        self.write(places.0, hot);
+        self.write(places.1, stubs);
+        self.hot.free = (places.0 + hot.len()).next_multiple_of(16);
+        self.stubs.free = places.1 + stubs.len();
+        let full = self.hot.free - self.hot.free % LARGE_PAGE;
+        if full > self.hot.gathered {
+            self.gather(full);
         }
-        Some(offset)
+        Some(places)
     }
 
-    /// Asks the host to put what is full into large pages: a compiler's code fills the whole arena, which is eight times what
+    /// Asks the host to put hot paths that fill a large page into one: a compiler's code is many times what
     /// the processor's TLB holds in small pages. Nothing is gathered before it is full, so it takes no memory.
-    fn gather(&mut self) {
-        let full = self.used - self.used % LARGE_PAGE;
-        let length = full - self.gathered;
+    fn gather(&mut self, full: usize) {
+        let length = full - self.hot.gathered;
         for view in [self.writable, self.executable.cast_mut()] {
-            let start = view.wrapping_add(self.gathered).cast();
+            let start = view.wrapping_add(self.hot.gathered).cast();
             // SAFETY: a range of a mapping of ours, whose bytes stay as they are.
             if unsafe { libc::madvise(start, length, libc::MADV_COLLAPSE) } != 0 {
                 // A host without large pages (or one that is out of them) is not asked again.
-                self.gathered = SIZE;
+                self.hot.gathered = self.hot.end;
                 return;
             }
         }
-        self.gathered = full;
+        self.hot.gathered = full;
     }
 
     /// Writes over code that is there.
@@ -200,7 +254,7 @@ mod tests {
     #[test]
     fn what_one_view_writes_the_other_runs_whichever_way_they_are_made() {
         for (writable, executable) in [anonymous(), in_a_file().ok()].into_iter().flatten() {
-            let mut arena = Arena { writable, executable, used: 0, gathered: 0 };
+            let mut arena = Arena::of(writable, executable);
             // mov eax, 42 ; ret
             let offset = arena.append(&[0xb8, 42, 0, 0, 0, 0xc3]).unwrap();
             let entry = arena.address(offset);

@@ -17,7 +17,7 @@ use super::Cache;
 use crate::unit::{Key, UnitIndex};
 
 /// Numbers there are: as many as bytes of a space, by which the frame's `jump_space` counts. With the page of a Guest's
-/// code that each stands for it is 256 MB of code, four times what the arena has room for. A unit without one has a
+/// code that each stands for it is 256 MB of code, more than the arena has room for. A unit without one has a
 /// gate that is never open.
 pub const GATES: usize = crate::frame::JUMP_SLOTS;
 
@@ -42,8 +42,8 @@ impl Cache {
         number
     }
 
-    /// Where a jump from one unit to another arrives, from the start of the latter.
-    pub(super) fn way_in(&self, from: &Key, to: UnitIndex) -> u32 {
+    /// Where a jump from one unit to another arrives, as the latter's bytes are counted.
+    pub(super) fn way_in(&self, from: &Key, to: UnitIndex) -> u16 {
         let unit = self.unit(to);
         let other_page = from.mode.user && from.pc >> 12 != unit.key.pc >> 12;
         if other_page { unit.gate } else { unit.door }

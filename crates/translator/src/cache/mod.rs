@@ -25,7 +25,7 @@ pub struct Cache {
     pub arena: Arena,
     /// The doors.
     pub thunks: Thunks,
-    /// Every unit since the last reset, in the order of their host addresses.
+    /// Every unit since the last reset, in the order of their hot paths' addresses, which is that of their stubs'.
     pub units: Vec<Unit>,
     /// Every site since the last reset.
     pub sites: Vec<Site>,
@@ -122,7 +122,7 @@ impl Cache {
     /// Host address of a unit's entry for those who know where they go.
     pub fn entry(&self, index: UnitIndex) -> u64 {
         let unit = self.unit(index);
-        self.arena.address((unit.start + unit.entry) as usize)
+        self.arena.address(unit.place(unit.entry) as usize)
     }
 
     /// The Guest bytes a unit was made from, from `pc` to its end.
@@ -171,10 +171,13 @@ impl Cache {
 
     /// The unit whose host code holds `address`. Called from the signal handler: touches no lock and no heap.
     pub fn unit_at(&self, address: u64) -> Option<UnitIndex> {
-        let offset = self.arena.offset(address)? as u32;
-        let after = self.units.partition_point(|u| u.start <= offset);
+        let place = self.arena.offset(address)? as u32;
+        let after = match place < arena::STUBS as u32 {
+            true => self.units.partition_point(|unit| unit.start <= place),
+            false => self.units.partition_point(|unit| unit.cold <= place),
+        };
         let index = after.checked_sub(1)?;
-        (offset < self.units[index].start + self.units[index].size).then_some(index as UnitIndex)
+        self.units[index].offset(place).map(|_| index as UnitIndex)
     }
 
     /// Makes a direct exit jump straight to `target`.
@@ -189,31 +192,28 @@ impl Cache {
 
     /// Where a linked exit arrives, in the arena; none if it must not be linked to that unit.
     fn entry_from(&self, from: UnitIndex, exit: u32, target: UnitIndex) -> Option<u32> {
-        let start = self.unit(target).start;
+        let unit = self.unit(target);
         match self.exits(from)[exit as usize] {
-            Exit::Direct { inner: Some(inner), .. } => {
-                (from == target).then_some(start + u32::from(inner.get()))
-            }
-            _ => Some(start + self.way_in(&self.unit(from).key, target)),
+            Exit::Direct { inner: Some(inner), .. } => (from == target).then_some(unit.place(inner.get())),
+            _ => Some(unit.place(self.way_in(&self.unit(from).key, target))),
         }
     }
 
     /// Points a direct exit's jump at an arena offset.
     fn aim(&mut self, from: UnitIndex, exit: u32, to: u32) {
         if let Exit::Direct { after, .. } = self.exits(from)[exit as usize] {
-            let after = self.unit(from).start + u32::from(after);
-            let distance = to.wrapping_sub(after);
-            self.arena.write(after as usize - 4, &distance.to_le_bytes());
+            let at = self.unit(from).place(after - 4);
+            let distance = to.wrapping_sub(at + 4);
+            self.arena.write(at as usize, &distance.to_le_bytes());
         }
     }
 
     /// Makes a direct exit ask again.
     fn unlink(&mut self, from: UnitIndex, exit: u32) {
-        let start = self.unit(from).start;
         if let Exit::Direct { stub, linked, .. } = self.exit_mut(from, exit) {
             *linked = None;
-            let to = start + u32::from(*stub);
-            self.aim(from, exit, to);
+            let stub = *stub;
+            self.aim(from, exit, self.unit(from).place(stub));
         }
     }
 
@@ -221,11 +221,10 @@ impl Cache {
     /// allocates nothing. [`Self::reopen`] undoes it.
     pub fn close(&mut self, index: UnitIndex) {
         for exit in 0..self.exits(index).len() {
-            let start = self.units[index as usize].start;
             match self.exits(index)[exit] {
-                Exit::Direct { stub, .. } => self.aim(index, exit as u32, start + u32::from(stub)),
+                Exit::Direct { stub, .. } => self.aim(index, exit as u32, self.unit(index).place(stub)),
                 Exit::Table { at, .. } => {
-                    let at = start + u32::from(at);
+                    let at = self.unit(index).place(at);
                     let target = self.thunks.lookup - self.arena.address(0);
                     let distance = (target as u32).wrapping_sub(at + 5);
                     self.arena.write(at as usize, &[0xe9]);
@@ -238,7 +237,6 @@ impl Cache {
     /// Undoes [`Self::close`].
     pub fn reopen(&mut self, index: UnitIndex) {
         for exit in 0..self.exits(index).len() {
-            let start = self.units[index as usize].start;
             match self.exits(index)[exit] {
                 Exit::Direct { linked: Some(target), .. } => {
                     if let Some(entry) = self.entry_from(index, exit as u32, target) {
@@ -247,7 +245,7 @@ impl Cache {
                 }
                 Exit::Direct { .. } => {}
                 Exit::Table { at, disp } => {
-                    let at = (start + u32::from(at)) as usize;
+                    let at = self.unit(index).place(at) as usize;
                     self.arena.write(at, &TABLE_JUMP);
                     self.arena.write(at + 4, &disp.to_le_bytes());
                 }

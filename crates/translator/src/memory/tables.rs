@@ -237,7 +237,7 @@ impl Tables {
         Ok(())
     }
 
-    /// What gs must hold for a view.
+    /// Where a view begins.
     pub fn base(&self, view: View) -> u64 {
         let number = match view {
             View::Kernel => 0,

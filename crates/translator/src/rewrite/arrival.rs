@@ -13,7 +13,7 @@ impl Rewriter<'_> {
     ///   mov s1, rcx ; lea rcx, [s0 - pc] ; jrcxz here ; mov rcx, s1 ; jmp miss ; here: mov rcx, s1
     /// ```
     /// Returns where user code's gate is, which joins it: see `cache/gates.rs`.
-    pub(super) fn check_target(&mut self) -> Option<u32> {
+    pub(super) fn check_target(&mut self) -> Option<u16> {
         self.code.mov(S1, RCX);
         let minus = self.key.pc.wrapping_neg();
         match i32::try_from(minus as i64) {
@@ -35,8 +35,8 @@ impl Rewriter<'_> {
     }
 
     /// The gate; one that is closed goes on at `other` with the target in the first scratch register.
-    fn gate(&mut self, other: usize) -> u32 {
-        let gate = self.code.here();
+    fn gate(&mut self, other: usize) -> u16 {
+        let gate = self.near_here();
         self.code.mov(S1, RCX);
         self.code.load32(RCX, Mem::frame(offset_of!(Frame, jump_space)));
         let known = FrameMapping::GATES as i32 + i32::from(self.place.gate);
@@ -46,6 +46,6 @@ impl Rewriter<'_> {
         let closed = self.code.jump();
         self.code.bind(closed, other);
         self.code.bind_short(open);
-        gate as u32
+        gate
     }
 }

@@ -1,12 +1,13 @@
-//! Cold stubs: what stands behind a unit's hot path, and calls out to Rust.
+//! Cold stubs: what is seldom needed of a unit and calls out to Rust.
 //!
+//! They stand in a part of the arena of their own (`cache/arena.rs`), so that hot paths lie close together.
 //! A stub puts back what the hot path moved, and calls a thunk with a site's number behind the call. Rust then either starts
 //! the instruction again or goes on elsewhere; only [`Ask::SiteAndBack`] comes back to the hot path.
 
 use super::Rewriter;
 use super::remembered::{LookUp, LookUpWord};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
-use crate::assemble::{Mem, Patch};
+use crate::assemble::{Apart, Mem, Patch};
 use crate::cache::wide::wake;
 use crate::unit::{Exit, Part, Site};
 use smallvec::SmallVec;
@@ -14,7 +15,7 @@ use smallvec::SmallVec;
 /// The jumps that lead to one stub: a page crossing and a missing entry, in most cases.
 pub(super) type Jumps = SmallVec<[Patch; 2]>;
 
-/// A stub to be written behind the hot path.
+/// A stub to be written.
 pub(super) struct Cold {
     pub(super) jumps: Jumps,
     pub(super) restore: Restore,
@@ -90,6 +91,13 @@ impl Rewriter<'_> {
     /// The number of the current instruction's mark.
     fn mark_now(&self) -> u16 {
         (self.marks.len() - 1) as u16
+    }
+
+    /// From here on the unit's code stands among the stubs.
+    pub(super) fn set_apart(&mut self) {
+        let from = self.code.here();
+        let gap = self.place.stubs.wrapping_sub(self.place.address + from as u64) as i64;
+        self.code.apart = Some(Apart { from, gap });
     }
 
     pub(super) fn write_colds(&mut self) {

@@ -6,8 +6,8 @@
 //!   host rsp            the vCPU's frame          host r10, r11       scratch
 //! ```
 //! Guest r9, r10 and r11 are the least used registers of compiled code (half a percent of operands), so they are
-//! the ones that give way. A unit is written in two parts: the hot path, and behind it the cold stubs that call
-//! out to Rust. A stub never returns into the middle of an instruction: Rust mends what was missing and starts the
+//! the ones that give way. A unit is written in two parts: the hot path, and, in another part of the arena, the cold
+//! stubs that call out to Rust. A stub never returns into the middle of an instruction: Rust mends what was missing and starts the
 //! instruction again, or plays it by hand and goes on behind it. That works because Guest registers change only
 //! after an instruction's last access.
 
@@ -45,14 +45,16 @@ use std::num::NonZeroU16;
 
 /// What a rewritten unit consists of, before it has a place in the arena's books.
 pub struct Rewritten {
-    /// Host code, to be placed at the address the rewriter was given.
+    /// Host code, to be placed at the two addresses the rewriter was given.
     pub code: Vec<u8>,
+    /// Bytes of it that are the hot path.
+    pub hot: u16,
     /// Offset of the entry for linked jumps.
-    pub entry: u32,
+    pub entry: u16,
     /// See [`crate::unit::Unit::door`].
-    pub door: u32,
+    pub door: u16,
     /// See [`crate::unit::Unit::gate`].
-    pub gate: u32,
+    pub gate: u16,
     /// See [`crate::unit::Unit::swaps`].
     pub swaps: Swaps,
     /// Sites are to be numbered from the first number the rewriter was given.
@@ -100,6 +102,8 @@ impl Tools {
 pub struct Place {
     /// Host address of the unit's first byte.
     pub address: u64,
+    /// Host address of its first stub.
+    pub stubs: u64,
     /// Its number in the cache.
     pub unit: UnitIndex,
     /// Number its first site will get.
@@ -170,7 +174,7 @@ pub fn unit(
     let Parts { marks, exits, sites } = std::mem::take(&mut tools.parts);
     let roles = spans.find(&block.instructions, apart, &mut tools.info);
     let mut rewriter = Rewriter {
-        code: Code { bytes: std::mem::take(&mut tools.buffer) },
+        code: Code { bytes: std::mem::take(&mut tools.buffer), apart: None },
         colds: std::mem::take(&mut tools.colds),
         islands: Vec::new(),
         marks,
@@ -195,7 +199,7 @@ pub fn unit(
         failed: false,
     };
     let gate = rewriter.check_target();
-    let entry = rewriter.code.here() as u32;
+    let entry = rewriter.near_here();
     rewriter.swap();
     rewriter.inner = NonZeroU16::new(rewriter.near_here());
     for (n, (instruction, class)) in block.instructions.iter().enumerate() {
@@ -209,16 +213,19 @@ pub fn unit(
         let next = block.instructions.last().map_or(key.pc, |(i, _)| i.next_ip());
         rewriter.leave_to(next);
     }
+    let hot = rewriter.near_here();
+    rewriter.set_apart();
     rewriter.write_colds();
     let (mut door, mut gate) = (entry, gate.unwrap_or(entry));
     if place.two_pages && key.mode.user {
-        door = rewriter.code.here() as u32;
+        door = rewriter.near_here();
         gate = door;
         rewriter.leave_by_table(key.pc);
     }
     rewriter.tools.spans = spans;
     Rewritten {
         code: rewriter.code.bytes,
+        hot,
         entry,
         door,
         gate,
@@ -238,7 +245,15 @@ pub fn snippet(
     address: u64,
 ) -> Option<Vec<u8>> {
     let key = Key { pc: instruction.ip(), page: 0, mode: Default::default() };
-    let place = Place { address, unit: 0, first_site: 0, two_pages: false, gate: NO_GATE, memos: (0, 0) };
+    let place = Place {
+        address,
+        stubs: address,
+        unit: 0,
+        first_site: 0,
+        two_pages: false,
+        gate: NO_GATE,
+        memos: (0, 0),
+    };
     let mut rewriter = Rewriter {
         code: Code::default(),
         colds: Vec::new(),
@@ -367,9 +382,7 @@ impl Rewriter<'_> {
 
     /// Binds a jump to an address outside this unit.
     fn far(&mut self, patch: Patch, to: u64) {
-        let target = to.wrapping_sub(self.place.address) as i64;
-        let distance = i32::try_from(target - patch.0 as i64).expect("the arena spans less than 2 GiB");
-        self.code.bytes[patch.0 - 4..patch.0].copy_from_slice(&distance.to_le_bytes());
+        self.code.bind_far(patch, to.wrapping_sub(self.place.address) as i64);
     }
 
     /// After an instruction that may have moved the stack pointer off its alignment: stack accesses do not check

@@ -18,17 +18,12 @@ use crate::spans::Role;
 use crate::unit::Part;
 use iced_x86::{Instruction, Register};
 use smallvec::smallvec;
-use std::mem::offset_of;
 
 /// The part of a span around an access.
 struct Around {
     slot: u8,
     before: u16,
     after: u16,
-}
-
-fn span_place(slot: u8) -> usize {
-    offset_of!(Frame, spans) + 8 * usize::from(slot)
 }
 
 impl Rewriter<'_> {
@@ -116,7 +111,7 @@ impl Rewriter<'_> {
         }
         self.page_number();
         self.look_up(before, part);
-        let place = span_place(around.slot);
+        let place = Frame::span(around.slot.into());
         self.code.store(Mem::frame(place), S1);
         self.found(around.slot, place);
     }
@@ -145,7 +140,7 @@ impl Rewriter<'_> {
                 self.code.constant(S1, address >> 12 & 0xf_ffff_ffff);
                 self.look_up(0, part);
                 self.code.lea(true, S1, Mem { disp: -within, ..Mem::sum(S0, S1, 0) });
-                let place = span_place(slot);
+                let place = Frame::span(slot.into());
                 self.code.store(Mem::frame(place), S1);
                 self.found(slot, place);
             }

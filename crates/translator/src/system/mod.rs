@@ -121,7 +121,7 @@ impl Vcpu {
     /// Carries one instruction out.
     fn execute(&mut self, instruction: &Instruction) -> Done {
         let class = classify(instruction);
-        if class == Class::Undefined || self.cpuid.hides(instruction) {
+        if class == Class::Undefined || self.cpuid.lacks(instruction) {
             return Err(Exception::ud().into());
         }
         if let Some(exception) = refusal(self.cpu(), instruction) {

@@ -1,8 +1,8 @@
 //! Which instruction forms are asked, and why some are not.
 //!
 //! A form is what iced calls a `Code`: one opcode with one kind of operands. The list is every form of the mode (64 bits, or
-//! 32) whose processor feature is in [`FEATURES`], minus those in [`why_not`]: their result depends on more than the
-//! registers and memory of a case.
+//! 32) whose processor feature is in [`FEATURES`] and which the host has, minus those in [`why_not`]: their result depends
+//! on more than the registers and memory of a case.
 
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 
@@ -116,7 +116,35 @@ fn is_met(code: Code, bits: u32) -> bool {
         && !info.fwait()
         && info.decoder_option() == 0
         && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX)
-        && code.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
+        && code.cpuid_features().iter().all(|feature| FEATURES.contains(feature) && host_has(*feature))
+}
+
+/// Whether the host has those of [`FEATURES`] that a processor of the last ten years may lack.
+fn host_has(feature: CpuidFeature) -> bool {
+    use CpuidFeature as F;
+    match feature {
+        F::ADX => is_x86_feature_detected!("adx"),
+        F::AES => is_x86_feature_detected!("aes"),
+        F::GFNI => is_x86_feature_detected!("gfni"),
+        F::SHA => is_x86_feature_detected!("sha"),
+        F::VAES => is_x86_feature_detected!("vaes"),
+        F::VPCLMULQDQ => is_x86_feature_detected!("vpclmulqdq"),
+        F::AVX_VNNI => is_x86_feature_detected!("avxvnni"),
+        F::AVX512F => is_x86_feature_detected!("avx512f"),
+        F::AVX512DQ => is_x86_feature_detected!("avx512dq"),
+        F::AVX512CD => is_x86_feature_detected!("avx512cd"),
+        F::AVX512BW => is_x86_feature_detected!("avx512bw"),
+        F::AVX512VL => is_x86_feature_detected!("avx512vl"),
+        F::AVX512_IFMA => is_x86_feature_detected!("avx512ifma"),
+        F::AVX512_VBMI => is_x86_feature_detected!("avx512vbmi"),
+        F::AVX512_VBMI2 => is_x86_feature_detected!("avx512vbmi2"),
+        F::AVX512_VNNI => is_x86_feature_detected!("avx512vnni"),
+        F::AVX512_BITALG => is_x86_feature_detected!("avx512bitalg"),
+        F::AVX512_VPOPCNTDQ => is_x86_feature_detected!("avx512vpopcntdq"),
+        F::AVX512_BF16 => is_x86_feature_detected!("avx512bf16"),
+        F::AVX512_VP2INTERSECT => is_x86_feature_detected!("avx512vp2intersect"),
+        _ => true,
+    }
 }
 
 /// True for a form of 64-bit code that the Guest's processor does not have, by a feature that CPUID does not advertise.
@@ -126,7 +154,9 @@ pub fn is_absent(code: Code) -> bool {
         && info.mode64()
         && info.decoder_option() == 0
         && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX | EncodingKind::EVEX);
-    let has = |feature: &CpuidFeature| FEATURES.contains(feature) || FOR_KERNELS.contains(feature);
+    let has = |feature: &CpuidFeature| {
+        FEATURES.contains(feature) && host_has(*feature) || FOR_KERNELS.contains(feature)
+    };
     let absent = code.cpuid_features().iter().any(|feature| !has(feature));
     decoded && absent && !is_nothing_where_absent(code)
 }

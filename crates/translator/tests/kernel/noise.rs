@@ -368,7 +368,7 @@ impl Hostile {
             }
         }
         let statistics = self.machine.vcpu.statistics();
-        assert!(statistics.code_bytes <= 64 << 20, "{statistics:?}");
+        assert!(statistics.code_bytes <= 96 << 20, "{statistics:?}");
         let memory = crate::limits::process_memory("VmRSS") + crate::limits::process_memory("VmPTE");
         assert!(memory < MOST_MEMORY, "the process takes {} MiB: {statistics:?}", memory >> 20);
     }

@@ -32,6 +32,9 @@ pub(super) mod kind {
     pub const SERIAL: u32 = 8;
     pub const DISCARD: u32 = 11;
     pub const ZEROES: u32 = 13;
+    /// A mark beside the type, from before 1.0: a barrier. Linux up to 2.6.36 sets it on flushes and on what is written between two
+    /// of them, whether or not barriers were offered, and waits for all earlier requests by itself.
+    pub const BARRIER: u32 = 1 << 31;
 }
 
 /// How a request ended: the status byte.
@@ -116,7 +119,7 @@ impl Request {
         }
         let [a, b, c, d, _, _, _, _, sector @ ..] = header;
         let sector = u64::from_le_bytes(sector);
-        match u32::from_le_bytes([a, b, c, d]) {
+        match u32::from_le_bytes([a, b, c, d]) & !kind::BARRIER {
             kind::READ => limits.data(sector, room).map(Request::Read),
             kind::WRITE => {
                 limits.may_write()?;

@@ -120,6 +120,16 @@ fn a_write_is_on_the_disk_and_flushed_when_asked() {
 }
 
 #[test]
+fn a_barriers_mark_is_no_part_of_what_is_asked_for() {
+    let (mut bench, memory) = disk(false);
+    bench.write(DATA, &[0x77; 512]);
+    assert_eq!(ask(&mut bench, kind::FLUSH | kind::BARRIER, 0, &[]), (1, 0));
+    assert_eq!(ask(&mut bench, kind::WRITE | kind::BARRIER, 62, &[(DATA, 512, false)]), (1, 0));
+    let inner = memory.0.lock().unwrap();
+    assert_eq!((inner.flushes, &inner.bytes[62 * 512..63 * 512]), (1, &[0x77; 512][..]));
+}
+
+#[test]
 fn a_driver_that_knows_no_flush_gets_writes_through() {
     let (mut bench, memory) = disk(false);
     bench.start_with(0);

@@ -3,6 +3,8 @@
 //! Hiding is a filter over `cpuid`'s finished table: what the engine does not offer cannot be asked back. Where hidden
 //! instructions are a set of their own they are undefined too, as on a processor without them; the others (`abm` decodes as
 //! older instructions, `erms` is only a promise) are merely not announced. What needs a hidden feature goes with it.
+//! Instructions of what the table does not announce by itself are undefined for the same reason ([`AbsentSets`]): the
+//! host's processor would say so only after their operands were looked up, and #UD comes before #PF.
 
 use super::Cpuid;
 use crate::Options;
@@ -150,11 +152,6 @@ impl HiddenFeatures {
         Ok(HiddenFeatures { hidden: with_dependents(&asked) })
     }
 
-    /// True when nothing is hidden.
-    pub fn is_empty(&self) -> bool {
-        self.hidden.is_empty()
-    }
-
     /// Takes the hidden features out of an answer of `cpuid`: eax, ebx, ecx, edx.
     pub fn filter(&self, leaf: u32, subleaf: u32, answer: &mut [u32; 4]) {
         for feature in self.features() {
@@ -178,18 +175,38 @@ impl HiddenFeatures {
         }
     }
 
-    /// True for an instruction of a hidden set.
-    pub fn hides(&self, instruction: &Instruction) -> bool {
-        // Kernels write `rep bsf` without asking: on a processor that does not know `tzcnt` it is `bsf`.
-        if instruction.mnemonic() == Mnemonic::Tzcnt {
-            return false;
-        }
-        let sets = instruction.cpuid_features();
-        self.features().any(|feature| feature.instructions.iter().any(|set| sets.contains(set)))
-    }
-
     fn features(&self) -> impl Iterator<Item = &'static Feature> {
         self.hidden.iter().map(|&place| &FEATURES[place])
+    }
+}
+
+/// Sets of instructions that a processor does not have: one bit for each that iced knows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AbsentSets([u64; SET_WORDS]);
+
+/// iced knows fewer than 64 times as many.
+const SET_WORDS: usize = 4;
+
+impl AbsentSets {
+    /// Those of the table's features that the answers of `cpuid` (leaf and subleaf to eax, ebx, ecx and edx) do not name.
+    pub fn of(answer: impl Fn(u32, u32) -> [u32; 4]) -> AbsentSets {
+        let mut absent = AbsentSets::default();
+        for feature in FEATURES {
+            let (leaf, subleaf, register) = feature.word;
+            if answer(leaf, subleaf)[register] & 1 << feature.bit == 0 {
+                for &set in feature.instructions {
+                    absent.0[set as usize / 64] |= 1 << (set as usize % 64);
+                }
+            }
+        }
+        absent
+    }
+
+    /// True for an instruction of such a set.
+    pub fn hold(&self, instruction: &Instruction) -> bool {
+        let absent = |&set: &F| self.0[set as usize / 64] >> (set as usize % 64) & 1 != 0;
+        // Kernels write `rep bsf` without asking: on a processor that does not know `tzcnt` it is `bsf`.
+        instruction.cpuid_features().iter().any(absent) && instruction.mnemonic() != Mnemonic::Tzcnt
     }
 }
 
@@ -269,13 +286,28 @@ mod tests {
     #[test]
     fn hidden_instructions_are_those_of_hidden_sets() {
         let decode = |bytes: &[u8]| Decoder::new(64, bytes, DecoderOptions::NONE).decode();
-        let hidden = HiddenFeatures::read("-avx2,-popcnt").unwrap();
-        assert!(hidden.hides(&decode(&[0xc5, 0xfd, 0xfe, 0xc0])), "vpaddd ymm");
-        assert!(!hidden.hides(&decode(&[0xc5, 0xf8, 0x58, 0xc0])), "vaddps xmm");
-        assert!(hidden.hides(&decode(&[0xf3, 0x0f, 0xb8, 0xc0])), "popcnt");
-        assert!(!hidden.hides(&decode(&[0x90])));
-        let older = HiddenFeatures::read("x86-64-v1").unwrap();
-        assert!(!older.hides(&decode(&[0xf3, 0x0f, 0xbc, 0xc0])), "tzcnt, which is rep bsf");
+        let absent = |list: &str| {
+            let hidden = HiddenFeatures::read(list).unwrap();
+            AbsentSets::of(|leaf, subleaf| {
+                let mut everything = [u32::MAX; 4];
+                hidden.filter(leaf, subleaf, &mut everything);
+                everything
+            })
+        };
+        let hidden = absent("-avx2,-popcnt");
+        assert!(hidden.hold(&decode(&[0xc5, 0xfd, 0xfe, 0xc0])), "vpaddd ymm");
+        assert!(!hidden.hold(&decode(&[0xc5, 0xf8, 0x58, 0xc0])), "vaddps xmm");
+        assert!(hidden.hold(&decode(&[0xf3, 0x0f, 0xb8, 0xc0])), "popcnt");
+        assert!(!hidden.hold(&decode(&[0x90])));
+        assert!(!absent("x86-64-v1").hold(&decode(&[0xf3, 0x0f, 0xbc, 0xc0])), "tzcnt, which is rep bsf");
+        let nothing = AbsentSets::of(|_, _| [0; 4]);
+        assert!(nothing.hold(&decode(&[0xc4, 0xe2, 0x71, 0x52, 0xc2])), "vpdpwssd, of AVX-VNNI");
+        assert!(!nothing.hold(&decode(&[0x0f, 0xa2])), "cpuid");
+    }
+
+    #[test]
+    fn every_set_has_a_bit() {
+        assert!(F::values().all(|set| (set as usize) < 64 * SET_WORDS));
     }
 
     #[test]

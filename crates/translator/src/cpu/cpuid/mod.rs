@@ -13,7 +13,7 @@ use crate::cpu::{Cpu, cr4, xcr0};
 use crate::memory::walk::{LINEAR_BITS, PHYSICAL_BITS};
 use crate::{CpuidLeaf, Options};
 use features::{Circumstances, Word, offered, repeated};
-use hidden::HiddenFeatures;
+use hidden::AbsentSets;
 use topology::Place;
 
 /// Last basic leaf: `xsave`. The two beyond it, 0x15 and 0x16, are the host's clocks, told where the host tells them.
@@ -34,7 +34,7 @@ pub struct Cpuid {
     leaves: Vec<CpuidLeaf>,
     xcr0: u64,
     layout: Layout,
-    hidden: HiddenFeatures,
+    absent: AbsentSets,
 }
 
 impl Cpuid {
@@ -59,6 +59,12 @@ impl Cpuid {
         let mut leaves = vec![CpuidLeaf { leaf: 0, subleaf: 0, answer: [last, b, c, d] }];
         leaves.extend(builder.basic(last));
         leaves.extend(builder.extended());
+        // What the Host's embedder says of the processor besides is told, and takes no instruction away.
+        let absent = AbsentSets::of(|leaf, subleaf| {
+            let mut answer = find(&leaves, leaf, subleaf);
+            options.hidden.filter(leaf, subleaf, &mut answer);
+            answer
+        });
         for extra in &options.cpuid {
             leaves.retain(|have| (have.leaf, have.subleaf) != (extra.leaf, extra.subleaf));
             leaves.push(*extra);
@@ -66,7 +72,7 @@ impl Cpuid {
         for leaf in &mut leaves {
             options.hidden.filter(leaf.leaf, leaf.subleaf, &mut leaf.answer);
         }
-        Cpuid { leaves, xcr0, layout, hidden: options.hidden.clone() }
+        Cpuid { leaves, xcr0, layout, absent }
     }
 
     /// What XCR0 may hold: [`Cpu::at_power_on`] wants it. Zero when there is no `xsave`.
@@ -74,9 +80,9 @@ impl Cpuid {
         self.xcr0
     }
 
-    /// True for an instruction that the user took away: it is undefined then.
-    pub fn hides(&self, instruction: &iced_x86::Instruction) -> bool {
-        !self.hidden.is_empty() && self.hidden.hides(instruction)
+    /// True for an instruction that this processor does not have, or that the user took away: it is undefined then.
+    pub fn lacks(&self, instruction: &iced_x86::Instruction) -> bool {
+        self.absent.hold(instruction)
     }
 
     /// Where `xsave` keeps what.
@@ -105,11 +111,16 @@ impl Cpuid {
     }
 
     fn stored(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        let of_leaf = || self.leaves.iter().filter(|have| have.leaf == leaf);
-        let exact = of_leaf().find(|have| have.subleaf == subleaf);
-        let first = || of_leaf().find(|have| have.subleaf == 0 && !SUBLEAVED.contains(&leaf));
-        exact.or_else(first).map_or([0; 4], |have| have.answer)
+        find(&self.leaves, leaf, subleaf)
     }
+}
+
+/// What a table holds of a leaf and subleaf.
+fn find(leaves: &[CpuidLeaf], leaf: u32, subleaf: u32) -> [u32; 4] {
+    let of_leaf = || leaves.iter().filter(|have| have.leaf == leaf);
+    let exact = of_leaf().find(|have| have.subleaf == subleaf);
+    let first = || of_leaf().find(|have| have.subleaf == 0 && !SUBLEAVED.contains(&leaf));
+    exact.or_else(first).map_or([0; 4], |have| have.answer)
 }
 
 struct Builder<'a> {
