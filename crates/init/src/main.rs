@@ -64,6 +64,6 @@ fn live(control: &mut report::Control) -> Result<u8, Failure> {
     modules::load_soon();
     let _ = rustix::system::sethostname(b"lguest");
     root::enter(&plan)?;
-    network::bring_up(plan.keep && plan.root != Root::Here);
+    network::bring_up(&plan.addresses, plan.keep && plan.root != Root::Here);
     session::run(&plan, control)
 }

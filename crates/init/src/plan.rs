@@ -5,6 +5,7 @@
 //! from one build.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 /// Where the Launcher leaves it.
 pub const PLACE: &str = "/lguest/plan";
@@ -61,6 +62,38 @@ pub struct Share {
     pub readonly: bool,
 }
 
+/// What a card has on a network where nobody is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedAddress {
+    /// Which card, by the order in which the kernel finds them.
+    pub card: usize,
+    /// The card's address.
+    pub address: Ipv4Addr,
+    /// Bits of it that name the network, at most 32.
+    pub prefix: u8,
+    /// Who leads elsewhere.
+    pub router: Option<Ipv4Addr>,
+    /// Who knows names.
+    pub resolver: Option<Ipv4Addr>,
+}
+
+impl FixedAddress {
+    /// One word of the plan: card, address with prefix, router and resolver, where an address of zeroes stands for none.
+    fn write(&self) -> String {
+        let FixedAddress { card, address, prefix, router, resolver } = self;
+        let [router, resolver] = [router, resolver].map(|one| one.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        format!("{card} {address} {prefix} {router} {resolver}")
+    }
+
+    fn read(word: &str) -> Option<FixedAddress> {
+        let mut parts = word.split(' ');
+        let mut next = || parts.next();
+        let (card, address, prefix) = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+        let mut other = || next()?.parse().ok().map(|one: Ipv4Addr| (!one.is_unspecified()).then_some(one));
+        Some(FixedAddress { card, address, prefix, router: other()?, resolver: other()? })
+    }
+}
+
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -78,6 +111,8 @@ pub struct Plan {
     pub keep: bool,
     /// Directories to mount besides.
     pub shares: Vec<Share>,
+    /// Addresses that were said beforehand.
+    pub addresses: Vec<FixedAddress>,
     /// The program and its arguments; empty for a shell.
     pub command: Vec<Vec<u8>>,
     /// `NAME=value`, besides PATH, HOME and TERM.
@@ -109,6 +144,7 @@ impl Plan {
             root: Root::Here,
             keep: false,
             shares: Vec::new(),
+            addresses: Vec::new(),
             command: Vec::new(),
             environment: Vec::new(),
             user: None,
@@ -144,6 +180,7 @@ impl Plan {
         for share in &self.shares {
             pair(if share.readonly { "share-readonly" } else { "share" }, share.tag.as_bytes());
         }
+        self.addresses.iter().for_each(|address| pair("address", address.write().as_bytes()));
         self.command.iter().for_each(|word| pair("command", word));
         self.environment.iter().for_each(|word| pair("environment", word));
         self.user.iter().for_each(|user| pair("user", user.as_bytes()));
@@ -175,6 +212,7 @@ impl Plan {
                 b"keep" => plan.keep = true,
                 b"share" => plan.shares.push(Share { tag: text(), readonly: false }),
                 b"share-readonly" => plan.shares.push(Share { tag: text(), readonly: true }),
+                b"address" => plan.addresses.push(FixedAddress::read(&text()).ok_or_else(strange)?),
                 b"command" => plan.command.push(value.to_vec()),
                 b"environment" => plan.environment.push(value.to_vec()),
                 b"user" => plan.user = Some(text()),
@@ -202,6 +240,22 @@ mod tests {
                 Share { tag: "a".to_owned(), readonly: false },
                 Share { tag: "b".to_owned(), readonly: true },
             ],
+            addresses: vec![
+                FixedAddress {
+                    card: 1,
+                    address: [10, 9, 0, 2].into(),
+                    prefix: 24,
+                    router: None,
+                    resolver: Some([10, 9, 0, 3].into()),
+                },
+                FixedAddress {
+                    card: 2,
+                    address: [10, 8, 0, 2].into(),
+                    prefix: 32,
+                    router: Some([10, 8, 0, 1].into()),
+                    resolver: None,
+                },
+            ],
             command: vec![b"sh".to_vec(), b"".to_vec(), b"it's \"new\"\n\xff".to_vec()],
             environment: vec![b"A=1".to_vec()],
             user: Some("www-data:www-data".to_owned()),
@@ -219,6 +273,7 @@ mod tests {
             root: Root::Shared,
             keep: false,
             shares: vec![],
+            addresses: vec![],
             command: vec![],
             environment: vec![],
             user: None,
@@ -242,5 +297,6 @@ mod tests {
         assert!(Plan::read(b"colour\0red\0").unwrap_err().to_string().contains("colour"));
         assert!(Plan::read(b"word\0").is_err());
         assert!(Plan::read(b"rows\0many\0").is_err());
+        assert!(Plan::read(b"address\x001 10.9.0.2 24 0.0.0.0\0").is_err());
     }
 }

@@ -122,7 +122,8 @@ pub struct RunArguments {
     pub disk: Vec<String>,
 
     /// A network: user[,forward=tcp:8080:80][,allow=ADDRESS/BITS:PORT][,host=yes][,dns=ADDRESS] by the host's own sockets
-    /// (usual for debian), link=NAME for machines of yours on this host, tap=NAME, or none. May be repeated
+    /// (usual for debian), link=NAME for machines of yours on this host, tap=NAME, or none. Behind a link or a tap
+    /// ,ip=ADDRESS/PREFIX[,gateway=ADDRESS][,dns=ADDRESS] is the Guest's there, in place of what a DHCP server says. May be repeated
     #[arg(long, value_name = "NET")]
     pub net: Vec<String>,
 

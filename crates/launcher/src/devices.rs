@@ -35,7 +35,7 @@ const VIRTIO: [Row; 7] = [
     (
         "net",
         "--net user[,...]|link=NAME|tap=NAME",
-        "virtio 1.2: eth0; user, by the host's own sockets, is usual for debian; repeatable, or none",
+        "virtio 1.2: eth0; user, by the host's own sockets, is usual for debian; link and tap take ,ip=; repeatable, or none",
     ),
     (
         "fs",

@@ -29,6 +29,7 @@ use crate::initramfs::session::{Line, Mode, RootPlace, Session, TerminalSize};
 use crate::input::{self, Source};
 use crate::kernel_image::program::Kernel;
 use crate::marker::MarkWord;
+use crate::networks;
 use crate::paravirtual;
 use crate::ports::{ConsoleChoice, HostEnd, Ports};
 use crate::progress::Progress;
@@ -121,7 +122,9 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     }
     let mut given = given_kernel(&guest, arguments)?;
     let lguest32 = paravirtual::choose(arguments, cpus, given.as_mut())?;
-    let mut attachments = attachments::read(&arguments.disk, &nets(&guest, arguments))?;
+    let nets = nets(&guest, arguments);
+    let mut attachments = attachments::read(&arguments.disk, &nets)?;
+    let addresses = networks::addresses(&nets)?;
     let mut shares: Vec<ShareSpec> =
         arguments.share.iter().map(|text| ShareSpec::read(text)).collect::<Result<_, _>>()?;
     let usual = if own { BusChoice::LguestDma } else { BusChoice::Pci };
@@ -138,6 +141,12 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
         Some(initrd) => initramfs::is_ours(initrd),
         None => matches!(guest, GuestChoice::Debian(_) | GuestChoice::Directory(_) | GuestChoice::Image(_)),
     };
+    if let (Some(_), false) = (addresses.first(), has_agent) {
+        return Err(Mistake(
+            "--net ...,ip=: needs a Guest with lguest's own first process, as debian; the default Guest's command is net ip"
+                .to_owned(),
+        ));
+    }
     let calls = arguments.vsock.is_some();
     let on_virtio = lguest32.is_none() && matches!(choice, BusChoice::Pci | BusChoice::Mmio(_));
     if calls && (own || !on_virtio) {
@@ -197,8 +206,16 @@ fn prepare(arguments: &RunArguments) -> Result<Plan, Mistake> {
     let named = ports.named.iter().map(|(name, _)| name.clone()).collect();
     let line = Line { named, ..line(console) };
     let place = root.as_ref().map_or_else(RootPlace::here, Root::place);
-    let session =
-        Session { mode: Mode::here(attached), line, word: word.clone(), place, mounts, command, wishes };
+    let session = Session {
+        mode: Mode::here(attached),
+        line,
+        word: word.clone(),
+        place,
+        mounts,
+        addresses,
+        command,
+        wishes,
+    };
     let initrd = if ours { session.append_to(initrd) } else { initrd };
     check_room(initrd.len() as u64, kernel.program.length()?, memory)?;
     let cmdline = cmdline.unwrap_or_else(|| match (ours, attached) {

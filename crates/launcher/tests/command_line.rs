@@ -64,6 +64,7 @@ fn every_value_that_cannot_work_is_named_with_its_option() {
         // Debian's kernels cannot be told of devices this way.
         ("--bus", "mmio,announce=cmdline"),
         ("--net", "wifi"),
+        ("--net", "link=office,ip=10.9.0.2"),
         ("--disk", "/no/such/disk"),
     ] {
         let sentence = mistake(&["run", "debian", option, value]);

@@ -1,8 +1,8 @@
 //! The network: the loopback interface, and for each card an address, a route and a resolver.
 //!
 //! lguest's user network has one plan of addresses and is known by its card's own address (the Launcher's `networks`), so
-//! nobody has to be asked and the program finds it ready. On any other network a DHCP server is asked while the program
-//! begins, and for as long as the machine runs (`lease`).
+//! nobody has to be asked and the program finds it ready. So it is where the plan says a card's address. On any other network
+//! a DHCP server is asked while the program begins, and for as long as the machine runs (`lease`).
 
 mod netlink;
 mod dhcp;
@@ -12,7 +12,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use lguest_init::plan::USER_CARD;
+use lguest_init::plan::{FixedAddress, USER_CARD};
 use netlink::{Kernel, Network};
 
 /// Where programs look for resolvers (resolv.conf(5)).
@@ -34,10 +34,11 @@ struct Card {
     hardware: [u8; 6],
 }
 
-/// Brings up what there is. `kept`: the root is the user's own and stays, so that its files are not ours to change.
+/// Brings up what there is, where `fixed` says so with these addresses. `kept`: the root is the user's own and stays, so that
+/// its files are not ours to change.
 ///
 /// A Guest without a network is of use, so what fails is told and no more.
-pub fn bring_up(kept: bool) {
+pub fn bring_up(fixed: &[FixedAddress], kept: bool) {
     let mut kernel = match Kernel::open() {
         Ok(kernel) => kernel,
         Err(error) => return tell("the network", &error),
@@ -47,14 +48,22 @@ pub fn bring_up(kept: bool) {
         kernel.switch_on(index).unwrap_or_else(|error| tell("the loopback interface", &error));
     }
     let mut user = false;
-    for card in cards() {
-        let done = match (card.hardware[..3] == USER_CARD, user) {
-            (true, false) => join_user_network(&mut kernel, &card, kept),
-            _ => kernel.switch_on(card.index),
+    for (number, card) in cards().into_iter().enumerate() {
+        let is_user = card.hardware[..3] == USER_CARD;
+        let network = match fixed.iter().find(|one| one.card == number) {
+            Some(FixedAddress { address, prefix, router, resolver, .. }) => {
+                Some((Network { address: *address, prefix: *prefix, router: *router }, *resolver))
+            }
+            None => (is_user && !user).then_some((USER, Some(USER_RESOLVER))),
         };
+        let done = match &network {
+            Some((network, resolver)) => join(&mut kernel, &card, network, *resolver, kept),
+            None => kernel.switch_on(card.index),
+        };
+        user |= is_user && done.is_ok();
         match done {
             Err(error) => tell(&card.name, &error),
-            Ok(()) if card.hardware[..3] == USER_CARD => user = true,
+            Ok(()) if is_user || network.is_some() => {}
             // A program that is about to start need not wait for a server that may not be there.
             Ok(()) => drop(std::thread::spawn(move || lease::keep(&card, kept))),
         }
@@ -63,12 +72,18 @@ pub fn bring_up(kept: bool) {
 
 /// A card that has its address when it is switched on tells its neighbours of it (arp_notify), so that connections to
 /// forwarded ports come in although the Guest has said nothing yet.
-fn join_user_network(kernel: &mut Kernel, card: &Card, kept: bool) -> std::io::Result<()> {
-    kernel.address(card.index, &USER, None)?;
+fn join(
+    kernel: &mut Kernel,
+    card: &Card,
+    network: &Network,
+    resolver: Option<Ipv4Addr>,
+    kept: bool,
+) -> std::io::Result<()> {
+    kernel.address(card.index, network, None)?;
     let _ = fs::write(format!("/proc/sys/net/ipv4/conf/{}/arp_notify", card.name), "1");
     kernel.switch_on(card.index)?;
-    kernel.route(card.index, &USER)?;
-    name_resolvers(&[USER_RESOLVER], kept);
+    kernel.route(card.index, network)?;
+    name_resolvers(resolver.as_slice(), kept);
     Ok(())
 }
 

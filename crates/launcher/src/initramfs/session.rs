@@ -82,6 +82,8 @@ pub struct Session {
     pub place: RootPlace,
     /// What to mount before it starts.
     pub mounts: Vec<Mount>,
+    /// Addresses of cards that ask nobody.
+    pub addresses: Vec<plan::FixedAddress>,
     /// The program and its arguments; empty means a shell.
     pub command: Vec<String>,
     /// What it finds when it starts.
@@ -128,6 +130,7 @@ impl Session {
             root: self.place.root.clone(),
             keep: self.place.keep,
             shares: self.mounts.iter().map(share).collect(),
+            addresses: self.addresses.clone(),
             ..command_plan(&self.mode, &self.command, &self.wishes)
         }
     }
@@ -159,7 +162,8 @@ mod tests {
         let place = RootPlace::here();
         let command = ["printf", "%s|", "it's", "", "new\nline"].map(str::to_owned).to_vec();
         let line = Line::default();
-        Session { mode: Mode::Pipes, line, word: MarkWord::draw(), place, mounts: vec![], command, wishes }
+        let (mode, word) = (Mode::Pipes, MarkWord::draw());
+        Session { mode, line, word, place, mounts: vec![], addresses: vec![], command, wishes }
     }
 
     #[test]

@@ -8,12 +8,13 @@
 //! The interface gives frames to its port and takes them from it, and waits for nobody; the thread does the same at the
 //! other end.
 
+mod fixed;
 mod tap;
 mod member;
 
 use lguest_abi::net::{LOCAL, MULTICAST};
 use lguest_devices::virtio::net::VirtioNet;
-use lguest_init::plan::USER_CARD;
+use lguest_init::plan::{FixedAddress, USER_CARD};
 
 use crate::attachments::Attachment;
 use crate::board::tap::{self as board_tap, Tap};
@@ -33,7 +34,10 @@ pub fn read(text: &str) -> Result<Option<Attachment>, Mistake> {
     if first == "user" {
         return Options::read(text, &rest).map(|options| Some(Attachment::User(options)));
     }
-    match text.split_once('=') {
+    if let Some(("tap" | "link", _)) = first.split_once('=') {
+        fixed::read(text, &rest, 0)?;
+    }
+    match first.split_once('=') {
         None if text == "none" => Ok(None),
         Some(("tap", name)) if board_tap::is_name(name) => open_tap(text, name).map(Some),
         Some(("tap", _)) => Err(Mistake(format!(
@@ -45,6 +49,21 @@ pub fn read(text: &str) -> Result<Option<Attachment>, Mistake> {
         ))),
         _ => Err(Mistake(format!("--net {text}: is no network; give user, link=NAME, tap=NAME or none"))),
     }
+}
+
+/// The addresses that these `--net` say, each for its card.
+///
+/// # Errors
+/// One sentence for an address that a card cannot have.
+pub fn addresses(nets: &[String]) -> Result<Vec<FixedAddress>, Mistake> {
+    let mut found = Vec::new();
+    for (card, text) in nets.iter().filter(|text| *text != "none").enumerate() {
+        let mut words = text.split(',');
+        if let Some(("tap" | "link", _)) = words.next().and_then(|first| first.split_once('=')) {
+            found.extend(fixed::read(text, &words.collect::<Vec<_>>(), card)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Takes hold of a tap, or says in one sentence who may.
@@ -114,10 +133,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_is_for_the_card_of_its_network() {
+        let nets = ["user", "none", "link=a", "link=b,ip=10.9.0.2/24"].map(str::to_owned);
+        let cards: Vec<_> = addresses(&nets).unwrap().iter().map(|one| (one.card, one.prefix)).collect();
+        assert_eq!(cards, [(2, 24)]);
+    }
+
+    #[test]
     fn a_network_is_the_user_network_a_link_a_tap_or_none() {
         assert!(matches!(read("none"), Ok(None)));
         assert!(matches!(read("user"), Ok(Some(Attachment::User(_)))));
-        assert!(matches!(read("link=office"), Ok(Some(Attachment::Link(name))) if name == "office"));
+        for text in ["link=office", "link=office,ip=10.9.0.2/24"] {
+            assert!(matches!(read(text), Ok(Some(Attachment::Link(name))) if name == "office"));
+        }
         for text in [
             "link=",
             "link=a/b",
@@ -129,6 +157,8 @@ mod tests {
             "tap=lo",
             "wifi",
             "none=1",
+            "none,ip=10.9.0.2/24",
+            "link=office,ip=10.9.0.2",
         ] {
             assert!(read(text).unwrap_err().0.starts_with(&format!("--net {text}: ")), "{text}");
         }
