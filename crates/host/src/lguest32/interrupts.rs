@@ -44,8 +44,11 @@ impl Lguest32Vcpu {
             return Ok(());
         }
         let Some(gate) = self.gates.get(FIRST_IRQ_VECTOR + irq as u8) else { return Ok(()) };
-        if self.lines.pending() & !blocked & !(1 << irq) == 0 {
-            data.set(Field::IrqPending, 0);
+        // The handler begins with interrupts off; whoever is next waits for its end.
+        let more = self.lines.pending() & !blocked & !(1 << irq) != 0;
+        data.set(Field::IrqPending, if more { INTERRUPT_FLAG } else { 0 });
+        if more {
+            self.look_again(LOOK_AGAIN);
         }
         self.halted = false;
         self.counts.interrupts += 1;

@@ -279,3 +279,36 @@ fn the_clock_event_comes_though_another_interrupt_ended_the_halt() {
         device.join().unwrap();
     }
 }
+
+#[test]
+fn the_second_of_two_that_came_together_follows_though_nobody_calls() {
+    for form in FORMS {
+        let mut guest = guest(form, |program| {
+            for irq in [2, 7] {
+                program.gate(32 + irq, 0x8e);
+            }
+            program.set(DATA + data::BLOCKED, 0);
+            program.set(DATA + data::IRQ_ENABLED, 0x200);
+            // One call delivers the first; nothing comes out of the loop after it.
+            program.call(call::SEND_INTERRUPTS, [0; 3]);
+            program.wait_for(SHOWN + 4);
+        });
+        for (irq, place) in [(2, SHOWN), (7, SHOWN + 4)] {
+            guest = guest.handle(32 + irq, |program| {
+                program.load(ECX, DATA + data::IRQ_PENDING);
+                program.store(NOTES + 4 * irq, ECX);
+                program.set(place, 1);
+                program.set(DATA + data::IRQ_ENABLED, 0x200);
+                program.db(&[0xcf]);
+            });
+        }
+        // Until the kernel lets them in they are masked, so nothing was said of them before.
+        guest.put(DATA + data::BLOCKED, u32::MAX);
+        for irq in [7, 2] {
+            guest.lines.raise_number(irq);
+        }
+        run_to_off_in_time(&mut guest);
+        assert_eq!(guest.word(SHOWN), 1, "{form:?}");
+        assert_eq!([guest.noted(2), guest.noted(7)], [0x200, 0], "{form:?}: whether something waits");
+    }
+}
