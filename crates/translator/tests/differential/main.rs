@@ -261,7 +261,8 @@ fn nearly_every_form_can_be_written_and_lives() {
         .iter()
         .copied()
         .filter(|code| {
-            (0..8).all(|round| generate::single(seed(round, *code as u64), 0, *code, 64).is_none())
+            // `xlat` has no operand to aim with: seed 20261242 missed memory eight times.
+            (0..64).all(|round| generate::single(seed(round, *code as u64), 0, *code, 64).is_none())
         })
         .collect();
     assert!(missing.is_empty(), "of {} forms these cannot be written: {missing:?}", forms.len());
