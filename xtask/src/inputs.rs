@@ -87,3 +87,10 @@ pub fn compiled(name: &str, words: &[String]) -> Result<PathBuf, Errand> {
     run(Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source).args(words))?;
     Ok(program)
 }
+
+/// What an example of ours prints.
+pub fn example(package: &str, name: &str) -> Result<String, Errand> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let words = ["run", "--quiet", "--release", "--package", package, "--example", name];
+    run(Command::new(cargo).args(words).current_dir(root()))
+}

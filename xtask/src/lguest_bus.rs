@@ -6,7 +6,7 @@
 
 use crate::arguments::Arguments;
 use crate::errand::Errand;
-use crate::inputs;
+use crate::inputs::{self, example};
 use crate::programs;
 use crate::table::{columns, figure, median};
 use std::io::{Read, Write};
@@ -99,13 +99,6 @@ fn either(rounds: usize) -> Result<Vec<(String, f64)>, Errand> {
     let total = total.and_then(|line| line.split(' ').next()).and_then(|word| word.parse().ok());
     rows.push(("three drivers, bytes (the original: 8144)".to_owned(), total.unwrap_or(f64::NAN)));
     Ok(rows)
-}
-
-/// What an example of ours prints.
-fn example(package: &str, name: &str) -> Result<String, Errand> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let words = ["run", "--quiet", "--release", "--package", package, "--example", name];
-    programs::run(Command::new(cargo).args(words).current_dir(inputs::root()))
 }
 
 /// `  1514 bytes a packet: 9.1µs each, 166 MB/s`: bytes, nanoseconds, megabytes a second.

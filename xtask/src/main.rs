@@ -2,6 +2,7 @@
 //!
 //! - `bench`: the same programs natively, under lguest, under QEMU's emulation and in User-Mode Linux.
 //! - `bench lguest`: what the default Guest and its bus cost, on each engine.
+//! - `bench lguest32`: what was asked of lguest kernels of 32 bits.
 //! - `bench io`: disks, the user network, shared directories, the console and the start, beside the same.
 //! - `boots`: many boots of each kernel, counting those that fail.
 //! - `stress`: stress-ng in the Guest, which checks what it computes.
@@ -43,6 +44,9 @@ cargo xtask bench [--rounds N | --quick] [--machines native,lguest,qemu,newqemu,
     asked for is met
 cargo xtask bench lguest [--rounds N]
     the default Guest on its own bus: start, hypercall, disk, link; and the size of its drivers
+cargo xtask bench lguest32 [--rounds N]
+    unmodified lguest kernels of 32 bits: the same compiled program natively and as a Guest's process, the start, the way
+    from NOTIFY to a woken eventfd, and whether what was asked for is met
 cargo xtask bench io [--rounds N] [--machines native,lguest,qemu,uml] [--only block,net,tree,console,command,devices]
     disks, TCP over --net user, shared directories, the console and the start, and whether what was asked for is met
 cargo xtask boots [N] [--cpus N]
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::of_this_process();
     let done = match arguments.next().as_deref() {
         Some("bench") if arguments.next_is("lguest") => lguest_bus::run(arguments),
+        Some("bench") if arguments.next_is("lguest32") => bench::lguest32::run(arguments),
         Some("bench") if arguments.next_is("io") => bench::io::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("boots") => boots::run(arguments),

@@ -2,9 +2,12 @@
 //!
 //! The control interface's Guests of a few bytes: one reads a port where nobody is, over and over; the others watch a
 //! word and notify when it changes, while a thread changes the word and sleeps on the eventfd: one of 64 bits by the calls of the first
-//! generation, and one of 32 bits by those of the second, which the translator alone runs.
+//! generation, and one of 32 bits by those of the second, which the translator alone runs. A thread that watches the word by
+//! itself and writes to the eventfd is the floor: what the kernel of this machine takes to wake somebody.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use lguest_abi::hypercall::{Hypercall, TRAP_ENTRY};
@@ -130,24 +133,52 @@ fn exit(engine: Engine, times: u32) -> Result<u128, ControlError> {
     Ok(begun.elapsed().as_nanos() / u128::from(times))
 }
 
-/// Nanoseconds from the word's change to the thread's waking, the median.
+/// Nanoseconds from a `change` of the word to the waking of who reads the eventfd, the median of so many turns.
+fn listen(bell: &OwnedFd, times: u32, change: impl Fn(u32)) -> u128 {
+    let mut took: Vec<u128> = (1..=times)
+        .map(|turn| {
+            let begun = Instant::now();
+            change(turn);
+            rustix::io::read(bell, &mut [0; 8]).expect("an eventfd is read");
+            begun.elapsed().as_nanos()
+        })
+        .collect();
+    took.sort_unstable();
+    took[took.len() / 2]
+}
+
+/// The same without a Guest.
+fn wake_natively(times: u32) -> u128 {
+    let bell = eventfd(0, EventfdFlags::empty()).expect("an eventfd");
+    let word = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut seen = 0;
+            while seen != times {
+                let now = word.load(Ordering::Acquire);
+                if now != seen {
+                    seen = now;
+                    rustix::io::write(&bell, &1u64.to_ne_bytes()).expect("an eventfd is written");
+                }
+                std::hint::spin_loop();
+            }
+        });
+        listen(&bell, times, |turn| word.store(turn, Ordering::Release))
+    })
+}
+
+/// From a Guest.
 fn wake(guest: Result<(Control, Arc<Memory>), ControlError>, times: u32) -> Result<u128, ControlError> {
     let (control, memory) = guest?;
     let bell = eventfd(0, EventfdFlags::empty()).expect("an eventfd");
     control.eventfd(BELL.into(), bell.try_clone().expect("a second descriptor"))?;
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| {
-            let mut took: Vec<u128> = (1..=times)
-                .map(|turn| {
-                    let begun = Instant::now();
-                    memory.store_word(GuestAddress(WORD.into()), turn).expect("in memory");
-                    rustix::io::read(&bell, &mut [0; 8]).expect("an eventfd is read");
-                    begun.elapsed().as_nanos()
-                })
-                .collect();
+            let took = listen(&bell, times, |turn| {
+                memory.store_word(GuestAddress(WORD.into()), turn).expect("in memory");
+            });
             control.break_out().expect("the Guest is alive");
-            took.sort_unstable();
-            took[took.len() / 2]
+            took
         });
         match control.run(0, &mut [0; 16]) {
             Err(ControlError::Again) => control.break_done()?,
@@ -158,6 +189,7 @@ fn wake(guest: Result<(Control, Arc<Memory>), ControlError>, times: u32) -> Resu
 }
 
 fn main() {
+    println!("native notify_wake_ns {}", wake_natively(ENGINES[0].2));
     for (engine, name, times) in ENGINES {
         let figures = || Ok((exit(engine, times)?, wake(guest(engine, &watcher()), times)?));
         match figures() {

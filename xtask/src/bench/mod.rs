@@ -12,6 +12,7 @@ mod results;
 mod verdicts;
 mod json;
 pub mod io;
+pub mod lguest32;
 
 use crate::arguments::Arguments;
 use crate::errand::Errand;

@@ -26,28 +26,18 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lguest32/guest")
 }
 
-fn compile(arguments: &[&str], to: &Path) -> bool {
-    let output = Command::new("cc")
-        .args([
-            "-m32",
-            "-march=i686",
-            "-O1",
-            "-ffreestanding",
-            "-fno-pic",
-            "-fno-stack-protector",
-            "-fcf-protection=none",
-        ])
-        .args(["-fno-asynchronous-unwind-tables", "-mno-sse", "-mno-mmx", "-nostdlib", "-static"])
-        .args(["-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-Wl,--no-warn-rwx-segments"])
-        .args(arguments)
-        .arg("-o")
-        .arg(to)
-        .current_dir(sources())
-        .output();
-    let Ok(output) = output else { return false };
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{complaints}");
-    true
+fn compile(arguments: &[&str], to: &Path) {
+    run_to_its_end(
+        Command::new("cc").args(["-m32", "-nostdlib", "-static"]).args(arguments).arg("-o").arg(to),
+    );
+}
+
+/// Runs a command among the sources; what it printed.
+#[track_caller]
+fn run_to_its_end(command: &mut Command) -> String {
+    let output = command.current_dir(sources()).output().expect("it was found before");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Whether there is a compiler; says so if not.
@@ -66,26 +56,13 @@ fn can_compile(test: &str) -> bool {
 /// The ELF file of a form, with tables of eight bytes or of four.
 fn kernel(test: &str, form: Form, wide: bool) -> PathBuf {
     let path = folder().join(format!("{test}-{form:?}-{wide}"));
-    let (number, finds_devices) = match form {
-        Form::G26 => ("-DFORM=26", "page.c"),
-        Form::G31 => ("-DFORM=31", "page.c"),
-        Form::G41 => ("-DFORM=41", "pci.c"),
+    let form = match form {
+        Form::G26 => "26",
+        Form::G31 => "31",
+        Form::G41 => "41",
     };
-    let mut arguments = vec![
-        "-Wl,-T,link.ld",
-        number,
-        "head.S",
-        "kernel.c",
-        "paging.c",
-        "console.c",
-        "virtio.c",
-        "drivers.c",
-    ];
-    arguments.push(finds_devices);
-    if wide {
-        arguments.push("-DPAE");
-    }
-    assert!(compile(&arguments, &path));
+    let tables = if wide { "wide" } else { "narrow" };
+    run_to_its_end(Command::new("sh").args(["build.sh", form, tables]).arg(&path));
     path
 }
 
@@ -227,4 +204,44 @@ fn a_bzimage_that_nobody_else_unpacks_unpacks_itself_at_level_1() {
         let ran = machine(test, &image, &["--machine", "lguest32", "--bus", bus], "");
         assert_whole(&format!("{form:?}"), &ran);
     }
+}
+
+#[test]
+fn a_program_of_32_bits_computes_what_it_computes_natively() {
+    let test = "a_program_of_32_bits_computes_what_it_computes_natively";
+    if !can_compile(test) {
+        return;
+    }
+    let program = folder().join("compute32");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/compute32.c");
+    compile(&["-O2", "-ffreestanding", source.to_str().expect("a path of our own")], &program);
+    // The middle word of a row is a time.
+    let results = |said: &str| -> Vec<(String, String)> {
+        let row = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [name, ticks, check] if ticks.parse::<u32>().is_ok() && check.parse::<u32>().is_ok() => {
+                Some((name.to_owned(), check.to_owned()))
+            }
+            _ => None,
+        };
+        said.lines().filter_map(row).collect()
+    };
+    let natively = Command::new(&program).output();
+    let Some(natively) = natively.ok().filter(|output| output.status.success()) else {
+        std::io::stderr()
+            .lock()
+            .write_all(format!("SKIPPED {test}: programs of 32 bits do not run here\n").as_bytes())
+            .expect("standard error takes a line");
+        return;
+    };
+    let natively = results(&String::from_utf8_lossy(&natively.stdout));
+    assert!(natively.len() > 5, "{natively:?}");
+    let kernel = kernel(test, Form::G31, true);
+    let text = |path: &Path| path.to_str().expect("a path of our own").to_owned();
+    let (kernel, program) = (text(&kernel), text(&program));
+    let mut words =
+        vec!["run", "--kernel", &kernel, "--initrd", &program, "--memory", "64M", "--timeout", "60"];
+    words.extend(["--bus", "lguest", "--cmdline", "program"]);
+    let finished = run(&words, "");
+    assert_eq!(finished.status, Some(0), "{finished:?}");
+    assert_eq!(results(&finished.output), natively);
 }

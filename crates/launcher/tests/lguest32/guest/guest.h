@@ -60,6 +60,8 @@ void *new_page(void);
 /* Makes pages outside memory reachable: cached, or as registers want it. */
 void *map(u32 physical, u32 pages, int registers);
 void new_processes(void);
+/* A page of the user's at `address` of process `number`, which gets a space if it has none: where the kernel has it. */
+void *user_page(u32 number, u32 address);
 /* That of process 0 or 1 from here on; in the ring, if calls go there. */
 void load_space(u32 number);
 /* A fault at `address`: true if it was the process's to have, or the write-protection test's. */
@@ -116,6 +118,11 @@ extern u32 device_count;
 /* page.c or pci.c */
 void find_devices(void);
 void early_print(const char *bytes, u32 length);
+
+/* program.c */
+#define PROGRAM_STACK 0xbffff000u
+/* Puts an ELF file into the space of process 0, with a stack below PROGRAM_STACK; its first instruction. */
+u32 load_program(const u8 *bytes);
 
 /* drivers.c */
 void use_devices(void);

@@ -167,11 +167,12 @@ static void change_process(struct frame *frame)
 }
 
 /* Where a process begins. */
+static u32 first_instruction = 0x08048000, first_stack = 0x0804b000;
 static void first_frame(struct frame *frame)
 {
 	frame->ds = frame->es = frame->user_ss = 0x7b;
 	frame->fs = frame->gs = 0;
-	frame->eip = 0x08048000, frame->cs = 0x73, frame->flags = 0x202, frame->user_esp = 0x0804b000;
+	frame->eip = first_instruction, frame->cs = 0x73, frame->flags = 0x202, frame->user_esp = first_stack;
 }
 
 /* What the processes ask for. */
@@ -308,7 +309,7 @@ void kernel(void)
 	print("the clock runs\n");
 
 	u32 initrd = *(u32 *)(boot_params + 0x218);
-	if (initrd) {
+	if (initrd && !asked("program")) {
 		print("the initrd says ");
 		print(VIRTUAL(initrd));
 	}
@@ -318,7 +319,12 @@ void kernel(void)
 		listen();
 	hypercall(TS, 8, 0, 0, 0);
 	fpu_faults = 0;
-	new_processes();
+	if (asked("program")) {
+		first_instruction = load_program(VIRTUAL(initrd));
+		first_stack = PROGRAM_STACK;
+		processes[1].gone = 1;
+	} else
+		new_processes();
 	first_frame(&processes[1].frame);
 	load_process();
 	irq_off();
@@ -326,7 +332,8 @@ void kernel(void)
 #if FORM == 41
 	asm volatile(
 		"movl $0x7b, %%eax; movl %%eax, %%ds; movl %%eax, %%es; xorl %%eax, %%eax; movl %%eax, %%fs; movl %%eax, %%gs\n"
-		"pushl $0x7b; pushl $0x0804b000; pushl $0x202; pushl $0x73; pushl $0x08048000; jmp leave_trap" : : : "memory");
+		"pushl $0x7b; pushl %1; pushl $0x202; pushl $0x73; pushl %0; jmp leave_trap"
+		: : "b"(first_instruction), "c"(first_stack) : "eax", "memory");
 #else
 	asm volatile("movl $stack_end - 64, %esp; int $0x80");
 #endif

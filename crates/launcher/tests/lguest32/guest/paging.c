@@ -143,19 +143,37 @@ void *map(u32 physical, u32 pages, int registers)
 static entry *spaces[2], *space;
 static u32 copies;
 
-/* Two spaces that share the kernel's part, each with pages of its process's own at the same addresses. */
+/* A space with nothing but the kernel's part, which all have in common. */
+static entry *new_space(void)
+{
+	entry *root = new_page();
+
+#ifdef PAE
+	root[3] = top[3];
+#else
+	for (u32 slot = HIGH >> SPAN; slot < PER_TABLE; slot++)
+		root[slot] = top[slot];
+#endif
+	return root;
+}
+
+void *user_page(u32 number, u32 address)
+{
+	if (!spaces[number])
+		spaces[number] = new_space();
+	entry *place = entry_for(spaces[number], address, 0);
+	if (!(*place & PRESENT))
+		*place = PHYSICAL(new_page()) | PRESENT | WRITABLE | USER | USED | WRITTEN;
+	return VIRTUAL((u32)*place & ~(PAGE - 1));
+}
+
+/* Two spaces, each with pages of its process's own at the same addresses. */
 void new_processes(void)
 {
 	for (u32 n = 0; n < 2; n++) {
-		entry *root = spaces[n] = new_page();
+		entry *root = spaces[n] = new_space();
 		u32 *mark = new_page(), *storage = new_page();
 
-#ifdef PAE
-		root[3] = top[3];
-#else
-		for (u32 slot = HIGH >> SPAN; slot < PER_TABLE; slot++)
-			root[slot] = top[slot];
-#endif
 		mark[0] = storage[PAGE / 4 - 1] = 0x5eed0000 + n;
 		*entry_for(root, 0x08048000, 0) = PHYSICAL(user_start) | PRESENT | USER | USED;
 		*entry_for(root, 0x08049000, 0) = PHYSICAL(new_page()) | PRESENT | USER | USED;
