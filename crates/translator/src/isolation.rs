@@ -16,7 +16,9 @@
 //!    access does not cross the page's end: checked, or known because stack pointers are multiples of eight.
 //!    Entries are made in one place (`mend.rs`), from a page walk whose result `Ram::offset` found in a region of RAM.
 //!    The addend may come out of the frame: a span's first access left it there and saw that all of the span lies in
-//!    its page (`spans.rs`); or a memo's, whose page is compared with all 64 bits of the address (`memos.rs`). Both hold
+//!    its page (`spans.rs`); or a memo's, whose page is compared with all 64 bits of the address (`memos.rs`). 32-bit addresses wrap
+//!    where the host's sums do not: they are computed in 32 bits first, except in spans, whose page and displacements are such
+//!    that nothing can have wrapped. Both hold
 //!    what an entry said, and neither is used again once an entry was taken away: a unit is not entered again in its
 //!    middle then (`Resume`), and memos are wiped before the next one runs.
 //! 4. Constants of ours (masks, thunks), which the Guest does not choose.

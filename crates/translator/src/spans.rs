@@ -14,13 +14,19 @@
 //! A span that does not lie in one page is left to a second unit for the same code in which every access looks for
 //! itself ([`crate::unit::Mode::apart`]): a stack frame across two pages may be in use for long.
 //!
+//! 32-bit code wraps at 4 GiB, and a sum of the host's does not. So there a span's page must keep away from both ends
+//! ([`NARROW_PAGES`]), and its accesses' displacements are no larger than that distance ([`NARROW_REACH`]): then no register of
+//! theirs can have wrapped, and the host's sum is the Guest's address.
+//!
 //! Why the addend in the slot is still right when a member uses it: between the two stands nothing that changes a table.
 //! What runs in Rust in between ends a span here, except for an access that misses; and after a miss the unit is only
 //! entered again in its middle if no entry was taken away meanwhile ([`crate::memory::tables::Tables::losses`]).
 
 use crate::classify::Class;
+use crate::cpu::{RBP, RSP};
 use crate::frame::SPANS;
 use crate::rewrite::{address_bits, operand_size};
+use crate::unit::Mode;
 use iced_x86::{
     Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic as M, OpAccess, OpKind, Register,
 };
@@ -28,6 +34,12 @@ use smallvec::SmallVec;
 
 /// Bytes of a span at most. Of spans of 256 bytes one in sixteen lies across two pages, if they lie anywhere.
 const LONGEST: i64 = 256;
+
+/// Pages that a span of 32-bit code may lie in. Linux' programs of 32 bits have nothing below, and their stacks end here.
+pub const NARROW_PAGES: std::ops::RangeInclusive<u64> = 0x10..=0xf_fffd;
+
+/// Displacements of such a span's accesses.
+const NARROW_REACH: std::ops::RangeInclusive<i64> = -0x2000..=0xffff;
 
 /// What an access has to do with the others of its span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,6 +107,8 @@ struct Span {
 /// Finds the spans of one unit.
 #[derive(Default)]
 pub struct Spans {
+    /// Bytes of an address and of a stack word.
+    word: i64,
     registers: Vec<Sum>,
     values: u16,
     accesses: Vec<Access>,
@@ -105,18 +119,19 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// The roles of a unit's accesses, an entry an instruction. All are alone when `apart`.
+    /// The roles of a unit's accesses, an entry an instruction. All are alone when it is the mode's wish.
     pub fn find(
         &mut self,
         block: &[(Instruction, Class)],
-        apart: bool,
+        mode: Mode,
         info: &mut InstructionInfoFactory,
     ) -> &[Roles] {
         self.roles.clear();
         self.roles.resize(block.len(), Roles::default());
-        if apart || block.len() < 2 {
+        if mode.apart || block.len() < 2 {
             return &self.roles;
         }
+        self.word = mode.word() as i64;
         self.registers.clear();
         self.registers.extend((0..16).map(|value| Sum { value, plus: 0 }));
         self.values = 16;
@@ -145,7 +160,8 @@ impl Spans {
     fn operand(&mut self, n: usize, instruction: &Instruction) {
         let size = operand_size(instruction) as i64;
         let segment = matches!(instruction.memory_segment(), Register::FS | Register::GS);
-        let plain = instruction.memory_index() == Register::None && address_bits(instruction) == 64;
+        let bits = i64::from(address_bits(instruction));
+        let plain = instruction.memory_index() == Register::None && bits == 8 * self.word;
         if size == 0 || segment || !plain {
             return;
         }
@@ -158,10 +174,19 @@ impl Spans {
                 }
             }
             base => {
+                let displacement = self.signed(displacement);
+                if self.is_narrow() && !NARROW_REACH.contains(&displacement) {
+                    return;
+                }
                 let sum = self.registers[base.number()];
                 let at = sum.plus.wrapping_add(displacement);
-                let aligned = base == Register::RSP && (displacement & 7) + size <= 8;
-                let costs = if aligned || size == 1 { [6, 5] } else { [2, 9] };
+                let aligned = base.number() == RSP && (displacement & (self.word - 1)) + size <= self.word;
+                let costs = match (self.is_narrow(), aligned || size == 1) {
+                    (false, true) => [6, 5],
+                    (false, false) => [2, 9],
+                    (true, true) => [5, 6],
+                    (true, false) => [2, 9],
+                };
                 self.access(n, false, Origin::Value(sum.value), at, size, costs);
             }
         }
@@ -169,17 +194,19 @@ impl Spans {
 
     /// What an instruction pushes or pops.
     fn stack(&mut self, n: usize, instruction: &Instruction) {
+        let word = self.word;
         let at = match instruction.mnemonic() {
-            M::Push | M::Call => -8,
+            M::Push | M::Call => -word,
             M::Pop | M::Ret => 0,
             M::Leave => {
-                let sum = self.registers[Register::RBP.number()];
-                return self.access(n, true, Origin::Value(sum.value), sum.plus, 8, [2, 9]);
+                let sum = self.registers[RBP];
+                return self.access(n, true, Origin::Value(sum.value), sum.plus, word, [2, 9]);
             }
             _ => return,
         };
-        let sum = self.registers[Register::RSP.number()];
-        self.access(n, true, Origin::Value(sum.value), sum.plus.wrapping_add(at), 8, [6, 3]);
+        let sum = self.registers[RSP];
+        let costs = if self.is_narrow() { [8, 5] } else { [6, 3] };
+        self.access(n, true, Origin::Value(sum.value), sum.plus.wrapping_add(at), word, costs);
     }
 
     /// Adds an access to the span of its origin, or begins one. `costs` are what it costs to be the first, and what it
@@ -208,34 +235,36 @@ impl Spans {
 
     /// What the instruction makes of the registers.
     fn follow(&mut self, instruction: &Instruction, info: &mut InstructionInfoFactory) {
-        let wide = |n| {
+        let narrow = self.is_narrow();
+        let whole = |n| {
             let register = instruction.op_register(n);
-            (instruction.op_kind(n) == OpKind::Register && register.is_gpr64()).then(|| register.number())
+            let whole = if narrow { register.is_gpr32() } else { register.is_gpr64() };
+            (instruction.op_kind(n) == OpKind::Register && whole).then(|| register.number())
         };
-        match (instruction.mnemonic(), wide(0)) {
+        match (instruction.mnemonic(), whole(0)) {
             (M::Cmp | M::Test | M::Nop, _) => {}
-            (M::Push | M::Call, _) => self.add(4, instruction.stack_pointer_increment().into()),
+            (M::Push | M::Call, _) => self.add(RSP, instruction.stack_pointer_increment().into()),
             (M::Pop, _) => {
-                self.add(4, instruction.stack_pointer_increment().into());
+                self.add(RSP, instruction.stack_pointer_increment().into());
                 self.forget_target(instruction);
             }
             (M::Leave, _) => {
-                self.registers[4] = self.registers[5];
-                self.add(4, 8);
-                self.forget(5);
+                self.registers[RSP] = self.registers[RBP];
+                self.add(RSP, self.word);
+                self.forget(RBP);
             }
-            (M::Mov, Some(to)) if wide(1).is_some() => {
+            (M::Mov, Some(to)) if whole(1).is_some() => {
                 self.registers[to] = self.registers[instruction.op1_register().number()];
             }
-            (M::Lea, Some(to)) if is_plain_sum(instruction) => {
+            (M::Lea, Some(to)) if self.is_plain_sum(instruction) => {
                 self.registers[to] = self.registers[instruction.memory_base().number()];
-                self.add(to, instruction.memory_displacement64() as i64);
+                self.add(to, self.signed(instruction.memory_displacement64() as i64));
             }
             (M::Add, Some(to)) if is_immediate(instruction) => {
-                self.add(to, instruction.immediate(1) as i64);
+                self.add(to, self.signed(instruction.immediate(1) as i64));
             }
             (M::Sub, Some(to)) if is_immediate(instruction) => {
-                self.add(to, (instruction.immediate(1) as i64).wrapping_neg());
+                self.add(to, self.signed(instruction.immediate(1) as i64).wrapping_neg());
             }
             (M::Inc, Some(to)) => self.add(to, 1),
             (M::Dec, Some(to)) => self.add(to, -1),
@@ -257,6 +286,23 @@ impl Spans {
             ) => self.forget_target(instruction),
             _ => self.forget_written(instruction, info),
         }
+    }
+
+    /// The code is of 32 bits.
+    fn is_narrow(&self) -> bool {
+        self.word == 4
+    }
+
+    /// A displacement or an immediate, whose sign the decoder leaves where it is in 32-bit code.
+    fn signed(&self, value: i64) -> i64 {
+        if self.is_narrow() { (value as i32).into() } else { value }
+    }
+
+    /// `[register + displacement]`, with the whole register.
+    fn is_plain_sum(&self, instruction: &Instruction) -> bool {
+        let base = instruction.memory_base();
+        let whole = if self.is_narrow() { base.is_gpr32() } else { base.is_gpr64() };
+        instruction.memory_index() == Register::None && whole
     }
 
     fn add(&mut self, register: usize, plus: i64) {
@@ -317,11 +363,9 @@ impl Spans {
     }
 }
 
-/// `[register + displacement]` of 64 bits.
-fn is_plain_sum(instruction: &Instruction) -> bool {
-    instruction.memory_index() == Register::None && instruction.memory_base().is_gpr64()
-}
-
 fn is_immediate(instruction: &Instruction) -> bool {
-    matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+    matches!(
+        instruction.op1_kind(),
+        OpKind::Immediate8to64 | OpKind::Immediate32to64 | OpKind::Immediate8to32 | OpKind::Immediate32
+    )
 }

@@ -125,7 +125,11 @@ impl Rewriter<'_> {
         let start = match address {
             Address::Based(base, disp) => Some(Mem::at(base, disp)),
             Address::Computed => Some(Mem::at(S0, 0)),
-            Address::Constant(_) | Address::Stack(_) => None,
+            Address::Stack(_) => {
+                self.in_scratch(address);
+                Some(Mem::at(S0, 0))
+            }
+            Address::Constant(_) => None,
         };
         if let Some(start) = start
             && self.remember(&Wanted { start, size, before: 0, part, apart: None }).is_some()
@@ -158,7 +162,6 @@ impl Rewriter<'_> {
             }
             Address::Stack(disp) => {
                 // A word of an aligned stack does not cross a page. With seven registers, most of a function's values live there.
-                self.in_scratch(address);
                 if self.key.mode.ragged_stack || (disp & 3) as usize + size > 4 {
                     jumps.extend(self.check_crossing(size));
                 }

@@ -168,11 +168,10 @@ pub fn unit(
     bytes: &[u8],
 ) -> Rewritten {
     let mut spans = std::mem::take(&mut tools.spans);
-    let apart = key.mode.apart || !key.mode.long();
     let swappable = key.mode.long() && !key.mode.single();
     let swaps = if swappable { swaps::choose(&block.instructions) } else { Swaps::default() };
     let Parts { marks, exits, sites } = std::mem::take(&mut tools.parts);
-    let roles = spans.find(&block.instructions, apart, &mut tools.info);
+    let roles = spans.find(&block.instructions, key.mode, &mut tools.info);
     let mut rewriter = Rewriter {
         code: Code { bytes: std::mem::take(&mut tools.buffer), apart: None },
         colds: std::mem::take(&mut tools.colds),

@@ -9,7 +9,7 @@
 //!         mov byte [mark], 1 ; s1 = s0's page ; mov [memo.page], s1 ; jmp back
 //! ```
 
-use super::cold::Ask;
+use super::cold::{Ask, Jumps};
 use super::{Cold, Restore, Rewriter};
 use crate::assemble::host::{GUEST_RSP, RCX, S0, S1};
 use crate::assemble::{Mem, cond};
@@ -39,6 +39,7 @@ pub(super) struct LookUp {
     size: usize,
     before: i32,
     apart: Option<u64>,
+    undoes: bool,
     memo: usize,
     thunk: u64,
     site: Site,
@@ -51,6 +52,7 @@ pub(super) struct LookUp {
 /// What the stub of a stack word needs.
 pub(super) struct LookUpWord {
     at: Mem,
+    undoes: bool,
     memo: usize,
     thunk: u64,
     site: Site,
@@ -95,7 +97,9 @@ impl Rewriter<'_> {
             unreachable!("a memory site is a site")
         };
         let (size, before, apart, aside) = (wanted.size, wanted.before, wanted.apart, self.aside);
-        let look = LookUp { start, size, before, apart, memo, thunk, site, aside, back };
+        // A span's push has not moved the stack pointer yet.
+        let undoes = apart.is_none() && self.undoes(wanted.part);
+        let look = LookUp { start, size, before, apart, undoes, memo, thunk, site, aside, back };
         self.colds.push(Cold {
             jumps: smallvec![other],
             restore: Restore::Nothing,
@@ -131,10 +135,11 @@ impl Rewriter<'_> {
         let Ask::Site { thunk, site } = self.memory_site(part) else {
             unreachable!("a memory site is a site")
         };
+        let undoes = self.undoes(part);
         self.colds.push(Cold {
             jumps: smallvec![other],
             restore: Restore::Nothing,
-            ask: Ask::LookUpWord(Box::new(LookUpWord { at, memo, thunk, site, back })),
+            ask: Ask::LookUpWord(Box::new(LookUpWord { at, undoes, memo, thunk, site, back })),
         });
         Some(())
     }
@@ -156,13 +161,13 @@ impl Rewriter<'_> {
         self.code.bind_short(missing);
         self.code.mov(RCX, S0);
         self.code.lea(true, S0, look.at);
-        self.call_site(look.thunk, look.site);
+        self.tell_of_miss(0, look.undoes, look.thunk, look.site);
     }
 
     /// A memo that nobody has, if this unit may have any.
     fn next_memo(&mut self) -> Option<usize> {
         let (first, free) = self.place.memos;
-        if !self.key.mode.long() || self.key.mode.single() || self.memos == free {
+        if self.key.mode.single() || self.memos == free {
             return None;
         }
         self.memos += 1;
@@ -174,7 +179,10 @@ impl Rewriter<'_> {
         if look.start != Mem::at(S0, 0) {
             self.code.lea(true, S0, look.start);
         }
-        let crosses = self.check_crossing(look.size);
+        let mut others: Jumps = self.check_crossing(look.size).into_iter().collect();
+        if look.apart.is_some() {
+            others.extend(self.check_ends());
+        }
         self.page_number();
         self.code.load_table(S1, S1);
         self.code.test(S1);
@@ -188,28 +196,29 @@ impl Rewriter<'_> {
         self.code.bind(back, look.back);
         let here = self.code.here();
         self.code.bind(missing, here);
-        match (crosses, look.apart) {
-            (Some(crosses), Some(pc)) => {
-                self.tell_of_miss(look.before, look.thunk, look.site);
+        match look.apart {
+            Some(pc) if !others.is_empty() => {
+                self.tell_of_miss(look.before, look.undoes, look.thunk, look.site);
                 let here = self.code.here();
-                self.code.bind(crosses, here);
+                others.into_iter().for_each(|other| self.code.bind(other, here));
                 self.aside = look.aside;
                 self.settle_flags();
                 self.leave_directly(pc, true);
             }
-            (crosses, _) => {
-                if let Some(crosses) = crosses {
-                    self.code.bind(crosses, here);
-                }
-                self.tell_of_miss(look.before, look.thunk, look.site);
+            _ => {
+                others.into_iter().for_each(|other| self.code.bind(other, here));
+                self.tell_of_miss(look.before, look.undoes, look.thunk, look.site);
             }
         }
     }
 
-    /// Rust looks at the access itself, not at where its span begins.
-    fn tell_of_miss(&mut self, before: i32, thunk: u64, site: Site) {
+    /// Rust looks at the access itself, not at where its span begins, with the stack pointer back up if a push moved it.
+    fn tell_of_miss(&mut self, before: i32, undoes: bool, thunk: u64, site: Site) {
         if before != 0 {
             self.code.lea(true, S0, Mem::at(S0, before));
+        }
+        if undoes {
+            self.move_stack(Mem::at(GUEST_RSP, 4));
         }
         self.call_site(thunk, site);
     }

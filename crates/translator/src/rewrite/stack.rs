@@ -93,7 +93,12 @@ impl Rewriter<'_> {
     /// A push of 32-bit code: see the module.
     fn push_narrow(&mut self, value: Pushed) {
         let ragged = self.key.mode.ragged_stack;
-        let place = if ragged {
+        // A span's address does not wrap.
+        let together = if ragged { None } else { self.word_together(Mem::at(GUEST_RSP, -4), Part::Push) };
+        let moves_later = ragged || together.is_some();
+        let place = if let Some(place) = together {
+            place
+        } else if ragged {
             self.checked_place(Mem::at(GUEST_RSP, -4), Part::Push)
         } else {
             self.move_stack(Mem::at(GUEST_RSP, -4));
@@ -112,7 +117,7 @@ impl Rewriter<'_> {
                 self.code.store32(place, S0);
             }
         }
-        if ragged {
+        if moves_later {
             self.move_stack(Mem::at(GUEST_RSP, -4));
         }
     }
@@ -226,7 +231,8 @@ impl Rewriter<'_> {
     /// The same, with a memo.
     fn remembered_word(&mut self, at: Mem, part: Part) -> Option<Mem> {
         if !self.live || self.aside {
-            self.remember(&Wanted { start: at, size: 8, before: 0, part, apart: None })?;
+            let size = self.key.mode.word();
+            self.remember(&Wanted { start: at, size, before: 0, part, apart: None })?;
         } else {
             self.remember_keeping_flags(at, part)?;
         }
@@ -234,7 +240,7 @@ impl Rewriter<'_> {
     }
 
     /// Whether the stack pointer must move back up before Rust looks.
-    fn undoes(&self, part: Part) -> bool {
+    pub(super) fn undoes(&self, part: Part) -> bool {
         part == Part::Push && !self.key.mode.long() && !self.key.mode.ragged_stack
     }
 

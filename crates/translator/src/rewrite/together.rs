@@ -6,15 +6,15 @@
 //!   Member   mov s1, [slot]            ; op [register + s1 + displacement]
 //! ```
 //! With a memo ([`crate::memos`]), the first one's addend is there and is not stored again. In a known page nothing is to be checked, and the slot holds the page's host address: `op [s1 + place in the page]`.
-//! A member touches no flag.
+//! A member touches no flag. In 32-bit code the first one also looks whether its page is one that spans may lie in.
 
 use super::cold::Jumps;
 use super::remembered::Wanted;
 use super::{Ask, Cold, Restore, Rewriter};
 use crate::assemble::host::{S0, S1};
-use crate::assemble::{Mem, cond};
+use crate::assemble::{Mem, Patch, cond};
 use crate::frame::Frame;
-use crate::spans::Role;
+use crate::spans::{NARROW_PAGES, Role};
 use crate::unit::Part;
 use iced_x86::{Instruction, Register};
 use smallvec::smallvec;
@@ -105,15 +105,29 @@ impl Rewriter<'_> {
             return self.found(around.slot, place);
         }
         self.code.lea(true, S0, start);
-        if let Some(crosses) = self.check_crossing(size) {
+        let mut apart: Jumps = self.check_crossing(size).into_iter().collect();
+        apart.extend(self.check_ends());
+        if !apart.is_empty() {
             let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
-            self.colds.push(Cold { jumps: smallvec![crosses], restore, ask: Ask::Apart(here) });
+            self.colds.push(Cold { jumps: apart, restore, ask: Ask::Apart(here) });
         }
         self.page_number();
         self.look_up(before, part);
         let place = Frame::span(around.slot.into());
         self.code.store(Mem::frame(place), S1);
         self.found(around.slot, place);
+    }
+
+    /// Jumps when the page of the first scratch register is not for a span of 32-bit code.
+    pub(super) fn check_ends(&mut self) -> Option<Patch> {
+        if self.key.mode.long() {
+            return None;
+        }
+        let (first, last) = (*NARROW_PAGES.start(), *NARROW_PAGES.end());
+        self.code.lea(true, S1, Mem::at(S0, -((first << 12) as i32)));
+        self.code.shr(S1, 12);
+        self.code.cmp(S1, (last - first) as u32);
+        Some(self.code.jump_if(cond::A))
     }
 
     /// The entry of the page whose number is in the second scratch register. Rust is told of the access `before` bytes

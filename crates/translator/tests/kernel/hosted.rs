@@ -7,10 +7,10 @@ use lguest_translator::events::exception::Exception;
 use lguest_translator::{Exit, HandlerCall, HostedEntry, HostedPaging, Options, Ram, Vcpu};
 use std::sync::Arc;
 
-const CODE: u64 = 0x10_0000;
-const USER: u64 = 0x11_0000;
+pub const CODE: u64 = 0x10_0000;
+pub const USER: u64 = 0x11_0000;
 const STACK: u64 = 0xc000;
-const DIRECTORY: u64 = 0x1_0000;
+pub const DIRECTORY: u64 = 0x1_0000;
 const TABLE: u64 = 0x1_1000;
 
 /// Level 1 code and data at 12 and 13, level 3 at 14 and 15, as Linux' lguest has them; data with a base at 6.
@@ -24,13 +24,14 @@ fn descriptors() -> [u64; 32] {
     table
 }
 
-struct Hosted {
+/// A hosted processor, its memory and its tables.
+pub struct Hosted {
     ram: Arc<Ram>,
-    vcpu: Vcpu,
+    pub vcpu: Vcpu,
 }
 
 impl Hosted {
-    fn with(code: &[u8]) -> Hosted {
+    pub fn with(code: &[u8]) -> Hosted {
         let ram = Arc::new(ram(RAM_BYTES));
         let mut vcpu = Vcpu::new(ram.clone(), Options::default()).expect("a vCPU can be made");
         let entry = HostedEntry { eip: CODE as u32, table: descriptors(), code: 0x61, data: 0x69 };
@@ -47,21 +48,21 @@ impl Hosted {
         hosted
     }
 
-    fn load(&self, at: u64, bytes: &[u8]) {
+    pub fn load(&self, at: u64, bytes: &[u8]) {
         assert!(self.ram.write(at, bytes));
     }
 
-    fn put(&self, at: u64, value: u64) {
+    pub fn put(&self, at: u64, value: u64) {
         self.load(at, &(value as u32).to_le_bytes());
     }
 
-    fn word(&self, at: u64) -> u64 {
+    pub fn word(&self, at: u64) -> u64 {
         let mut bytes = [0; 4];
         assert!(self.ram.read(at, &mut bytes));
         u32::from_le_bytes(bytes).into()
     }
 
-    fn paging(&mut self) {
+    pub fn paging(&mut self) {
         self.vcpu
             .load_page_tables(DIRECTORY as u32, HostedPaging::Narrow)
             .expect("tables of 32 bits have no rules");
@@ -69,7 +70,7 @@ impl Hosted {
 
     /// Runs to the next event.
     #[track_caller]
-    fn event(&mut self) -> Event {
+    pub fn event(&mut self) -> Event {
         match self.vcpu.run() {
             Exit::Event(event) => event,
             other => panic!("{other:?} at {:#x}", self.vcpu.rip()),
@@ -77,16 +78,29 @@ impl Hosted {
     }
 
     #[track_caller]
-    fn exception(&mut self) -> Exception {
+    pub fn exception(&mut self) -> Exception {
         match self.event() {
             Event::Exception(exception) => exception,
             other => panic!("{other:?} at {:#x}", self.vcpu.rip()),
         }
     }
 
+    /// Runs to the next exception, or to an `int n` and past it: its number.
+    #[track_caller]
+    pub fn exception_or_call(&mut self) -> Result<Exception, u8> {
+        match self.event() {
+            Event::Exception(exception) => Ok(exception),
+            Event::Software { vector, next_rip } => {
+                self.vcpu.set_rip(next_rip);
+                Err(vector)
+            }
+            other => panic!("{other:?} at {:#x}", self.vcpu.rip()),
+        }
+    }
+
     /// Runs to an `int n`, and past it.
     #[track_caller]
-    fn call(&mut self) -> u8 {
+    pub fn call(&mut self) -> u8 {
         match self.event() {
             Event::Software { vector, next_rip } => {
                 self.vcpu.set_rip(next_rip);

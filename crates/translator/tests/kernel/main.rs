@@ -14,6 +14,7 @@ mod debug;
 mod returns;
 mod runs;
 mod spans;
+mod narrow_spans;
 mod devices;
 mod strings;
 mod vectors;
