@@ -1,7 +1,7 @@
-// compute32: what a processor does with 32-bit code as a compiler makes it, in ten rows.
+// compute32: what a processor does with 32-bit code as a compiler makes it, in ten rows; and what one system call costs.
 //
 // usage: compute32, with neither arguments nor a C library: the same file runs natively and as the only program of the lguest
-// kernel in crates/launcher/tests/lguest32/guest, so it asks for two system calls only, write and exit, by int 0x80.
+// kernel in crates/launcher/tests/lguest32/guest, so it asks for three system calls only, write, exit and getpid, by int 0x80.
 //
 // Each row prints "name ticks check": thousands of ticks of the processor's counter, which a Guest reads as its host does, so
 // less is better and the two are comparable; the check is a result of the row's work, the same everywhere. A row takes the
@@ -12,7 +12,7 @@ typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-enum { TRIES = 3, WRITE = 4, EXIT = 1 };
+enum { TRIES = 3, WRITE = 4, EXIT = 1, GET_PID = 20 };
 
 static u32 ask(u32 call, u32 a, u32 b, u32 c) {
   asm volatile("int $0x80" : "+a"(call) : "b"(a), "c"(b), "d"(c) : "memory");
@@ -311,6 +311,14 @@ struct body {
 __attribute__((target("fpmath=387"))) static u32 x87(void) { BODIES; }
 __attribute__((target("sse2,fpmath=sse"))) static u32 sse(void) { BODIES; }
 
+// syscall: one that does nothing, 20,000 times: a trap, the kernel's segments, and the way back.
+static u32 syscall(void) {
+  u32 answered = 0;
+  for (int i = 0; i < 20000; i++)
+    answered += ask(GET_PID, 0, 0, 0) > 0;
+  return answered;
+}
+
 static char line[64];
 static u32 length;
 static void say(const char *words) {
@@ -355,6 +363,7 @@ __attribute__((noreturn, force_align_arg_pointer)) void _start(void) {
   measure("wide", wide);
   measure("x87", x87);
   measure("sse", sse);
+  measure("syscall", syscall);
   ask(EXIT, 0, 0, 0);
   __builtin_unreachable();
 }

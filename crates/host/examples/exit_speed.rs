@@ -3,7 +3,8 @@
 //! The control interface's Guests of a few bytes: one reads a port where nobody is, over and over; the others watch a
 //! word and notify when it changes, while a thread changes the word and sleeps on the eventfd: one of 64 bits by the calls of the first
 //! generation, and one of 32 bits by those of the second, which the translator alone runs. A thread that watches the word by
-//! itself and writes to the eventfd is the floor: what the kernel of this machine takes to wake somebody.
+//! itself and writes to the eventfd is the floor: what the kernel of this machine takes to wake somebody. And the notify's own part
+//! is one that nobody sleeps on.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -95,11 +96,27 @@ fn watcher32(data: u32) -> Vec<u8> {
     code
 }
 
-/// A paravirtual Guest with the 32-bit watcher.
-fn guest32() -> Result<(Control, Arc<Memory>), ControlError> {
+/// Notifies `times` times where an eventfd is, then where none is.
+fn notifier32(data: u32, times: u32) -> Vec<u8> {
+    let mut code = Vec::new();
+    load(&mut code, 0xb8, Hypercall::Init as u32);
+    load(&mut code, 0xbb, data);
+    code.extend([0xcd, TRAP_ENTRY]);
+    load(&mut code, 0xbf, times);
+    load(&mut code, 0xb8, Hypercall::Notify as u32);
+    load(&mut code, 0xbb, BELL);
+    // int 0x1f; dec edi; jnz -5
+    code.extend([0xcd, TRAP_ENTRY, 0x4f, 0x75, 0xfb]);
+    load(&mut code, 0xbb, DONE);
+    code.extend([0xcd, TRAP_ENTRY]);
+    code
+}
+
+/// A paravirtual Guest with this code.
+fn guest32(code: &[u8]) -> Result<(Control, Arc<Memory>), ControlError> {
     let memory = Arc::new(Memory::new(RAM).expect("a mebibyte"));
     let put = |at: u64, bytes: &[u8]| memory.write(GuestAddress(at), bytes).expect("in memory");
-    put(CODE, &watcher32(SHARED));
+    put(CODE, code);
     // The shared page of 3.1's form: every slot of its ring free, where its kernel lies, its way to call (facts of generation 2, 5.1).
     put(u64::from(SHARED) + 24, &[0xff; 64]);
     put(u64::from(SHARED) + 1384, &0xc000_0000u32.to_le_bytes());
@@ -167,6 +184,15 @@ fn wake_natively(times: u32) -> u128 {
     })
 }
 
+/// Nanoseconds of a NOTIFY that an eventfd takes and nobody waits for.
+fn notify32(times: u32) -> Result<u128, ControlError> {
+    let (control, _memory) = guest32(&notifier32(SHARED, times))?;
+    control.eventfd(BELL.into(), eventfd(0, EventfdFlags::empty()).expect("an eventfd"))?;
+    let begun = Instant::now();
+    control.run(0, &mut [0; 16])?;
+    Ok(begun.elapsed().as_nanos() / u128::from(times))
+}
+
 /// From a Guest.
 fn wake(guest: Result<(Control, Arc<Memory>), ControlError>, times: u32) -> Result<u128, ControlError> {
     let (control, memory) = guest?;
@@ -197,8 +223,13 @@ fn main() {
             Err::<_, ControlError>(error) => eprintln!("{name} left out: {error}"),
         }
     }
-    match wake(guest32(), ENGINES[0].2) {
+    let times = ENGINES[0].2;
+    match wake(guest32(&watcher32(SHARED)), times) {
         Ok(wake) => println!("lguest32 notify_wake_ns {wake}"),
+        Err(error) => eprintln!("lguest32 left out: {error}"),
+    }
+    match notify32(times) {
+        Ok(notify) => println!("lguest32-alone notify_wake_ns {notify}"),
         Err(error) => eprintln!("lguest32 left out: {error}"),
     }
 }

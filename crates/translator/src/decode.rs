@@ -115,6 +115,7 @@ pub fn resumes(instruction: &Instruction) -> bool {
                 && !instruction.op0_register().is_dr()
                 && !instruction.op0_register().is_segment_register()
         }
+        M::Push => instruction.op0_register().is_segment_register(),
         _ if instruction.is_string_instruction() => {
             !matches!(instruction.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd)
         }

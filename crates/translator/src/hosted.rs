@@ -108,11 +108,7 @@ impl Vcpu {
 
     /// Sets a descriptor. Segment registers keep what they loaded.
     pub fn set_descriptor(&mut self, index: usize, descriptor: u64) {
-        if let Some(hosted) = &mut self.cpu_mut().hosted
-            && let Some(place) = hosted.table.get_mut(index)
-        {
-            *place = descriptor;
-        }
+        self.cpu_mut().set_hosted_descriptor(index, descriptor);
     }
 
     /// Nothing is mapped from this linear address on, whatever the tables say.

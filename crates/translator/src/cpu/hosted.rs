@@ -31,6 +31,23 @@ impl Hosted {
 }
 
 impl Cpu {
+    /// Segment register `index` was loaded.
+    pub fn segment_loaded(&mut self, index: usize) {
+        self.reloadable |= u32::from(self.hosted.is_some()) << index;
+    }
+
+    /// Sets a descriptor of the table. Segment registers keep what they loaded.
+    pub fn set_hosted_descriptor(&mut self, index: usize, descriptor: u64) {
+        let Some(place) = self.hosted.as_mut().and_then(|hosted| hosted.table.get_mut(index)) else { return };
+        if std::mem::replace(place, descriptor) != descriptor {
+            for (n, segment) in self.segments.iter().enumerate() {
+                if usize::from(segment.selector >> 3) == index {
+                    self.reloadable &= !(1 << n);
+                }
+            }
+        }
+    }
+
     /// A descriptor's eight bytes, from an address inside its table.
     ///
     /// # Errors

@@ -86,6 +86,9 @@ pub struct Cpu {
     pub xcr0_offered: u64,
     /// Registers the Guest may set and read back but that change nothing here (MTRRs, PAT, SPEC_CTRL ...).
     pub inert: inert::InertMsrs,
+    /// Of a hosted processor, bit n: segment register n holds what the descriptor of its selector still says, so that loading
+    /// it with that selector changes nothing.
+    pub reloadable: u32,
     /// What a hosted processor has in the place of tables of its own; none for an ordinary one.
     pub hosted: Option<hosted::Hosted>,
 }

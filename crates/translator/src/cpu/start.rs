@@ -103,6 +103,7 @@ impl Cpu {
             dr: [0, 0, 0, 0, 0, 0, debug::DR6_FIXED, debug::DR7_FIXED],
             xcr0_offered,
             inert: InertMsrs::at_power_on(),
+            reloadable: 0,
             hosted: None,
         }
     }

@@ -6,14 +6,15 @@
 
 use super::cold::Jumps;
 use super::{Ask, Cold, Restore, Rewriter};
-use crate::assemble::host::{RAX, S0, S1};
+use crate::assemble::host::{GUEST_RSP, RAX, S0, S1};
 use crate::assemble::{Mem, Reg, cond};
 use crate::cache::calls::{Calls, flags_image};
-use crate::cpu::segments::{GS, Segment};
+use crate::cpu::segments::{DS, ES, FS, GS, Segment};
 use crate::cpu::{Cpu, R11, flags};
 use crate::frame::Frame;
 use crate::rewrite::memory::segment_base;
 use crate::rewrite::stack::Pushed;
+use crate::unit::Part;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 use smallvec::smallvec;
 use std::mem::offset_of;
@@ -49,6 +50,8 @@ impl Rewriter<'_> {
             M::Mov if kernel && mode.long() && instruction.op1_register().is_cr() => {
                 return self.read_control(instruction);
             }
+            M::Mov | M::Pop if mode.middle && self.reloads_segment(instruction) => {}
+            M::Push if is_segment_push(instruction) && !mode.single() => self.push_selector(instruction),
             M::Mov if is_segment_read(instruction) => self.read_selector(instruction),
             M::Mov if is_segment_store(instruction) => self.store_selector(instruction),
             _ => return false,
@@ -189,6 +192,56 @@ impl Rewriter<'_> {
         }
     }
 
+    /// `mov segment, r` and `pop segment` of a hosted kernel, whose entries load what is there already, in most cases: then
+    /// nothing changes. Everything else is Rust's.
+    fn reloads_segment(&mut self, instruction: &Instruction) -> bool {
+        let segment = instruction.op0_register();
+        let index = segment.number();
+        let register = instruction.op0_kind() == OpKind::Register && segment.is_segment_register();
+        if !register || !matches!(index, ES | DS | FS | GS) || self.key.mode.single() {
+            return false;
+        }
+        let pops = instruction.mnemonic() == M::Pop;
+        if pops && instruction.stack_pointer_increment() != 4 {
+            return false;
+        }
+        if !pops && instruction.op1_kind() != OpKind::Register {
+            return false;
+        }
+        self.set_flags_aside();
+        if pops {
+            let place = self.stack_place(Mem::at(GUEST_RSP, 0), Part::Pop);
+            self.load_word(S1, place);
+            self.code.movzx16(S1, S1);
+        } else {
+            let from = self.home(instruction.op1_register().full_register().number() as u8);
+            self.code.movzx16(S1, from.expect("32-bit code has no registers in the frame"));
+        }
+        self.code.load_selector(S0, Mem::frame(selector(segment)));
+        self.code.raw(&[0x45, 0x39, 0xd3]); // cmp r11d, r10d
+        let another = self.code.jump_if(cond::NZ);
+        self.code.test_memory32(Mem::frame(cpu(offset_of!(Cpu, reloadable))), 1 << index);
+        let changed = self.code.jump_if(cond::Z);
+        if pops {
+            self.move_stack(Mem::at(GUEST_RSP, 4));
+        }
+        let site = self.system_site(false);
+        let restore = if self.aside { Restore::Flags } else { Restore::Nothing };
+        let ask = Ask::Site { thunk: self.thunks.system, site };
+        self.colds.push(Cold { jumps: smallvec![another, changed], restore, ask });
+        // In other code it would have to be looked up anew how what follows is run, so that a unit ends here.
+        self.leave_to(instruction.next_ip());
+        true
+    }
+
+    /// `push segment` of 32-bit code: four bytes, the upper two clear.
+    fn push_selector(&mut self, instruction: &Instruction) {
+        self.code.load_selector(S0, Mem::frame(selector(instruction.op0_register())));
+        self.code.store(Mem::frame(offset_of!(Frame, kept)), S0);
+        self.push(Pushed::Kept(offset_of!(Frame, kept)));
+        self.end_islands(true);
+    }
+
     /// `mov [mem], segment`: two bytes.
     fn store_selector(&mut self, instruction: &Instruction) {
         let place = self.operand_place(instruction, 2, true);
@@ -209,6 +262,12 @@ fn is_segment_store(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::Memory
         && instruction.op1_kind() == OpKind::Register
         && instruction.op1_register().is_segment_register()
+}
+
+fn is_segment_push(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::Register
+        && instruction.op0_register().is_segment_register()
+        && instruction.stack_pointer_increment() == -4
 }
 
 fn is_segment_read(instruction: &Instruction) -> bool {

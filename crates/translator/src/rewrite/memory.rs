@@ -65,9 +65,12 @@ impl Rewriter<'_> {
     }
 
     /// `bt [mem], reg` and its family: the register's upper bits choose the word (SDM vol. 2, BT).
-    /// With a 32-bit address the sum wraps there; compilers do not write that, so Rust does it.
+    /// The sum wraps where addresses do. What compilers do not write is Rust's: 32-bit addresses in 64-bit code, and segments with
+    /// a limit.
     pub(super) fn bit_string(&mut self, instruction: &Instruction) {
-        if !address_is_wide(instruction) {
+        let long = self.key.mode.long();
+        let segment = matches!(instruction.memory_segment(), Register::FS | Register::GS);
+        if if long { !address_is_wide(instruction) } else { segment } {
             return self.system(instruction);
         }
         let size = operand_size(instruction);
@@ -84,7 +87,7 @@ impl Rewriter<'_> {
         let bits = (size * 8).trailing_zeros() as u8;
         self.code.raw(&[0x49, 0xc1, 0xfb, bits]); // sar r11, bits: the word's number
         let words = Mem { base: Some(S0), index: Some((S1, size as u8)), disp: 0 };
-        self.code.lea(true, S0, words);
+        self.code.lea(long, S0, words);
         let place = self.translate(Address::Computed, size, write);
         self.code.lea(true, S0, place);
         self.settle_flags();

@@ -176,6 +176,7 @@ impl Vcpu {
             return Err(Exception::ud());
         }
         self.with_memory(|cpu, memory| load_segment(cpu, memory, index, selector))?;
+        self.cpu_mut().segment_loaded(index);
         self.cpu_mut().interrupt_shadow |= index == SS;
         Ok(())
     }

@@ -365,3 +365,104 @@ fn a_handlers_frame_that_cannot_be_pushed_changes_nothing() {
     let wrong = HandlerCall { code: 0x73, ..call };
     assert!(hosted.vcpu.call_handler(&wrong).is_err(), "no handler runs at a level farther out");
 }
+
+#[test]
+fn a_segment_that_is_loaded_again_is_what_its_descriptor_says_now() {
+    let mut hosted = Hosted::with(&assembled!(
+        ".code32",
+        "mov eax, 0x33",
+        "mov gs, eax",
+        "2: mov ebx, gs:[0]",
+        "int 0x1f",
+        "stc",
+        "mov gs, eax",
+        "push gs",
+        "pop es",
+        "push gs",
+        "pop es",
+        "adc ecx, 0",
+        "mov edx, es:[0]",
+        "pushfd",
+        "jmp 2b",
+        ".code64"
+    ));
+    hosted.put(0x2_0000, 5);
+    hosted.put(0x3_0000, 6);
+    // Of each turn: the words that gs and es showed, and the base that the descriptor has from then on.
+    for (turn, (shown, base)) in (0..).zip([(5, 2), (5, 3), (6, 3), (6, 2)]) {
+        assert_eq!(hosted.call(), 0x1f);
+        let found = [reg::RBX, reg::RCX].map(|register| hosted.vcpu.gpr(register));
+        assert_eq!(found, [shown, turn], "turn {turn}");
+        assert!(turn == 0 || hosted.vcpu.gpr(reg::RDX) == shown, "turn {turn}");
+        assert_eq!(hosted.vcpu.gpr(reg::RSP), STACK - 4 * turn);
+        hosted.vcpu.set_descriptor(6, 0x0040_f300_0000_0fff | base << 32);
+    }
+    // One that is not there any more faults, with nothing done.
+    hosted.vcpu.set_descriptor(6, 0);
+    assert_eq!(hosted.exception(), Exception::gp(0x30));
+    assert_eq!(hosted.vcpu.gpr(reg::RCX), 3);
+}
+
+#[test]
+fn a_segment_that_a_return_took_away_is_loaded_anew() {
+    // The user comes back with what the kernel had in ds taken from it, and the kernel loads the same selector as before.
+    let mut hosted = Hosted::with(&assembled!(
+        ".code32",
+        "mov eax, 0x69",
+        "mov ds, eax",
+        "mov ds, eax",
+        "push 0x7b",
+        "push 0x3f0000",
+        "push 0x202",
+        "push 0x73",
+        "push 0x110000",
+        "iretd",
+        ".skip 0x100 - (. - 771b)",
+        "mov ecx, ds",
+        "mov eax, 0x69",
+        "mov ds, eax",
+        "mov edx, [0x200000]",
+        "mov ds, eax",
+        "int 0x1f",
+        ".code64"
+    ));
+    hosted.load(USER, &assembled!(".code32", "int 0x80", ".code64"));
+    hosted.put(0x20_0000, 77);
+    hosted.paging();
+    let Event::Software { vector: 0x80, next_rip } = hosted.event() else { panic!("int 0x80") };
+    let call = HandlerCall {
+        code: 0x61,
+        eip: CODE as u32 + 0x100,
+        stack: Some((0x69, 0xb000)),
+        flags: 0x246,
+        return_address: next_rip as u32,
+        error_code: None,
+    };
+    hosted.vcpu.call_handler(&call).expect("the stack is there");
+    assert_eq!(hosted.call(), 0x1f);
+    assert_eq!((hosted.vcpu.gpr(reg::RCX), hosted.vcpu.gpr(reg::RDX)), (0, 77));
+}
+
+#[test]
+fn a_bit_string_of_32_bit_code_wraps_where_addresses_do() {
+    // Words before and behind its address; one whose sum wraps; the carry is the bit.
+    let mut hosted = Hosted::with(&assembled!(
+        ".code32",
+        "mov ebx, 0x200000",
+        "mov eax, -32",
+        "bts [ebx], eax",
+        "mov eax, 65",
+        "lock btc [ebx + 4], eax",
+        "mov ebx, 0xfffffffc",
+        "mov eax, 0x1000020", // 4 + 0x200000 bytes on
+        "bt [ebx], eax",
+        "setc cl",
+        "int 0x1f",
+        ".code64"
+    ));
+    hosted.put(0x20_0000, 1);
+    hosted.paging();
+    assert_eq!(hosted.call(), 0x1f);
+    assert_eq!([hosted.word(0x1f_fffc), hosted.word(0x20_000c)], [1, 2]);
+    assert_eq!(hosted.vcpu.gpr(reg::RCX) & 1, 1);
+}

@@ -159,7 +159,13 @@ common:
 	pushl %fs
 	pushl %es
 	pushl %ds
-	pushal
+	pushl %eax
+	pushl %ebp
+	pushl %edi
+	pushl %esi
+	pushl %edx
+	pushl %ecx
+	pushl %ebx
 	movl $0x7b, %eax
 	movl %eax, %ds
 	movl %eax, %es
@@ -171,7 +177,13 @@ common:
 	pushl %esp
 	call trap
 	addl $4, %esp
-	popal
+	popl %ebx
+	popl %ecx
+	popl %edx
+	popl %esi
+	popl %edi
+	popl %ebp
+	popl %eax
 	popl %ds
 	popl %es
 	popl %fs

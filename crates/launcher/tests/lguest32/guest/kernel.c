@@ -133,7 +133,7 @@ void wait_until(volatile u32 *done)
 }
 
 struct frame {
-	u32 edi, esi, ebp, esp, ebx, edx, ecx, eax;
+	u32 ebx, ecx, edx, esi, edi, ebp, eax;
 	u32 ds, es, fs, gs;
 	u32 vector, error, eip, cs, flags;
 	/* Only of who was interrupted at level 3, and of who is to be there. */
