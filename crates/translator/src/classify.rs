@@ -105,7 +105,6 @@ fn is_offered(feature: CpuidFeature) -> bool {
             | F::CET_IBT
             | F::VMX
             | F::SVM
-            | F::HLE_or_RTM
             | F::CLDEMOTE
             | F::SMX
             | F::SEP

@@ -4,6 +4,7 @@
 //! 32) whose processor feature is in [`FEATURES`] and which the host has, minus those in [`why_not`]: their result depends
 //! on more than the registers and memory of a case.
 
+use crate::makers::INTEL;
 use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Mnemonic, OpCodeOperandKind};
 
 /// Features whose instructions the translator must run: what a stock x86-64 kernel and its programs use, up to AVX-512.
@@ -202,6 +203,9 @@ pub fn why_not(code: Code) -> Option<&'static str> {
         }
         Pop if is_segment(info.op0_kind()) => Some("as lfs"),
         Mov if info.op0_kind() == OpCodeOperandKind::seg_reg => Some("as lfs"),
+        Push if is_segment(info.op0_kind()) && *INTEL => {
+            Some("Intel's processors write the selector's two bytes only (SDM vol. 2, PUSH)")
+        }
         Reservednop => Some("vendors do not reserve the same ones"),
         Fldenv | Fnstenv | Frstor | Fnsave | Fxsave | Fxsave64 | Fxrstor | Fxrstor64 => {
             Some("the image holds the host address of the last x87 instruction")
@@ -211,8 +215,8 @@ pub fn why_not(code: Code) -> Option<&'static str> {
 }
 
 fn is_segment(kind: OpCodeOperandKind) -> bool {
-    use OpCodeOperandKind::{ds, es, fs, gs, ss};
-    [ds, es, fs, gs, ss].contains(&kind)
+    use OpCodeOperandKind::{cs, ds, es, fs, gs, ss};
+    [cs, ds, es, fs, gs, ss].contains(&kind)
 }
 
 /// True for a form that can only be compared at the user's level: the supervisor's result differs from what an

@@ -24,6 +24,7 @@ mod native;
 mod stubs;
 mod guest;
 mod forms;
+mod makers;
 mod encode;
 mod flags;
 mod aim;
