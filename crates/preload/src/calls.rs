@@ -5,8 +5,8 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use crate::table::{self, Mode};
-use crate::{device, real};
+use crate::table::{self, Found, Mode};
+use crate::{device, real, relatives};
 
 /// The device's name.
 const NAME: &CStr = c"/dev/lguest";
@@ -158,9 +158,10 @@ pub extern "C" fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
 /// As for the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn read(file: c_int, bytes: *mut c_void, count: usize) -> isize {
-    match table::find(file) {
-        None => real::read(file, bytes, count),
-        Some(device) => answer(device::read(&device, 0, bytes as usize, count)),
+    match table::look(file) {
+        Found::Another => real::read(file, bytes, count),
+        Found::OfARelative => answer(Err(libc::EPERM)),
+        Found::Device(device) => answer(device::read(&device, 0, bytes as usize, count)),
     }
 }
 
@@ -170,9 +171,10 @@ pub unsafe extern "C" fn read(file: c_int, bytes: *mut c_void, count: usize) -> 
 /// As for the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) -> isize {
-    match table::find(file) {
-        None => real::write(file, bytes, count),
-        Some(device) => answer(device::write(&device, 0, bytes as usize, count)),
+    match table::look(file) {
+        Found::Another => real::write(file, bytes, count),
+        Found::OfARelative => answer(relatives::write(file, 0, bytes as usize, count)),
+        Found::Device(device) => answer(device::write(&device, 0, bytes as usize, count)),
     }
 }
 
@@ -182,9 +184,10 @@ pub unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) 
 /// As for the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pread(file: c_int, bytes: *mut c_void, count: usize, offset: i64) -> isize {
-    match table::find(file) {
-        None => real::pread(file, bytes, count, offset),
-        Some(device) => answer(device::read(&device, offset, bytes as usize, count)),
+    match table::look(file) {
+        Found::Another => real::pread(file, bytes, count, offset),
+        Found::OfARelative => answer(Err(libc::EPERM)),
+        Found::Device(device) => answer(device::read(&device, offset, bytes as usize, count)),
     }
 }
 
@@ -194,9 +197,10 @@ pub unsafe extern "C" fn pread(file: c_int, bytes: *mut c_void, count: usize, of
 /// As for the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pwrite(file: c_int, bytes: *const c_void, count: usize, offset: i64) -> isize {
-    match table::find(file) {
-        None => real::pwrite(file, bytes, count, offset),
-        Some(device) => answer(device::write(&device, offset, bytes as usize, count)),
+    match table::look(file) {
+        Found::Another => real::pwrite(file, bytes, count, offset),
+        Found::OfARelative => answer(relatives::write(file, offset, bytes as usize, count)),
+        Found::Device(device) => answer(device::write(&device, offset, bytes as usize, count)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use crate::device::Device;
-use crate::space;
+use crate::{relatives, space};
 
 /// Numbers that are looked at: more files than a program has by the usual limits.
 const NUMBERS: usize = 1 << 16;
@@ -56,10 +56,31 @@ pub fn insert(file: c_int, mode: Mode) -> bool {
     FORKS.call_once(|| unsafe {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child));
     });
+    static RELATIVES: Once = Once::new();
+    RELATIVES.call_once(relatives::expect);
     let Some(flag) = flag(file) else { return false };
     devices().insert(file, Arc::new(Device::new(mode)));
     flag.store(true, Ordering::Release);
     true
+}
+
+/// Whose number this is, in a call of somebody's.
+pub enum Found {
+    /// No device's.
+    Another,
+    /// A device's, and the caller is not the program itself: see [`relatives`].
+    OfARelative,
+    /// A device's.
+    Device(Arc<Device>),
+}
+
+/// What the caller of read(2) and its kin has there. Before it is known whether the caller may lock anything, nothing is locked.
+pub fn look(file: c_int) -> Found {
+    let known = flag(file).is_some_and(|flag| flag.load(Ordering::Acquire));
+    if known && relatives::is_one() {
+        return Found::OfARelative;
+    }
+    if known { find(file).map_or(Found::Another, Found::Device) } else { Found::Another }
 }
 
 /// The device file of this number.
@@ -68,8 +89,9 @@ pub fn find(file: c_int) -> Option<Arc<Device>> {
     devices().get(&file).cloned()
 }
 
-/// This number is none any more.
+/// This number is none any more. What a relative closes is its copy, and the program's stays.
 pub fn remove(file: c_int) -> Option<Arc<Device>> {
+    flag(file).filter(|flag| flag.load(Ordering::Acquire) && !relatives::is_one())?;
     flag(file).filter(|flag| flag.swap(false, Ordering::AcqRel))?;
     let device = devices().remove(&file);
     match device {

@@ -130,3 +130,12 @@ fn a_paravirtual_guest_of_32_bits_notifies_restarts_and_powers_off_in_the_progra
         "life",
     );
 }
+
+#[test]
+fn a_process_that_shares_the_programs_memory_raises_interrupts_and_may_be_killed_at_it() {
+    run(
+        "a_process_that_shares_the_programs_memory_raises_interrupts_and_may_be_killed_at_it",
+        "lguest32",
+        "relatives",
+    );
+}
