@@ -5,6 +5,12 @@
 //! User code changes address spaces too often for that, so its jumps to other pages arrive at gates, which look whether
 //! the page is there now (`cache/gates.rs`). Computed targets go through the address space's jump table, and so do 32-bit
 //! user code's in other pages: one indirect jump, and the target checks that it was meant.
+//!
+//! A processor foresees such a jump by what was before, and a compiler returns to more places than it remembers so: a seventh
+//! of gcc's samples stood where returns arrive. A host `call` for each of the Guest's, and a host `ret` to what a shadow of
+//! the stack's words holds, were tried: gcc 7.7 to 6.9 s, a script of 1,000 processes 1.05 to 0.88 s; but Lua 71 to 82 ms, sqlite
+//! 145 to 165, and a read of 4 KiB 527 to 645 ns, for each pair takes three taken branches and ten operations more. It would
+//! pay in traces that go on behind a call, where the landing is the code itself.
 
 use super::stack::Pushed;
 use super::{Ask, Cold, Restore, Rewriter};
