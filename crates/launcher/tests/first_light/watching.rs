@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 fn a_finished_run_gives_its_account_when_asked() {
     let done = run(&["run", "--engine", "translator", "--stats"], "help\n");
     assert_eq!(done.status, Some(0), "{}", done.messages);
-    for row in ["generated code", "units", "code bytes", "ports", "halts", "vmmcall", "guest ram"] {
+    for row in ["generated code", "units", "code bytes", "ports", "halts", "wrmsr", "guest ram"] {
         assert!(done.messages.contains(row), "{row} is missing: {}", done.messages);
     }
     assert!(!done.output.contains("generated code"), "standard output is the Guest's");
