@@ -85,11 +85,13 @@ fn open(name: &str) -> io::Result<UdpSocket> {
 }
 
 impl Client<'_> {
-    /// Asks until there is a lease, however long that takes: a server may come later.
+    /// Asks until there is a lease, however long that takes: a server may come later. It is one conversation all the time (RFC
+    /// 2131, 4.1, lets one ask again so): a server that first looks whether the address is free offers it after we
+    /// asked again, and has nothing left for another conversation.
     fn obtain(&mut self) -> io::Result<Lease> {
         let mut wait = FIRST_WAIT;
+        self.begin();
         loop {
-            self.begin();
             self.ask(Question::Discover, Ipv4Addr::BROADCAST);
             if let Some(Answer::Offer(offer)) = self.answer(wait, |one| matches!(one, Answer::Offer(_)))? {
                 let mut patience = FIRST_WAIT;
