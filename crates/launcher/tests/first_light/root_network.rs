@@ -108,7 +108,7 @@ fn a_dhcp_server_on_a_link_gives_a_root_its_address() {
         let script = "ifconfig eth0 10.9.8.1 netmask 255.255.255.0\n\
                       mkdir -p /var/lib/misc /var/run; touch leases\n\
                       printf 'start 10.9.8.20\\nend 10.9.8.20\\ninterface eth0\\nlease_file /root/leases\\n\
-                      option subnet 255.255.255.0\\noption router 10.9.8.1\\noption dns 10.9.8.3\\noption lease 120\\n' >conf\n\
+                      option subnet 255.255.255.0\\noption router 10.9.8.1\\noption dns 10.9.8.3\\noption lease 120\\noffer_time 3\\n' >conf\n\
                       udhcpd -f conf 2>/dev/null & \n\
                       for try in $(seq 90); do ping -c 1 -W 1 10.9.8.20 >/dev/null && break; done; sleep 3\n";
         run(&["run", "debian", "--net", &other], script)
