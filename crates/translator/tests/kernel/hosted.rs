@@ -228,6 +228,18 @@ fn what_anybody_may_do_level_1_does_without_an_exit() {
     assert_eq!(&hosted.vcpu.instruction_bytes()[..2], &[0, 0], "{end:#x}");
 }
 
+/// The handler of a user's trap, on the inner stack, that returns to `next_rip`.
+fn handler_call(next_rip: u64) -> HandlerCall {
+    HandlerCall {
+        code: 0x61,
+        eip: CODE as u32 + 0x100,
+        stack: Some((0x69, 0xb000)),
+        flags: 0x246,
+        return_address: next_rip as u32,
+        error_code: None,
+    }
+}
+
 #[test]
 fn a_users_trap_arrives_on_the_inner_stack_and_iret_goes_back_to_it() {
     let mut hosted = Hosted::with(&assembled!(
@@ -253,14 +265,7 @@ fn a_users_trap_arrives_on_the_inner_stack_and_iret_goes_back_to_it() {
     hosted.paging();
     let Event::Software { vector: 0x80, next_rip } = hosted.event() else { panic!("int 0x80") };
     assert_eq!((hosted.vcpu.rip(), hosted.vcpu.cpu().cpl), (next_rip - 2, 3));
-    let call = HandlerCall {
-        code: 0x61,
-        eip: CODE as u32 + 0x100,
-        stack: Some((0x69, 0xb000)),
-        flags: 0x246,
-        return_address: next_rip as u32,
-        error_code: None,
-    };
+    let call = handler_call(next_rip);
     hosted.vcpu.call_handler(&call).expect("the stack is there");
     assert_eq!(hosted.vcpu.cpu().cpl, 1);
     let frame: Vec<u64> = (0..5).map(|n| hosted.word(0xb000 - 20 + 4 * n)).collect();
@@ -430,14 +435,7 @@ fn a_segment_that_a_return_took_away_is_loaded_anew() {
     hosted.put(0x20_0000, 77);
     hosted.paging();
     let Event::Software { vector: 0x80, next_rip } = hosted.event() else { panic!("int 0x80") };
-    let call = HandlerCall {
-        code: 0x61,
-        eip: CODE as u32 + 0x100,
-        stack: Some((0x69, 0xb000)),
-        flags: 0x246,
-        return_address: next_rip as u32,
-        error_code: None,
-    };
+    let call = handler_call(next_rip);
     hosted.vcpu.call_handler(&call).expect("the stack is there");
     assert_eq!(hosted.call(), 0x1f);
     assert_eq!((hosted.vcpu.gpr(reg::RCX), hosted.vcpu.gpr(reg::RDX)), (0, 77));
