@@ -34,6 +34,16 @@ pub enum Ending {
     Forbidden(String),
 }
 
+/// What a death's reason is followed by where the kernel's command line makes it likely. A kernel that is told not to read the
+/// ACPI tables finds neither the interrupt controllers nor the clock, for this machine has no older tables that name them.
+pub fn likely_cause(cmdline: &str) -> Option<&'static str> {
+    // What stands behind "--" is the first process's.
+    let mut words = cmdline.split_whitespace().take_while(|word| *word != "--");
+    words.any(|word| word == "acpi=off").then_some(
+        "acpi=off on the kernel's command line is the likely cause: this machine tells of its interrupts by ACPI alone, so leave it out",
+    )
+}
+
 impl Ending {
     /// The exit status.
     pub fn code(&self) -> u8 {
@@ -65,6 +75,19 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn acpi_off_is_a_likely_cause_where_the_kernel_reads_it() {
+        for (cmdline, likely) in [
+            ("console=ttyS0 acpi=off panic=-1", true),
+            ("acpi=off", true),
+            ("acpi=on", false),
+            ("myacpi=off quiet", false),
+            ("quiet -- acpi=off", false),
+        ] {
+            assert_eq!(likely_cause(cmdline).is_some(), likely, "{cmdline}");
+        }
+    }
 
     #[test]
     fn every_ending_has_the_status_of_the_contract() {

@@ -1,7 +1,7 @@
 //! A driver made of bytes: each input is a device and a list of things that a driver, or the outside, does to it.
 //!
 //! ```text
-//!   byte 0   which device; with bit 7 on the lguest page (`page`), else behind its registers
+//!   byte 0   which device; with bit 7 on the lguest page (`page`), with bit 5 behind a transport's registers (`registers`)
 //!            with bit 6, events are awaited by index (EVENT_IDX)
 //!   then     a tag and its operands, again and again:
 //!            0 bytes into memory   1 notify    2 wake      3 status      4 a queue in or out of use
@@ -11,17 +11,22 @@
 
 #[path = "page.rs"]
 mod page;
+#[path = "registers.rs"]
+mod registers;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use lguest_devices::frame::{Abilities, Frame};
 use lguest_devices::lguest::block::DiskError;
 use lguest_devices::virtio::balloon::{Pages, VirtioBalloon};
 use lguest_devices::virtio::block::VirtioBlock;
 use lguest_devices::virtio::block::storage::{Alone, Storage};
 use lguest_devices::virtio::console::{End, Room, Size, VirtioConsole};
+use lguest_devices::virtio::fs::{FuseServer, Served, Ticket, VirtioFs};
 use lguest_devices::virtio::life::{Half, Life, QueuePart, status};
 use lguest_devices::virtio::memory::{DmaMemory, Part, Written, view};
+use lguest_devices::virtio::net::{VirtioNet, Wire};
 use lguest_devices::virtio::rng::{Entropy, VirtioRng};
 use lguest_devices::virtio::vsock::{Received, Stream, Streams, VirtioVsock};
 use lguest_devices::virtio::{QueueIndex, VirtioDevice, feature};
@@ -36,8 +41,9 @@ const BY_INDEX: u8 = 0x40;
 /// Steps of an input at most; what is behind them adds nothing new.
 pub const MOST_STEPS: usize = 256;
 
-/// Bit of the first byte.
+/// Bits of the first byte.
 const ON_THE_PAGE: u8 = 0x80;
+const ON_REGISTERS: u8 = 0x20;
 
 struct Deaf;
 
@@ -119,6 +125,58 @@ impl Streams for Simple {
     fn close(&mut self, _stream: Stream) {}
 }
 
+/// A wire that has frames of any length, also large ones whose sum is left to the driver, and now and then no room.
+impl Wire for Simple {
+    fn abilities(&self) -> Abilities {
+        Abilities { unfinished: true, large: true }
+    }
+    fn start(&mut self, driver: Abilities) {
+        assert!(driver.unfinished || !driver.large, "large frames only with the former");
+    }
+    fn stop(&mut self) {}
+    fn carrier(&self) -> Option<bool> {
+        Some(self.0.is_multiple_of(5))
+    }
+    fn has_room(&mut self) -> bool {
+        self.0 += 1;
+        !self.0.is_multiple_of(4)
+    }
+    fn put(&mut self, mut frame: Frame) {
+        // Whoever has no wire of this kind makes its sum himself, wherever the driver said that it belongs.
+        frame.finish();
+    }
+    fn take(&mut self) -> Option<Frame> {
+        self.0 += 1;
+        let length = [60, 0, 1514, 65_000, 14][self.0 as usize % 5];
+        (!self.0.is_multiple_of(3)).then(|| Frame::whole(vec![self.0 as u8; length]))
+    }
+}
+
+/// A server that answers at once, later or not at all, in no more than the room that there is.
+#[derive(Default)]
+struct Server {
+    tickets: u64,
+    later: Vec<Ticket>,
+}
+
+impl FuseServer for Server {
+    fn serve(&mut self, request: &[u8], room: usize, may_wait: bool, answer: &mut Vec<u8>) -> Served {
+        answer.clear();
+        self.tickets += 1;
+        if may_wait && self.tickets.is_multiple_of(3) {
+            self.later.push(Ticket(self.tickets));
+            return Served::Later(Ticket(self.tickets));
+        }
+        answer.extend(request.iter().rev().take(room));
+        Served::Answered
+    }
+    fn done(&mut self) -> Option<(Ticket, Vec<u8>)> {
+        // The newest first, and some that the device has forgotten.
+        Some((self.later.pop()?, vec![5; 16]))
+    }
+    fn reset(&mut self) {}
+}
+
 /// An end that takes what it said and no byte more, comes and goes, and grows.
 impl End for Simple {
     fn room(&mut self) -> Room {
@@ -177,6 +235,9 @@ pub fn drive(input: &[u8]) {
     };
     driver.life = Some(Life::new(device(which), driver.memory.clone()));
     driver.start();
+    if which & ON_REGISTERS != 0 {
+        return registers::drive(driver, &mut input);
+    }
     for _ in 0..MOST_STEPS {
         if driver.step(&mut input).is_none() {
             break;
@@ -199,7 +260,7 @@ pub fn memory() -> Arc<DmaMemory> {
 
 /// The device of that number.
 pub fn device(which: u8) -> Box<dyn VirtioDevice> {
-    match (which & !(ON_THE_PAGE | BY_INDEX)) % 5 {
+    match (which & !(ON_THE_PAGE | ON_REGISTERS | BY_INDEX)) % 7 {
         0 => {
             let storage: Arc<dyn Storage> = Arc::new(Outside(Mutex::new(vec![0; 1 << 15])));
             Box::new(VirtioBlock::new(&storage, "fuzz", 2, Alone::new(storage.clone())))
@@ -207,6 +268,8 @@ pub fn device(which: u8) -> Box<dyn VirtioDevice> {
         1 => Box::new(VirtioRng::new(Simple(0))),
         2 => Box::new(VirtioBalloon::new(Simple(0))),
         3 => Box::new(VirtioVsock::new(Simple(0))),
+        5 => Box::new(VirtioNet::new(Simple(0), [2, 0, 0, 0, 0, 1])),
+        6 => Box::new(VirtioFs::new("fuzz", Server::default())),
         _ => {
             let named =
                 [1, 2].map(|number| (format!("port{number}"), Box::new(Simple(number)) as Box<dyn End>));
@@ -289,27 +352,32 @@ impl Driver {
 
     /// A chain of up to four buffers, made available.
     fn offer(&mut self, queue: u16, input: &mut Input<'_>) -> Option<()> {
-        let count = u16::from(input.byte()?) % 4 + 1;
-        let head = u16::from(input.byte()?) % 8;
-        for index in 0..count {
-            let (address, length, flags) = (input.word()?, input.word()?, input.byte()?);
-            let mut descriptor = [0; 16];
-            descriptor[..2].copy_from_slice(&address.to_le_bytes());
-            descriptor[8..10].copy_from_slice(&length.to_le_bytes());
-            let next = u16::from(index + 1 < count);
-            descriptor[12..14].copy_from_slice(&(u16::from(flags & 6) | next).to_le_bytes());
-            descriptor[14..].copy_from_slice(&((head + index + 1) % 8).to_le_bytes());
-            let place = place_of(queue, 0) + u64::from((head + index) % 8) * 16;
-            self.memory.write_slice(&descriptor, GuestAddress(place)).ok()?;
-        }
-        let offered = &mut self.offered[usize::from(queue)];
-        let place = place_of(queue, 1) + 4 + u64::from(*offered % 8) * 2;
-        *offered = offered.wrapping_add(1);
-        self.memory.write_obj(head, GuestAddress(place)).ok()?;
-        self.memory.write_obj(*offered, GuestAddress(place_of(queue, 1) + 2)).ok()?;
+        make_chain(&self.memory, queue, &mut self.offered, input)?;
         self.life().notify(QueueIndex(queue));
         Some(())
     }
+}
+
+/// Writes a chain of up to four buffers and makes it available; none at the input's end.
+fn make_chain(memory: &DmaMemory, queue: u16, offered: &mut [u16], input: &mut Input<'_>) -> Option<()> {
+    let count = u16::from(input.byte()?) % 4 + 1;
+    let head = u16::from(input.byte()?) % 8;
+    for index in 0..count {
+        let (address, length, flags) = (input.word()?, input.word()?, input.byte()?);
+        let mut descriptor = [0; 16];
+        descriptor[..2].copy_from_slice(&address.to_le_bytes());
+        descriptor[8..10].copy_from_slice(&length.to_le_bytes());
+        let next = u16::from(index + 1 < count);
+        descriptor[12..14].copy_from_slice(&(u16::from(flags & 6) | next).to_le_bytes());
+        descriptor[14..].copy_from_slice(&((head + index + 1) % 8).to_le_bytes());
+        let place = place_of(queue, 0) + u64::from((head + index) % 8) * 16;
+        memory.write_slice(&descriptor, GuestAddress(place)).ok()?;
+    }
+    let offered = &mut offered[usize::from(queue)];
+    let place = place_of(queue, 1) + 4 + u64::from(*offered % 8) * 2;
+    *offered = offered.wrapping_add(1);
+    memory.write_obj(head, GuestAddress(place)).ok()?;
+    memory.write_obj(*offered, GuestAddress(place_of(queue, 1) + 2)).ok()
 }
 
 /// Where descriptors (0), the available ring (1) and the used ring (2) of a queue are.

@@ -8,8 +8,12 @@ use std::time::Duration;
 
 /// Clock ticks a second of the figures in /proc/PID/stat: fixed for user space on x86 (USER_HZ).
 const TICKS: f64 = 100.0;
-/// Most of one core that an idle Guest may use.
-const MOST_IDLE: f64 = 0.02;
+/// Most often that an idle Guest's threads, all together, may go back to sleep in a second. A Guest that is woken by a tick sleeps
+/// 250 times a second, one whose Launcher polls more often still; ours of one processor and of four do it 26 and 36 times.
+const MOST_SLEEPS: f64 = 100.0;
+/// Most of one core that it may use: one that spins takes all of it and never sleeps. What is asked for is under 1 % (`bench`
+/// looks), but each wake costs a busy host several times what it costs a quiet one: 0.2 % there has been 3.1 % in CI.
+const MOST_USED: f64 = 0.2;
 
 #[test]
 fn a_script_from_a_pipe_prints_its_answer_and_ends() {
@@ -76,8 +80,7 @@ fn an_idle_guest_uses_next_to_nothing() {
     if !debian_is_here("an_idle_guest_uses_next_to_nothing") {
         return;
     }
-    let used = used_when_idle("1");
-    assert!(used < MOST_IDLE, "an idle Guest used {:.1} % of a core", used * 100.0);
+    expect_idleness("1");
 }
 
 #[test]
@@ -85,22 +88,23 @@ fn four_idle_processors_use_next_to_nothing_too() {
     if !debian_is_here("four_idle_processors_use_next_to_nothing_too") {
         return;
     }
-    let used = used_when_idle("4");
-    assert!(used < MOST_IDLE, "four idle processors used {:.1} % of a core", used * 100.0);
+    expect_idleness("4");
 }
 
-/// The part of a core that an idle Guest takes.
-fn used_when_idle(cpus: &str) -> f64 {
+/// Watches an idle Guest for ten seconds.
+fn expect_idleness(cpus: &str) {
     let words = ["run", "debian", "--cpus", cpus, "--", "sh", "-c", "echo up; sleep 18"];
     let (mut child, lines) = start(&words, Stdio::null());
     assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok("up"));
     // What start-up left undone is done in the first seconds.
     std::thread::sleep(Duration::from_secs(3));
-    let before = cpu_seconds(child.id());
+    let (before, slept_before) = (cpu_seconds(child.id()), sleeps(child.id()));
     std::thread::sleep(Duration::from_secs(10));
     let used = (cpu_seconds(child.id()) - before) / 10.0;
+    let slept = (sleeps(child.id()) - slept_before) / 10.0;
     assert_eq!(wait(&mut child, Duration::from_secs(20)), Some(0));
-    used
+    assert!(slept < MOST_SLEEPS, "{cpus} idle processors went to sleep {slept} times a second");
+    assert!(used < MOST_USED, "{cpus} idle processors used {:.1} % of a core", used * 100.0);
 }
 
 #[test]
@@ -144,4 +148,16 @@ fn cpu_seconds(process: u32) -> f64 {
     let fields: Vec<&str> = behind.split_whitespace().collect();
     let ticks = |field: usize| fields[field - 3].parse::<f64>().expect("a number");
     (ticks(14) + ticks(15)) / TICKS
+}
+
+/// How often the process's threads have gone to sleep, of those that live.
+fn sleeps(process: u32) -> f64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("the process lives");
+    let of = |status: String| -> Option<f64> {
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    };
+    threads
+        .flatten()
+        .filter_map(|thread| of(std::fs::read_to_string(thread.path().join("status")).ok()?))
+        .sum()
 }
