@@ -12,7 +12,7 @@ use crate::{device, real, relatives};
 const NAME: &CStr = c"/dev/lguest";
 
 /// Sets errno and answers -1 for an error.
-fn answer(result: Result<usize, c_int>) -> isize {
+pub fn answer(result: Result<usize, c_int>) -> isize {
     match result {
         Ok(value) => value as isize,
         Err(number) => {
@@ -120,36 +120,6 @@ pub unsafe extern "C" fn __openat_2(folder: c_int, path: *const c_char, flags: c
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __openat64_2(folder: c_int, path: *const c_char, flags: c_int) -> c_int {
     if is_device(path) { open_device(flags) } else { real::openat(folder, path, flags, 0) }
-}
-
-/// close(2).
-#[unsafe(no_mangle)]
-pub extern "C" fn close(file: c_int) -> c_int {
-    // Out of the table first: the number may be somebody else's as soon as it is closed.
-    let device = table::remove(file);
-    let closed = real::close(file);
-    drop(device);
-    closed
-}
-
-/// dup2(2): a device file that had the number is closed by it, and what has it now is none.
-#[unsafe(no_mangle)]
-pub extern "C" fn dup2(from: c_int, to: c_int) -> c_int {
-    let replaced = real::dup2(from, to);
-    if replaced >= 0 && from != to {
-        drop(table::remove(to));
-    }
-    replaced
-}
-
-/// dup3(2), likewise.
-#[unsafe(no_mangle)]
-pub extern "C" fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
-    let replaced = real::dup3(from, to, flags);
-    if replaced >= 0 {
-        drop(table::remove(to));
-    }
-    replaced
 }
 
 /// read(2).

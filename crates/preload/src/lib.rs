@@ -20,9 +20,9 @@
 //! eventfd listens for). With LGUEST_MACHINE=long-mode it is one of 64 bits ([`long_mode`] says in which state it begins).
 //!
 //! **What differs.** A device file here is a file of this process: a child of `fork` keeps the number and gets EPERM from
-//! it; a process that shares the program's memory (`clone` with CLONE_VM) may raise interrupts by it and nothing else ([`relatives`]);
-//! and a copy made by `dup` is only a number (a number that `dup2` gives to another file is a device no more). The program's own writes into pages from which the Guest has executed are noticed when
-//! it next reads, or raises an interrupt ([`coherence`]). A signal handler without SA_RESTART makes read answer EINTR, others
+//! it, and a process that shares the program's memory (`clone` with CLONE_VM) may raise interrupts by it and nothing else
+//! ([`relatives`]). Copies made by `dup` and its kin are names of one file, as they should be ([`numbers`]). The program's own writes
+//! into pages from which the Guest has executed are noticed when it next reads, or raises an interrupt ([`coherence`]). A signal handler without SA_RESTART makes read answer EINTR, others
 //! let it go on, as the kernel does ([`signals`]).
 //!
 //! This room has `unsafe` because its business is the C library's: it is called with a program's raw pointers, calls functions found by
@@ -32,6 +32,7 @@
 
 mod real;
 mod calls;
+mod numbers;
 mod table;
 mod device;
 mod space;

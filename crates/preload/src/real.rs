@@ -1,6 +1,6 @@
 //! The C library's own functions, behind ours: found by name the first time they are wanted.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Finds the next definition of a name behind this library's own.
@@ -40,10 +40,17 @@ real! {
     /// openat(2)
     openat = c"openat"(folder: c_int, path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int
         as unsafe extern "C" fn(c_int, *const c_char, c_int, ...) -> c_int;
+    /// dup(2)
+    dup = c"dup"(from: c_int) -> c_int as unsafe extern "C" fn(c_int) -> c_int;
     /// dup2(2)
     dup2 = c"dup2"(from: c_int, to: c_int) -> c_int as unsafe extern "C" fn(c_int, c_int) -> c_int;
     /// dup3(2)
     dup3 = c"dup3"(from: c_int, to: c_int, flags: c_int) -> c_int as unsafe extern "C" fn(c_int, c_int, c_int) -> c_int;
+    /// fcntl(2)
+    fcntl = c"fcntl"(file: c_int, command: c_int, argument: c_ulong) -> c_int
+        as unsafe extern "C" fn(c_int, c_int, ...) -> c_int;
+    /// closefrom(3)
+    closefrom = c"closefrom"(first: c_int) -> () as unsafe extern "C" fn(c_int);
     /// close(2)
     close = c"close"(file: c_int) -> c_int as unsafe extern "C" fn(c_int) -> c_int;
     /// read(2)

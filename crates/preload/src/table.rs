@@ -4,7 +4,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
@@ -58,8 +59,13 @@ pub fn insert(file: c_int, mode: Mode) -> bool {
     });
     static RELATIVES: Once = Once::new();
     RELATIVES.call_once(relatives::expect);
+    flag(file).is_some() && share(file, Arc::new(Device::new(mode)))
+}
+
+/// From now on this number, which is none now, is a name of this device file. False for one beyond those that are looked at.
+pub fn share(file: c_int, device: Arc<Device>) -> bool {
     let Some(flag) = flag(file) else { return false };
-    devices().insert(file, Arc::new(Device::new(mode)));
+    devices().insert(file, device);
     flag.store(true, Ordering::Release);
     true
 }
@@ -102,6 +108,16 @@ pub fn remove(file: c_int) -> Option<Arc<Device>> {
         }
         device => device,
     }
+}
+
+/// These numbers are none any more; the devices that they were.
+pub fn remove_range(files: RangeInclusive<c_uint>) -> Vec<Arc<Device>> {
+    if relatives::is_one() {
+        return Vec::new();
+    }
+    let numbers: Vec<c_int> =
+        devices().keys().copied().filter(|file| files.contains(&file.cast_unsigned())).collect();
+    numbers.into_iter().filter_map(remove).collect()
 }
 
 extern "C" fn before_fork() {

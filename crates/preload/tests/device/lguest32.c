@@ -187,6 +187,53 @@ static void relatives(void)
 	CHECK(close(file) == 0);
 }
 
+/* Copies of the number are the same Guest, until the last of them is closed. */
+static void copies(void)
+{
+	unsigned long value, irq[2] = { IRQ, 1 };
+	char text[64];
+	int first, names[5], zero = open("/dev/zero", O_RDWR);
+	begin();
+	first = file;
+	call(NOTIFY, RAM_PAGES * PAGE, 0);
+	call(NOTIFY, RAM_PAGES * PAGE, 0);
+	call(NOTIFY, RAM_PAGES * PAGE, 0);
+	call(3, 0, 0);
+	CHECK((names[0] = dup(file)) >= 0 && dup2(file, names[0] + 50) == names[0] + 50);
+	names[1] = names[0] + 50;
+	CHECK(dup2(file, file) == file);
+	CHECK((names[2] = dup3(names[1], names[0] + 51, O_CLOEXEC)) == names[0] + 51);
+	FAILS(dup3(file, file, 0), EINVAL);
+	CHECK((names[3] = fcntl(file, F_DUPFD, 300)) >= 300);
+	CHECK((names[4] = fcntl(names[3], F_DUPFD_CLOEXEC, 400)) >= 400);
+	CHECK(fcntl(names[4], F_GETFD) == FD_CLOEXEC && fcntl(names[3], F_GETFD) == 0);
+	FAILS(dup(-1), EBADF);
+	FAILS(fcntl(-1, F_DUPFD, 0), EBADF);
+	for (int i = 0; i < 5; i++)
+		CHECK(write(names[i], irq, sizeof(irq)) == 0);
+	CHECK(next() == RAM_PAGES * PAGE);
+	CHECK(close(first) == 0);
+	FAILS(close(first), EBADF);
+	file = names[4];
+	CHECK(next() == RAM_PAGES * PAGE);
+	/* One that another file gets, one that is to be closed later, and ranges. */
+	CHECK(dup2(zero, names[0]) == names[0] && read(names[0], text, 4) == 4 && !text[0]);
+	CHECK(close_range(names[3], names[3], 4) == 0 && write(names[3], irq, sizeof(irq)) == 0);
+	CHECK(close_range(names[1], names[3], 0) == 0);
+	for (int i = 1; i < 4; i++)
+		FAILS(write(names[i], irq, sizeof(irq)), EBADF);
+	CHECK(next() == RAM_PAGES * PAGE);
+	FAILS(read(file, &value, sizeof(value)), ENOENT);
+	/* A number of the last name's own, when it is the only one. */
+	CHECK((first = dup(file)) >= 0 && close(file) == 0);
+	CHECK(read(first, text, sizeof(text)) > 0 && strstr(text, "hypercall 3"));
+	closefrom(first);
+	FAILS(read(first, &value, sizeof(value)), EBADF);
+	/* What is no device's is copied as ever. */
+	CHECK((zero = open("/dev/zero", O_RDWR)) >= 0 && (first = fcntl(zero, F_DUPFD, 500)) >= 500);
+	CHECK(read(first, text, 4) == 4 && close(zero) == 0 && close(first) == 0);
+}
+
 int main(int count, char **arguments)
 {
 	setvbuf(stdout, NULL, _IONBF, 0);
@@ -195,6 +242,8 @@ int main(int count, char **arguments)
 		life();
 	else if (count == 2 && !strcmp(arguments[1], "relatives"))
 		relatives();
+	else if (count == 2 && !strcmp(arguments[1], "copies"))
+		copies();
 	else
 		return 2;
 	printf("SUCCESS\n");

@@ -139,3 +139,8 @@ fn a_process_that_shares_the_programs_memory_raises_interrupts_and_may_be_killed
         "relatives",
     );
 }
+
+#[test]
+fn copies_of_the_number_are_one_guest_until_the_last_is_closed() {
+    run("copies_of_the_number_are_one_guest_until_the_last_is_closed", "lguest32", "copies");
+}
