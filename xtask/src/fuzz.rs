@@ -3,10 +3,14 @@
 //! ```text
 //!   code      raw bytes as a Guest's code          the translator's own test, with any compiler
 //!   coverage  the same bytes, led by coverage  ┐
-//!   drivers   hostile virtio drivers           │   cargo-fuzz: libFuzzer follows what the compiler counts
-//!   frames    frames into the user network     │
+//!   drivers   hostile virtio drivers           │
+//!   share     requests for a shared directory  │
+//!   frames    frames into the user network     │   cargo-fuzz: libFuzzer follows what the compiler counts
+//!   kernel    a file as a kernel               │
+//!   disk      a file as a qcow2 image          │
 //!   layer     an image's layer                 │
-//!   exec      what a Guest's agent says        ┘
+//!   exec      what a Guest's agent says        │
+//!   parsers   whatever else is read            ┘
 //! ```
 //! cargo-fuzz's targets want flags that a stable compiler keeps for nightly ones; `RUSTC_BOOTSTRAP` says we know. Without a
 //! sanitizer: what is looked for are broken promises, which the harnesses assert, and a sanitizer's standard library
@@ -31,15 +35,42 @@ struct Target {
     binary: &'static str,
     /// The longest input, in bytes: what the harness still tells apart.
     longest: u32,
+    /// The list of inputs that the target's test carries out, for those that have one in place of a folder `fuzz/corpus`.
+    list: Option<&'static str>,
 }
 
+impl Target {
+    const fn of_the_launcher(name: &'static str, longest: u32) -> Target {
+        Target { name, package: "crates/launcher", binary: name, longest, list: None }
+    }
+}
+
+/// Seconds that one input may take: what takes longer hangs.
+const PATIENCE: u32 = 25;
+
 /// All of them.
-const TARGETS: [Target; 5] = [
-    Target { name: "coverage", package: "crates/translator", binary: "raw_bytes", longest: 200 },
-    Target { name: "drivers", package: "crates/devices", binary: "drivers", longest: 4096 },
-    Target { name: "frames", package: "crates/launcher", binary: "frames", longest: 4096 },
-    Target { name: "layer", package: "crates/launcher", binary: "layer", longest: 4096 },
-    Target { name: "exec", package: "crates/launcher", binary: "exec", longest: 4096 },
+const TARGETS: [Target; 9] = [
+    Target {
+        name: "coverage",
+        package: "crates/translator",
+        binary: "raw_bytes",
+        longest: 200,
+        list: Some("tests/raw_bytes/corpus.txt"),
+    },
+    Target {
+        name: "drivers",
+        package: "crates/devices",
+        binary: "drivers",
+        longest: 4096,
+        list: Some("tests/hostile_drivers/corpus.txt"),
+    },
+    Target::of_the_launcher("share", 4096),
+    Target::of_the_launcher("frames", 4096),
+    Target::of_the_launcher("kernel", 8192),
+    Target::of_the_launcher("disk", 8192),
+    Target::of_the_launcher("layer", 4096),
+    Target::of_the_launcher("exec", 4096),
+    Target::of_the_launcher("parsers", 4096),
 ];
 
 /// Runs one target, `code` if none is named.
@@ -91,6 +122,14 @@ fn follow_coverage(target: &Target, seconds: u64) -> Result<(), Errand> {
     let kept = package.join("fuzz/target/corpus").join(target.binary);
     std::fs::create_dir_all(&kept).map_err(Errand::file(&kept))?;
     let kept = kept.canonicalize().map_err(Errand::file(&kept))?;
+    if let Some(list) = target.list {
+        let list = package.join(list);
+        let text = std::fs::read_to_string(&list).map_err(Errand::file(&list))?;
+        for (number, input) in text.lines().filter_map(listed).enumerate() {
+            let file = kept.join(format!("listed-{number}"));
+            std::fs::write(&file, input).map_err(Errand::file(&file))?;
+        }
+    }
     let ours = Path::new("fuzz/corpus").join(target.binary);
     let mut fuzz = Command::new("cargo");
     fuzz.current_dir(package)
@@ -103,9 +142,17 @@ fn follow_coverage(target: &Target, seconds: u64) -> Result<(), Errand> {
         fuzz.arg(ours);
     }
     // Lengths do not grow from one: an input that is too short for a harness' head says nothing.
-    fuzz.arg("--").arg("-len_control=0");
+    fuzz.arg("--").arg("-len_control=0").arg(format!("-timeout={PATIENCE}"));
     fuzz.arg(format!("-max_len={}", target.longest)).arg(format!("-max_total_time={seconds}"));
     finish(&mut fuzz, "the input that did it is named above; give it to `cargo fuzz run` again")
+}
+
+/// The input in a line of a list: bytes in hexadecimal, then `#` or `;` and why.
+fn listed(line: &str) -> Option<Vec<u8>> {
+    let digits: String = line.split(['#', ';']).next()?.split_whitespace().collect();
+    let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+    bytes.filter(|bytes| !bytes.is_empty())
 }
 
 /// Waits for it.

@@ -55,9 +55,10 @@ cargo xtask stress [--minutes N] [--cpus N] [--classes cpu,vm,...] [--machine lg
     stress-ng in the Guest with --verify, N minutes (default 10) over all classes
 cargo xtask conformance [--areas signals,memory,...] [--cpus N]
     the Open POSIX Test Suite on lguest and on QEMU, compared test by test
-cargo xtask fuzz [code|coverage|drivers|frames|layer|exec] [SECONDS]
+cargo xtask fuzz [code|coverage|drivers|share|frames|kernel|disk|layer|exec|parsers] [SECONDS]
     made-up bytes for 60 seconds or as many as said: as a Guest's code on the translator (code), and, with cargo-fuzz, the
-    same led by coverage, drivers of virtio devices, frames into the user network, an image's layer, an agent's words
+    same led by coverage, drivers of virtio devices, requests for a share, frames into the user network, a kernel's file, a
+    qcow2 image, an image's layer, an agent's words, and whatever else is read (docs/doors.md)
 cargo xtask kills [N]
     kills N machines (default 100) that write and flush, and looks for every flushed record
 cargo xtask guest-tools

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lguest_host::engine::HALTED_FOR_EVER;
+
 /// Exit status of a run that the time limit ended; timeout(1) uses the same.
 pub const TIME_LIMIT: u8 = 124;
 /// Exit status of a request that could not work, whatever the reason.
@@ -32,6 +34,17 @@ pub enum Ending {
     Dead(String),
     /// The sandbox stopped a system call: a bug of ours, or a Guest that broke out.
     Forbidden(String),
+}
+
+/// What a death's reason is followed by where the kernel's command line makes it likely. A kernel that is told not to read the
+/// ACPI tables finds neither the interrupt controllers nor the processors, for this machine has no older tables that name them;
+/// Linux of 64 bits then halts for ever.
+pub fn likely_cause(verdict: &str, cmdline: &str) -> Option<&'static str> {
+    // What stands behind "--" is the first process's.
+    let mut words = cmdline.split_whitespace().take_while(|word| *word != "--");
+    (verdict == HALTED_FOR_EVER && words.any(|word| word == "acpi=off")).then_some(
+        "acpi=off on the kernel's command line is the likely cause: this machine tells of its interrupts by ACPI alone, so leave it out",
+    )
 }
 
 impl Ending {
@@ -65,6 +78,20 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn acpi_off_is_a_likely_cause_where_the_kernel_reads_it() {
+        for (cmdline, likely) in [
+            ("console=ttyS0 acpi=off panic=-1", true),
+            ("acpi=off", true),
+            ("acpi=on", false),
+            ("myacpi=off quiet", false),
+            ("quiet -- acpi=off", false),
+        ] {
+            assert_eq!(likely_cause(HALTED_FOR_EVER, cmdline).is_some(), likely, "{cmdline}");
+        }
+        assert_eq!(likely_cause("triple fault", "acpi=off"), None);
+    }
 
     #[test]
     fn every_ending_has_the_status_of_the_contract() {

@@ -18,7 +18,7 @@ use crate::cli::RunArguments;
 use crate::console::{Console, Stream};
 use crate::default_guest;
 use crate::doctor;
-use crate::ending::Ending;
+use crate::ending::{Ending, likely_cause};
 use crate::engine::{self, Engine};
 use crate::gdb;
 use crate::gdb::place::Place;
@@ -366,6 +366,7 @@ fn follow_the_size(end: HostEnd) -> io::Result<()> {
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
+    let cmdline = plan.spec.cmdline.clone();
     let console = Console::new(plan.ours);
     console.tell(clock.clone());
     let screen = console.screen(plan.stream.clone(), io::stdout(), button.clone());
@@ -415,18 +416,21 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     }
     drop(raw);
     account.print();
-    Ok(conclude(outcome, &reason, &console))
+    Ok(conclude(outcome, &cmdline, &reason, &console))
 }
 
 /// The first of: what was asked from outside, what the session reported, what the machine did.
-fn conclude(outcome: Outcome, reason: &Reason, console: &Console) -> Ending {
+fn conclude(outcome: Outcome, cmdline: &str, reason: &Reason, console: &Console) -> Ending {
     // A boot that failed in silence speaks now. A reader that is gone misses it.
     let _ = io::stderr().write_all(&console.take_kept());
     if let Some(ending) = reason.get() {
         return ending;
     }
     match (outcome, console.status()) {
-        (Outcome::Dead(verdict), _) => Ending::Dead(verdict),
+        (Outcome::Dead(verdict), _) => Ending::Dead(match likely_cause(&verdict, cmdline) {
+            Some(likely) => format!("{verdict}; {likely}"),
+            None => verdict,
+        }),
         (_, Some(status)) => Ending::Status(status),
         (Outcome::PowerOff, None) => Ending::PowerOff,
         (Outcome::Reset, None) => {
@@ -439,11 +443,12 @@ fn conclude(outcome: Outcome, reason: &Reason, console: &Console) -> Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lguest_host::engine::HALTED_FOR_EVER;
 
     fn ended(outcome: Outcome, reports: &[u8]) -> Ending {
         let console = Console::new(true);
         console.reports().write_all(reports).unwrap();
-        conclude(outcome, &Reason::default(), &console)
+        conclude(outcome, "", &Reason::default(), &console)
     }
 
     #[test]
@@ -455,6 +460,14 @@ mod tests {
     #[test]
     fn a_power_off_without_a_report_is_clean() {
         assert_eq!(ended(Outcome::PowerOff, b"ready\n"), Ending::PowerOff);
+    }
+
+    #[test]
+    fn a_death_names_its_likely_cause() {
+        let outcome = Outcome::Dead(HALTED_FOR_EVER.to_owned());
+        let ending = conclude(outcome, "acpi=off", &Reason::default(), &Console::new(true));
+        let sentence = ending.sentence().unwrap();
+        assert!(sentence.contains("any more; acpi=off on the kernel's"), "{sentence}");
     }
 
     #[test]

@@ -43,13 +43,18 @@ impl Symbols {
         File::open(path)
             .and_then(|file| file.take(LARGEST_FILE).read_to_end(&mut bytes))
             .map_err(|cause| Mistake(format!("--symbols {name}: cannot be read: {cause}")))?;
-        let symbols = if looks_like_elf(&bytes) { Self::of_elf(&bytes) } else { Self::of_list(&bytes) };
+        let symbols = Self::read(&bytes);
         if symbols.0.is_empty() {
             return Err(Mistake(format!(
                 "--symbols {name}: holds no symbols; give an ELF file that is not stripped, or lines of address, type and name as in System.map"
             )));
         }
         Ok(symbols)
+    }
+
+    /// Reads a file's bytes; what names no address is no symbol.
+    pub fn read(bytes: &[u8]) -> Symbols {
+        if looks_like_elf(bytes) { Self::of_elf(bytes) } else { Self::of_list(bytes) }
     }
 
     /// Lines of `address type name`, as in System.map and /proc/kallsyms; lines of another form do not count.

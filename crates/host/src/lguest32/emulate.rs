@@ -5,7 +5,8 @@
 //!
 //! 4.1 with CONFIG_MICROCODE_EARLY calls its loader of microcode before it looks for a Host at all (arch/x86/kernel/head_32.S), and on Intel's
 //! processors that asks for the microcode's revision with no handler for the fault. It gets zeros, finds nothing to load and
-//! goes on. From LGUEST_INIT on such a fault is the kernel's own.
+//! goes on. Kernels from 2.6.37 on with CONFIG_OLPC, as distributions have it, keep their firmware's CR3 in the same place (head_32.S);
+//! it is 0, and nobody calls that firmware. From LGUEST_INIT on such a fault is the kernel's own.
 
 use super::data::Generation;
 use super::vcpu::Lguest32Vcpu;
@@ -51,9 +52,11 @@ pub(super) struct Asked {
     next: u64,
 }
 
-/// `rdmsr` and `wrmsr`.
+/// `rdmsr`, `wrmsr`, and `mov` from a control register with the number of CR3 in its third byte.
 const READ_REGISTER: [u8; 2] = [0x0f, 0x32];
 const WRITE_REGISTER: [u8; 2] = [0x0f, 0x30];
+const READ_CONTROL: [u8; 2] = [0x0f, 0x20];
+const CR3: u8 = 0xd8;
 
 const RAX: usize = 0;
 const RDX: usize = 2;
@@ -62,7 +65,7 @@ impl Lguest32Vcpu {
     /// #GP(0) at level 1: `Some` when it was one of these, with what the board has to do.
     pub(super) fn emulate(&mut self) -> Option<Option<Exit>> {
         let bytes = self.cpu.instruction_bytes();
-        if self.data.is_none() && self.early_register([bytes[0], bytes[1]]) {
+        if self.data.is_none() && self.early_register(&bytes) {
             return Some(None);
         }
         let (what, length) = decode(&bytes)?;
@@ -99,19 +102,23 @@ impl Lguest32Vcpu {
         Some(None)
     }
 
-    /// A register of the model's before LGUEST_INIT: true when the instruction was one of these two.
-    fn early_register(&mut self, instruction: [u8; 2]) -> bool {
-        let reads = instruction == READ_REGISTER;
-        if reads {
-            self.cpu.set_gpr(RAX, 0);
-            self.cpu.set_gpr(RDX, 0);
-        }
-        let done = reads || instruction == WRITE_REGISTER;
-        if done {
-            let next = self.cpu.rip().wrapping_add(instruction.len() as u64) & 0xffff_ffff;
-            self.cpu.set_rip(next);
-        }
-        done
+    /// A register that a kernel looks at before LGUEST_INIT: true when the instruction was one of these.
+    fn early_register(&mut self, bytes: &[u8]) -> bool {
+        let length = match *bytes {
+            [a, b, ..] if [a, b] == READ_REGISTER => {
+                self.cpu.set_gpr(RAX, 0);
+                self.cpu.set_gpr(RDX, 0);
+                2
+            }
+            [a, b, ..] if [a, b] == WRITE_REGISTER => 2,
+            [a, b, c, ..] if [a, b] == READ_CONTROL && c & 0xf8 == CR3 => {
+                self.cpu.set_gpr(usize::from(c & 7), 0);
+                3
+            }
+            _ => return false,
+        };
+        self.cpu.set_rip(self.cpu.rip().wrapping_add(length) & 0xffff_ffff);
+        true
     }
 
     /// The answer to a read of a port.

@@ -8,3 +8,4 @@ mod traps;
 mod interrupts;
 mod tables;
 mod ring;
+mod kernels;

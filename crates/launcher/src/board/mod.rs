@@ -5,12 +5,12 @@
 
 pub mod layout;
 mod elf;
-mod boot;
+pub mod boot;
 mod placing;
 mod pvh;
 mod multiboot1;
 mod multiboot2;
-mod loading;
+pub mod loading;
 mod acpi;
 mod console;
 mod platform;

@@ -162,7 +162,7 @@ fn keep(
 }
 
 /// The modules that must be loaded before this one: `depends=` among the NUL-ended strings of its `.modinfo`.
-fn depends(module: &[u8]) -> Vec<String> {
+pub fn depends(module: &[u8]) -> Vec<String> {
     let strings = section(module, b".modinfo").unwrap_or_default();
     let line = strings.split(|byte| *byte == 0).find_map(|string| string.strip_prefix(b"depends="));
     let names = String::from_utf8_lossy(line.unwrap_or_default()).replace('-', "_");
@@ -179,7 +179,8 @@ fn section<'a>(file: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     let (table, count, names) = (number(0x28, 8)?, number(0x3c, 2)?, number(0x3e, 2)?);
     let header = |index: usize| table.checked_add(index * HEADER);
     let body = |index: usize| {
-        let (offset, size) = (number(header(index)? + 0x18, 8)?, number(header(index)? + 0x20, 8)?);
+        let field = |at: usize| number(header(index)?.checked_add(at)?, 8);
+        let (offset, size) = (field(0x18)?, field(0x20)?);
         file.get(offset..offset.checked_add(size)?)
     };
     let names = body(names)?;

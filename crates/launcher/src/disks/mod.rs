@@ -5,6 +5,7 @@
 //!     option     the words above, read
 //!     lock       one writer or many readers of a file
 //!     raw        the file is the disk
+//!     refcounts  what a qcow2 file has to say before anything is written into it
 //!     qcow2      the file holds the disk in clusters, perhaps over a backing file (by imago)
 //!     crew       the threads that a slow disk of the host's keeps waiting, in place of a vCPU
 //! ```
@@ -14,6 +15,7 @@
 mod option;
 mod lock;
 mod raw;
+mod refcounts;
 mod qcow2;
 pub mod crew;
 

@@ -17,7 +17,7 @@ use lguest_devices::lguest::block::DiskError;
 use lguest_devices::virtio::block::Storage;
 
 use super::option::DiskOption;
-use super::{SECTOR, lock, only_read, write_zeroes};
+use super::{SECTOR, lock, only_read, refcounts, write_zeroes};
 
 type Image = FormatAccess<ImageFile>;
 
@@ -81,6 +81,12 @@ struct Layers<'a> {
 impl Layers<'_> {
     fn open(&mut self, file: File, path: &Path, writable: bool) -> Result<Image, String> {
         let damaged = |cause: io::Error| format!("{} cannot be opened as qcow2: {cause}", path.display());
+        if writable && !refcounts::header_is_counted(&file) {
+            return Err(format!(
+                "{} counts its own header as free, so a write would destroy it; qemu-img check -r all mends it, and with readonly it can be read",
+                path.display()
+            ));
+        }
         let file = ImageFile::try_from(file).map_err(damaged)?;
         let mut image = Qcow2::<ImageFile>::builder(file)
             .write(writable)

@@ -207,6 +207,72 @@ mod qcow2 {
         assert!(sentence.contains(r"\u{1b}[2J") && !sentence.contains('\x1b'), "{sentence}");
     }
 
+    /// Tables that lead back to themselves, as only somebody makes them who wants it: what is read is what the bytes say, a write
+    /// stays in the image or is an error, and nothing waits or dies. A chain of backing files is a loop's other form (above).
+    #[test]
+    fn tables_that_name_themselves_are_read_as_they_stand_and_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = create(folder.path(), "disk", None);
+        let text = format!("{path},format=qcow2");
+        open(&text).write(0, &[7; 4096]).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let word = |image: &[u8], at: u64| {
+            u64::from_be_bytes(image[at as usize..at as usize + 8].try_into().unwrap())
+        };
+        const PLACE: u64 = 0x00ff_ffff_ffff_fe00;
+        const ALONE: u64 = 1 << 63;
+        let (l1, counts) = (word(&good, 40), word(&good, 48));
+        let l2 = word(&good, l1) & PLACE;
+        let free = "counts its own header as free";
+        for (case, at, value, seen, refused) in [
+            ("an L1 entry that names the L1 table", l1, l1 | ALONE, Some(l1), None),
+            ("an L2 entry that names its own table", l2, l2 | ALONE, Some(l2), None),
+            ("an L2 entry that names the L1 table", l2, l1 | ALONE, Some(l1), None),
+            ("an L2 entry that names the refcount table", l2, counts | ALONE, Some(counts), None),
+            ("a refcount table that names itself", counts, counts, None, Some(free)),
+            ("a refcount table that names nothing", counts, 0, None, Some(free)),
+            ("a refcount table in place of the L1 table", 40, counts, None, None),
+        ] {
+            let mut image = good.clone();
+            image[at as usize..at as usize + 8].copy_from_slice(&value.to_be_bytes());
+            std::fs::write(&path, &image).unwrap();
+            let (text, done) = (text.clone(), std::sync::mpsc::channel());
+            let worker = std::thread::spawn(move || {
+                let readonly = open(&format!("{text},readonly"));
+                let mut first = vec![0; 512];
+                let read = readonly.read(0, &mut first);
+                drop(readonly);
+                let opened = AttachedDisk::open(&text);
+                if let Ok(disk) = &opened {
+                    for at in [0, 65536, LENGTH - 512] {
+                        // Errors are the Guest's to hear; what a table says after the first of these is what was written there.
+                        let _ = disk.image().write(at, &[9; 512]);
+                        let _ = disk.image().discard(at..at + 512);
+                    }
+                    let _ = disk.image().flush();
+                }
+                done.0.send((read.is_ok().then_some(first), opened.err())).unwrap();
+            });
+            let (read, refusal) = done
+                .1
+                .recv_timeout(std::time::Duration::from_secs(60))
+                .unwrap_or_else(|end| panic!("{case}: {end}"));
+            worker.join().unwrap();
+            if let Some(seen) = seen {
+                assert_eq!(read.expect(case), image[seen as usize..][..512], "{case}");
+            }
+            match (refused, refusal) {
+                (Some(word), Some(Mistake(sentence))) => {
+                    assert!(sentence.contains(word), "{case}: {sentence}")
+                }
+                (word, found) => assert_eq!((word, found.is_some()), (None, false), "{case}"),
+            }
+            let after = std::fs::read(&path).unwrap();
+            assert!(after.len() <= good.len() + (1 << 20), "{case}: the file grew to {}", after.len());
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
     /// Bytes of an image that somebody broke on purpose, again and again: errors, never a panic or endless work.
     #[test]
     fn damaged_images_are_refused_or_end_in_errors() {

@@ -63,7 +63,7 @@ pub enum ImageError {
     )]
     NoImage,
     /// A part is named and not there.
-    #[error("it is not whole: {0} is missing")]
+    #[error("it is not whole: {} is missing", Shown::new(.0.as_bytes()))]
     Missing(String),
     /// A part is not what its name says.
     #[error("it is damaged: {part} has another SHA-256 than it should")]
@@ -72,7 +72,7 @@ pub enum ImageError {
         part: String,
     },
     /// A document that cannot be understood.
-    #[error("its {part} cannot be understood: {cause}")]
+    #[error("its {} cannot be understood: {}", Shown::new(part.as_bytes()), plain(cause))]
     Document {
         /// Which document.
         part: String,
@@ -80,13 +80,13 @@ pub enum ImageError {
         cause: String,
     },
     /// None for Linux on x86-64.
-    #[error("it holds no image for Linux on x86-64 (amd64); it has {0}")]
+    #[error("it holds no image for Linux on x86-64 (amd64); it has {}", plain(.0))]
     NoPlatform(String),
     /// Several images, and none was named.
-    #[error("it holds several images; name one, as in {0}")]
+    #[error("it holds several images; name one, as in {}", plain(.0))]
     Several(String),
     /// None of that name.
-    #[error("it holds no image named {wanted}; it has {held}")]
+    #[error("it holds no image named {wanted}; it has {}", plain(held))]
     NoTag {
         /// What was asked for.
         wanted: String,
@@ -121,6 +121,15 @@ impl ImageError {
     pub fn sentence(self) -> crate::request::Mistake {
         crate::request::Mistake(self.to_string())
     }
+}
+
+/// The most letters of somebody else's names that stand in a sentence.
+const MOST_SAID: usize = 500;
+
+/// Words of an image's in a sentence of ours: not too many, and nothing that a terminal would obey.
+fn plain(words: &str) -> String {
+    let harmless = |letter: char| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter };
+    words.chars().take(MOST_SAID).map(harmless).collect()
 }
 
 /// A part of an image by its sum, for sentences.

@@ -292,13 +292,14 @@ struct Token {
 
 /// Where a token is to be had: `Bearer realm="...",service="..."` (RFC 6750, section 3).
 #[derive(Debug, PartialEq, Eq)]
-struct Challenge {
+pub struct Challenge {
     realm: String,
     service: Option<String>,
 }
 
 impl Challenge {
-    fn read(header: &str) -> Option<Challenge> {
+    /// Reads the header; none for another scheme, or one without a realm.
+    pub fn read(header: &str) -> Option<Challenge> {
         let (scheme, mut rest) = header.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return None;

@@ -110,8 +110,8 @@ impl SetupHeader {
             payload_length: word(PAYLOAD_LENGTH),
             end: MAGIC + usize::from(file[JUMP_LENGTH]),
         };
-        // The last paragraph need not be whole.
-        let needs = (header.code_start + header.code_length).saturating_sub(PARAGRAPH - 1);
+        // The last paragraph need not be whole, but where there is none the setup program still is.
+        let needs = (header.code_start + header.code_length - (PARAGRAPH - 1)).max(header.code_start);
         if has < needs {
             return Err(KernelError::Truncated { has, needs: header.code_start + header.code_length });
         }

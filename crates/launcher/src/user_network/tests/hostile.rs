@@ -72,6 +72,21 @@ fn frames_with_bytes_changed_at_random_neither_panic_nor_grow_anything() {
     }
 }
 
+/// The fuzz target's corpus: every form that a Guest's frames have here, and lies about each.
+#[test]
+fn the_corpus_of_frames_neither_panics_nor_grows_anything() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/frames");
+    let entries = std::fs::read_dir(folder).expect("the corpus lies in the repository");
+    let mut count = 0;
+    for entry in entries {
+        let entry = entry.expect("a folder can be read");
+        println!("{}", entry.file_name().display());
+        harness::run(&std::fs::read(entry.path()).expect("a file can be read"));
+        count += 1;
+    }
+    assert!(count >= 10, "the corpus was read");
+}
+
 #[test]
 fn connections_have_a_limit_and_one_more_is_refused() {
     // A port whose queue nobody empties takes the connections.
