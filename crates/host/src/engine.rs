@@ -15,8 +15,7 @@ pub const NOT_PRIVILEGED: u64 = -1i64 as u64;
 
 /// What becomes of a Guest that halts where nothing can wake it. A real machine would sit there until somebody pulls the
 /// plug. Here that would look like a hang.
-pub(crate) const HALTED_FOR_EVER: &str =
-    "the Guest halted with interrupts off, so nothing can wake it any more";
+pub const HALTED_FOR_EVER: &str = "the Guest halted with interrupts off, so nothing can wake it any more";
 
 /// Why a vCPU came back. The questions (`PortIn`, `MmioRead`, `Hypercall`) are answered with [`Vcpu::reply`] before the next run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -140,17 +140,19 @@ fn book(root: &str, name: &str) -> Vec<Vec<String>> {
 fn look_up(wanted: &str, root: &str) -> Result<Person, Failure> {
     let (user, group) = wanted.split_once(':').map_or((wanted, None), |(user, group)| (user, Some(group)));
     let users = book(root, "passwd");
-    let number = |text: Option<&String>| text.and_then(|text| text.parse::<u32>().ok());
+    // The largest number is nobody's: the kernel takes it for "as before" (setresuid(2)), and before is root.
+    let read = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX);
+    let number = |text: Option<&String>| text.and_then(|text| read(text));
     let found = users.iter().find(|line| line.first().is_some_and(|name| name == user));
     let found = found.or_else(|| users.iter().find(|line| line.get(2).is_some_and(|uid| uid == user)));
-    let uid = number(found.and_then(|line| line.get(2))).or_else(|| user.parse().ok());
+    let uid = number(found.and_then(|line| line.get(2))).or_else(|| read(user));
     let uid = uid.ok_or_else(|| format!("the user {user} is not in the root's /etc/passwd"))?;
     let groups = book(root, "group");
     let gid = match group {
         None => number(found.and_then(|line| line.get(3))).unwrap_or(0),
         Some(group) => {
             let named = groups.iter().find(|line| line.first().is_some_and(|name| name == group));
-            let gid = number(named.and_then(|line| line.get(2))).or_else(|| group.parse().ok());
+            let gid = number(named.and_then(|line| line.get(2))).or_else(|| read(group));
             gid.ok_or_else(|| format!("the group {group} is not in the root's /etc/group"))?
         }
     };
@@ -197,6 +199,7 @@ mod tests {
         let person = Person { uid: 1234, gid: 0, groups: vec![0], home: "/".to_owned() };
         assert_eq!(found("1234"), Ok(person));
         assert!(found("nobody").unwrap_err().contains("nobody"));
+        assert!(found("4294967295").is_err() && found("0:4294967295").is_err(), "else it would be root");
         assert!(found("web:nothing").unwrap_err().contains("nothing"));
     }
 }

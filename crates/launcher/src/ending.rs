@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lguest_host::engine::HALTED_FOR_EVER;
+
 /// Exit status of a run that the time limit ended; timeout(1) uses the same.
 pub const TIME_LIMIT: u8 = 124;
 /// Exit status of a request that could not work, whatever the reason.
@@ -35,11 +37,12 @@ pub enum Ending {
 }
 
 /// What a death's reason is followed by where the kernel's command line makes it likely. A kernel that is told not to read the
-/// ACPI tables finds neither the interrupt controllers nor the clock, for this machine has no older tables that name them.
-pub fn likely_cause(cmdline: &str) -> Option<&'static str> {
+/// ACPI tables finds neither the interrupt controllers nor the processors, for this machine has no older tables that name them;
+/// Linux of 64 bits then halts for ever.
+pub fn likely_cause(verdict: &str, cmdline: &str) -> Option<&'static str> {
     // What stands behind "--" is the first process's.
     let mut words = cmdline.split_whitespace().take_while(|word| *word != "--");
-    words.any(|word| word == "acpi=off").then_some(
+    (verdict == HALTED_FOR_EVER && words.any(|word| word == "acpi=off")).then_some(
         "acpi=off on the kernel's command line is the likely cause: this machine tells of its interrupts by ACPI alone, so leave it out",
     )
 }
@@ -85,8 +88,9 @@ mod tests {
             ("myacpi=off quiet", false),
             ("quiet -- acpi=off", false),
         ] {
-            assert_eq!(likely_cause(cmdline).is_some(), likely, "{cmdline}");
+            assert_eq!(likely_cause(HALTED_FOR_EVER, cmdline).is_some(), likely, "{cmdline}");
         }
+        assert_eq!(likely_cause("triple fault", "acpi=off"), None);
     }
 
     #[test]

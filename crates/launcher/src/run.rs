@@ -366,7 +366,7 @@ fn follow_the_size(end: HostEnd) -> io::Result<()> {
 fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     let supervisor = Supervisor::new();
     let button = supervisor.button();
-    let likely = likely_cause(&plan.spec.cmdline);
+    let cmdline = plan.spec.cmdline.clone();
     let console = Console::new(plan.ours);
     console.tell(clock.clone());
     let screen = console.screen(plan.stream.clone(), io::stdout(), button.clone());
@@ -416,18 +416,18 @@ fn start(plan: Plan, clock: &Arc<Clock>) -> Result<Ending, Mistake> {
     }
     drop(raw);
     account.print();
-    Ok(conclude(outcome, likely, &reason, &console))
+    Ok(conclude(outcome, &cmdline, &reason, &console))
 }
 
 /// The first of: what was asked from outside, what the session reported, what the machine did.
-fn conclude(outcome: Outcome, likely: Option<&str>, reason: &Reason, console: &Console) -> Ending {
+fn conclude(outcome: Outcome, cmdline: &str, reason: &Reason, console: &Console) -> Ending {
     // A boot that failed in silence speaks now. A reader that is gone misses it.
     let _ = io::stderr().write_all(&console.take_kept());
     if let Some(ending) = reason.get() {
         return ending;
     }
     match (outcome, console.status()) {
-        (Outcome::Dead(verdict), _) => Ending::Dead(match likely {
+        (Outcome::Dead(verdict), _) => Ending::Dead(match likely_cause(&verdict, cmdline) {
             Some(likely) => format!("{verdict}; {likely}"),
             None => verdict,
         }),
@@ -443,11 +443,12 @@ fn conclude(outcome: Outcome, likely: Option<&str>, reason: &Reason, console: &C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lguest_host::engine::HALTED_FOR_EVER;
 
     fn ended(outcome: Outcome, reports: &[u8]) -> Ending {
         let console = Console::new(true);
         console.reports().write_all(reports).unwrap();
-        conclude(outcome, None, &Reason::default(), &console)
+        conclude(outcome, "", &Reason::default(), &console)
     }
 
     #[test]
@@ -463,10 +464,10 @@ mod tests {
 
     #[test]
     fn a_death_names_its_likely_cause() {
-        let outcome = Outcome::Dead("it halted".to_owned());
-        let ending = conclude(outcome, likely_cause("acpi=off"), &Reason::default(), &Console::new(true));
+        let outcome = Outcome::Dead(HALTED_FOR_EVER.to_owned());
+        let ending = conclude(outcome, "acpi=off", &Reason::default(), &Console::new(true));
         let sentence = ending.sentence().unwrap();
-        assert!(sentence.starts_with("the Guest died: it halted; acpi=off on the kernel's"), "{sentence}");
+        assert!(sentence.contains("any more; acpi=off on the kernel's"), "{sentence}");
     }
 
     #[test]

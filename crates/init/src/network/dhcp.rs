@@ -114,12 +114,13 @@ fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(bytes))
 }
 
-/// The value of an option; of one that is said twice, the first.
+/// The value of an option; of one that is said twice, the first. [`option::END`] is one without a value.
 fn find(mut options: &[u8], wanted: u8) -> Option<&[u8]> {
     loop {
         match *options {
             [0, ref rest @ ..] => options = rest,
-            [kind, length, ref rest @ ..] if kind != option::END => {
+            [option::END, ..] => return (wanted == option::END).then_some(&[]),
+            [kind, length, ref rest @ ..] => {
                 let value = rest.get(..usize::from(length))?;
                 if kind == wanted {
                     return Some(value);
@@ -139,6 +140,8 @@ pub fn read(bytes: &[u8], xid: u32, hardware: [u8; 6]) -> Option<Answer> {
     }
     let options = &bytes[OPTIONS..];
     let said = |kind| find(options, kind);
+    // What is cut short might have said more.
+    said(option::END)?;
     let lease = || {
         let given = address(&bytes[16..20])?;
         let mask = u32::from(said(option::MASK).and_then(address).unwrap_or(Ipv4Addr::new(255, 255, 255, 0)));
@@ -149,7 +152,9 @@ pub fn read(bytes: &[u8], xid: u32, hardware: [u8; 6]) -> Option<Answer> {
             address: given,
             prefix: mask.leading_ones() as u8,
             router: said(option::ROUTER).and_then(address),
-            resolvers: said(option::RESOLVERS)?
+            // A network need not have any.
+            resolvers: said(option::RESOLVERS)
+                .unwrap_or_default()
                 .chunks_exact(4)
                 .filter_map(address)
                 .take(MOST_RESOLVERS)
@@ -200,12 +205,16 @@ mod tests {
     }
 
     #[test]
+    fn a_network_without_a_router_and_resolvers_gives_a_lease_too() {
+        let options = [53, 1, 2, 1, 4, 255, 255, 255, 0, 51, 4, 0, 0, 14, 16, 54, 4, 192, 0, 2, 1, 255];
+        let Some(Answer::Offer(lease)) = read(&message(&options), 7, CARD) else { panic!("no offer") };
+        assert_eq!((lease.prefix, lease.router, lease.resolvers), (24, None, vec![]));
+    }
+
+    #[test]
     fn what_is_cut_short_lies_or_is_for_somebody_else_is_no_answer() {
         let whole = message(GRANTED);
-        assert!((0..whole.len() - 1).all(|length| {
-            // A list of resolvers may end early and be a list; nothing else may.
-            read(&whole[..length], 7, CARD).is_none()
-        }));
+        assert!((0..whole.len()).all(|length| read(&whole[..length], 7, CARD).is_none()));
         assert_eq!(read(&whole, 8, CARD), None);
         assert_eq!(read(&whole, 7, [9; 6]), None);
         let mut hole = whole.clone();

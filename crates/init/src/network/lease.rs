@@ -6,13 +6,16 @@
 //!      └───── Refused ◄──┘                   └──────────Granted───────────┤
 //!      └──────────────── the address is given up ◄── Refused, or its end ─┘
 //! ```
+//! A card that somebody else gives an address is theirs: a user by hand, or the root's own client. Then nobody is asked any more;
+//! a server on this very machine would hear its own host's question and give the address away.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
+use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, setsockopt, socket,
     sockopt::{BindToDevice, Broadcast},
 };
 
@@ -38,7 +41,8 @@ struct Client<'a> {
     xid: u32,
 }
 
-/// Gets and keeps a lease for this card. Comes back when nobody can: the card cannot be used, or a lease has no end.
+/// Gets and keeps a lease for this card. Comes back when that is done: the card cannot be used or is somebody else's, or the
+/// lease has no end.
 pub fn keep(card: &Card, kept: bool) {
     if let Err(error) = try_to_keep(card, kept) {
         tell(&format!("{}: asking for an address", card.name), &error);
@@ -49,7 +53,7 @@ fn try_to_keep(card: &Card, kept: bool) -> io::Result<()> {
     let mut client = Client { card, socket: open(&card.name)?, xid: 0 };
     let mut kernel = Kernel::open()?;
     loop {
-        let mut lease = client.obtain()?;
+        let Some(mut lease) = client.obtain()? else { return Ok(()) };
         loop {
             let network = Network { address: lease.address, prefix: lease.prefix, router: lease.router };
             let seconds = lease.seconds.map(|seconds| seconds.max(SHORTEST_LEASE));
@@ -85,27 +89,47 @@ fn open(name: &str) -> io::Result<UdpSocket> {
 }
 
 impl Client<'_> {
-    /// Asks until there is a lease, however long that takes: a server may come later. It is one conversation all the time (RFC
-    /// 2131, 4.1, lets one ask again so): a server that first looks whether the address is free offers it after we
-    /// asked again, and has nothing left for another conversation.
-    fn obtain(&mut self) -> io::Result<Lease> {
+    /// Asks until there is a lease, however long that takes: a server may come later. None when somebody else gave the card an
+    /// address meanwhile.
+    ///
+    /// It is one conversation until it is refused (RFC 2131, 4.1, lets one ask again so): a server that first looks whether
+    /// the address is free offers it after we asked again, and has nothing left for another conversation.
+    fn obtain(&mut self) -> io::Result<Option<Lease>> {
         let mut wait = FIRST_WAIT;
         self.begin();
-        loop {
+        while !self.is_taken()? {
             self.ask(Question::Discover, Ipv4Addr::BROADCAST);
             if let Some(Answer::Offer(offer)) = self.answer(wait, |one| matches!(one, Answer::Offer(_)))? {
-                let mut patience = FIRST_WAIT;
-                for _ in 0..ATTEMPTS {
-                    self.ask(Question::Take(offer.address, offer.server), Ipv4Addr::BROADCAST);
-                    match self.answer(patience, |one| !matches!(one, Answer::Offer(_)))? {
-                        Some(Answer::Granted(lease)) => return Ok(lease),
-                        Some(_) => break,
-                        None => patience *= 2,
-                    }
+                match self.take(&offer)? {
+                    Some(Answer::Granted(lease)) => return Ok((!self.is_taken()?).then_some(lease)),
+                    Some(_) => self.begin(),
+                    None => {}
                 }
             }
             wait = (wait * 2).min(LONGEST_WAIT);
         }
+        Ok(None)
+    }
+
+    /// Asks for what was offered, until it is granted or refused. None when nobody says anything.
+    fn take(&self, offer: &Lease) -> io::Result<Option<Answer>> {
+        let mut patience = FIRST_WAIT;
+        for _ in 0..ATTEMPTS {
+            self.ask(Question::Take(offer.address, offer.server), Ipv4Addr::BROADCAST);
+            let answer = self.answer(patience, |one| !matches!(one, Answer::Offer(_)))?;
+            if answer.is_some() {
+                return Ok(answer);
+            }
+            patience *= 2;
+        }
+        Ok(None)
+    }
+
+    /// Whether the card has an IPv4 address, which is not ours while we ask for one.
+    fn is_taken(&self) -> io::Result<bool> {
+        let ours = |name: &str| name.split(':').next() == Some(&self.card.name);
+        let is_inet = |address: SockaddrStorage| address.as_sockaddr_in().is_some();
+        Ok(getifaddrs()?.any(|one| ours(&one.interface_name) && one.address.is_some_and(is_inet)))
     }
 
     /// Sleeps through half of a lease and asks to keep it, first its server, then everybody. None when it was refused or

@@ -81,9 +81,9 @@ struct Layers<'a> {
 impl Layers<'_> {
     fn open(&mut self, file: File, path: &Path, writable: bool) -> Result<Image, String> {
         let damaged = |cause: io::Error| format!("{} cannot be opened as qcow2: {cause}", path.display());
-        if writable && !refcounts::header_is_counted(&file) {
+        if let Some(fault) = refcounts::fault(&file).filter(|_| writable) {
             return Err(format!(
-                "{} counts its own header as free, so a write would destroy it; qemu-img check -r all mends it, and with readonly it can be read",
+                "{} {fault}; qemu-img convert -O qcow2 makes a sound copy, and with readonly it can be read",
                 path.display()
             ));
         }

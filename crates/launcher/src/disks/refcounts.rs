@@ -5,10 +5,11 @@
 //! ```
 //! Who writes an image looks for free clusters there. One that counts its own header as free has its header written over, and
 //! one that has no counts for the beginning of the file sends imago (0.2.6) into a recursion without end, which ends the
-//! process. Nobody's tool makes such images; whoever does wants that. What counts say of other clusters harms only the image.
+//! process. One that names a full block a million times has as many counts as would take a day to look through. Nobody's tool
+//! makes such images; whoever does wants that. What counts say of other clusters harms only the image.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 /// Where the header has what is needed here (docs/interop/qcow2.txt in QEMU's source, "Header"); all is big-endian.
@@ -22,16 +23,40 @@ const ORDER: u64 = 96;
 const ORDER_OF_2: u32 = 4;
 /// Bits of a table's entry that are no part of the block's place.
 const RESERVED: u64 = 0x1ff;
+/// The longest table that imago takes, in bytes: 4 Mi entries.
+const LONGEST_TABLE: u64 = 32 << 20;
 /// Clusters have 512 bytes to 2 MiB.
 const CLUSTERS: std::ops::RangeInclusive<u32> = 9..=21;
 
-/// Whether the file's own counts say that its first cluster, the header, is in use. What is no qcow2 imago tells better.
-pub fn header_is_counted(file: &File) -> bool {
-    let bits = half_word(file, CLUSTER_BITS).ok().filter(|bits| CLUSTERS.contains(bits));
-    match (half_word(file, 0), bits) {
-        (Ok(MAGIC), Some(bits)) => first_count(file, 1 << bits).unwrap_or(false),
-        _ => true,
+/// Why a file's own counts do not allow that it is written: the rest of a sentence. What is no qcow2 imago tells better.
+pub fn fault(file: &File) -> Option<&'static str> {
+    let bits = half_word(file, CLUSTER_BITS).ok().filter(|bits| CLUSTERS.contains(bits))?;
+    if half_word(file, 0).ok()? != MAGIC {
+        return None;
     }
+    if !matches!(first_count(file, 1 << bits), Ok(true)) {
+        return Some("counts its own header as free, so a write would destroy it");
+    }
+    let told_twice = names_a_block_twice(file, 1 << bits).unwrap_or(false);
+    told_twice
+        .then_some("keeps the counts of several parts in one place, so a search for room in it might not end")
+}
+
+/// Whether two entries of the table lead to the same block. What is behind the file's end imago reads as zeroes.
+///
+/// # Errors
+/// When the file cannot be read.
+fn names_a_block_twice(file: &File, cluster: u64) -> io::Result<bool> {
+    let length = (u64::from(half_word(file, TABLE_CLUSTERS)?) * cluster).min(LONGEST_TABLE);
+    let mut bytes = Vec::new();
+    let mut place = file;
+    place.seek(SeekFrom::Start(word(file, TABLE)?))?;
+    place.take(length).read_to_end(&mut bytes)?;
+    let (entries, _) = bytes.as_chunks::<8>();
+    let mut blocks: Vec<u64> = entries.iter().map(|entry| u64::from_be_bytes(*entry) & !RESERVED).collect();
+    blocks.retain(|block| *block != 0);
+    blocks.sort_unstable();
+    Ok(blocks.windows(2).any(|pair| pair[0] == pair[1]))
 }
 
 /// Whether the first count of all is not zero.
@@ -69,19 +94,31 @@ fn half_word(file: &File, at: u64) -> io::Result<u32> {
 mod tests {
     use super::*;
 
-    fn counted(order: u32, first: &[u8], block: u64) -> bool {
+    fn image(order: u32, first: &[u8], blocks: &[u64]) -> File {
         let mut image = vec![0; 2048];
         image[..4].copy_from_slice(&MAGIC.to_be_bytes());
-        image[4..8].copy_from_slice(&3u32.to_be_bytes());
-        image[20..24].copy_from_slice(&9u32.to_be_bytes());
+        for (at, value) in [(4, 3), (20, 9), (56, 1), (96, order)] {
+            image[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
         image[48..56].copy_from_slice(&512u64.to_be_bytes());
-        image[56..60].copy_from_slice(&1u32.to_be_bytes());
-        image[96..100].copy_from_slice(&order.to_be_bytes());
-        image[512..520].copy_from_slice(&block.to_be_bytes());
+        for (entry, block) in image[512..1024].chunks_exact_mut(8).zip(blocks) {
+            entry.copy_from_slice(&block.to_be_bytes());
+        }
         image[1024..1024 + first.len()].copy_from_slice(first);
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&image, 0).unwrap();
-        header_is_counted(&file)
+        file
+    }
+
+    fn counted(order: u32, first: &[u8], block: u64) -> bool {
+        fault(&image(order, first, &[block])).is_none()
+    }
+
+    #[test]
+    fn a_block_that_is_named_twice_is_told() {
+        let sentence = fault(&image(4, &[0, 1], &[1024, 1536, 0, 0, 1536])).unwrap();
+        assert!(sentence.contains("in one place"), "{sentence}");
+        assert_eq!(fault(&image(4, &[0, 1], &[1024, 1536, 0, 0, 512])), None);
     }
 
     #[test]

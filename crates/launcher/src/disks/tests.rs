@@ -231,6 +231,13 @@ mod qcow2 {
             ("an L2 entry that names the refcount table", l2, counts | ALONE, Some(counts), None),
             ("a refcount table that names itself", counts, counts, None, Some(free)),
             ("a refcount table that names nothing", counts, 0, None, Some(free)),
+            (
+                "a refcount table that names a block twice",
+                counts + 8,
+                word(&good, counts),
+                None,
+                Some("in one place"),
+            ),
             ("a refcount table in place of the L1 table", 40, counts, None, None),
         ] {
             let mut image = good.clone();

@@ -150,7 +150,7 @@ impl Share {
     /// Makes a file the Guest's wish, as far as the host can, and keeps the rest beside it. `kept` is what is there now.
     ///
     /// # Errors
-    /// The host's, and [`Errno::PERM`] where it keeps nothing beside files.
+    /// The host's, [`Errno::PERM`] where it keeps nothing beside files, and [`Errno::INVAL`] for an owner that nobody can be.
     pub(super) fn settle(
         &self,
         file: &OwnedFd,
@@ -158,6 +158,9 @@ impl Share {
         wanted: Owned,
         kept: Option<Owned>,
     ) -> Result<()> {
+        if !wanted.is_possible() {
+            return Err(Errno::INVAL);
+        }
         let kind = kind(stat);
         let mut keep = self.identity.keep(wanted, self.identity.seen(stat), kind);
         if let Some((uid, gid)) = keep.owner.filter(|owner| *owner != (stat.st_uid, stat.st_gid)) {

@@ -52,7 +52,12 @@ impl Owned {
         let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let mode = u32::from_str_radix(parts.next()?, 8).ok()? & 0o7777;
         // What may follow names the kind of a file that is kept as another kind; we show the kind it has.
-        Some(Owned { uid, gid, mode })
+        Some(Owned { uid, gid, mode }).filter(Owned::is_possible)
+    }
+
+    /// Whether there can be such an owner: the largest number stands for none, which chown(2) takes for "as it is".
+    pub fn is_possible(&self) -> bool {
+        self.uid != u32::MAX && self.gid != u32::MAX
     }
 
     /// The attribute's value.
@@ -154,6 +159,7 @@ mod tests {
 
     #[test]
     fn the_attribute_is_read_as_container_tools_write_it() {
+        assert_eq!(Owned::read(b"4294967295:0:0644"), None, "nobody has this number");
         let owned = Owned { uid: 1000, gid: 50, mode: 0o4755 };
         assert_eq!(Owned::read(b"1000:50:04755"), Some(owned));
         assert_eq!(Owned::read(b"1000:50:4755:file"), Some(owned));

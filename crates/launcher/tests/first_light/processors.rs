@@ -93,6 +93,16 @@ fn a_halted_kernel_whose_processors_all_sleep_for_ever_ends_with_a_sentence() {
 }
 
 #[test]
+fn a_kernel_that_may_not_read_the_acpi_tables_ends_with_the_likely_cause() {
+    if !debian_is_here("a_kernel_that_may_not_read_the_acpi_tables_ends_with_the_likely_cause") {
+        return;
+    }
+    let finished = run(&["run", "debian", "--cmdline", "console=ttyS0 panic=-1 acpi=off", "--", "true"], "");
+    assert_eq!(finished.status, Some(126), "{finished:?}");
+    assert!(finished.messages.contains("acpi=off on the kernel's command line"), "{finished:?}");
+}
+
+#[test]
 fn control_a_x_stops_all_processors() {
     if !debian_is_here("control_a_x_stops_all_processors") {
         return;

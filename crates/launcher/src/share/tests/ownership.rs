@@ -101,6 +101,22 @@ fn the_guest_cannot_write_the_attribute_that_says_whose_a_file_is() {
     assert_eq!(driver.call(LISTXATTR, node, &words(&[3, 0])), Err(libc::ERANGE));
 }
 
+/// The largest number is nobody's: a driver that says it panicked a server built with assertions.
+#[test]
+fn an_owner_that_nobody_can_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = Driver::new(folder.path(), false);
+    let (node, _) = driver.create(1, "f", 0o644).unwrap();
+    let before = driver.attributes(node);
+    for (valid, uid, gid) in [(2, u32::MAX, 0), (4, 0, u32::MAX), (6, u32::MAX, u32::MAX)] {
+        assert_eq!(driver.change(node, valid, Seen { size: 0, mode: 0, uid, gid }), Err(libc::EINVAL));
+    }
+    assert_eq!(driver.attributes(node), before);
+    driver.uid = u32::MAX;
+    assert_eq!(driver.create(1, "g", 0o644), Err(libc::EINVAL));
+    assert_eq!(driver.mkdir(1, "d", 0o755), Err(libc::EINVAL));
+}
+
 #[test]
 fn a_programs_capabilities_are_the_guests_alone_and_go_with_a_change() {
     let folder = tempfile::tempdir().unwrap();
