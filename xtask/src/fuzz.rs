@@ -15,6 +15,7 @@
 //! cargo-fuzz's targets want flags that a stable compiler keeps for nightly ones; `RUSTC_BOOTSTRAP` says we know. Without a
 //! sanitizer: what is looked for are broken promises, which the harnesses assert, and a sanitizer's standard library
 //! would have to be built first. What libFuzzer finds worth keeping goes below target/, not into the tree.
+//! A stack that runs over leaves no input behind; `LGUEST_FUZZ_LAST` of `launcher/tests/hostile` finds one.
 
 use crate::arguments::Arguments;
 use crate::errand::Errand;
