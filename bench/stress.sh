@@ -9,7 +9,7 @@ one() {
     name=$1
     shift
     echo "stress: begin $name"
-    stress-ng --verify --metrics-brief --timeout "${TIME}s" --temp-path /work --vm-bytes 64M "$@" 2>&1
+    stress-ng --verify --metrics-brief --timeout "${TIME}s" --cache-level 2 --temp-path /work --vm-bytes 64M "$@" 2>&1
     echo "stress: end $name $?"
 }
 all=

@@ -46,8 +46,8 @@ pub fn examine(kernel: &Kernel) -> Option<Found> {
                 let found = look(&bytes);
                 Found { unpacked: Some(bytes), ..found }
             }
-            // Nothing is known of what cannot be unpacked here; it may unpack itself.
-            None => Found { paravirtual: false, pci: false, unpacked: None },
+            // Of what cannot be unpacked here (LZO) only the header is known; it may unpack itself.
+            None => Found { paravirtual: false, pci: setup_header::is_late(header), unpacked: None },
         });
     }
     let bytes = match &kernel.program {
@@ -89,6 +89,20 @@ mod tests {
         assert!(!found.paravirtual);
         let found = examine(&elf32(b"Linux version %s\0Linux version 4.1.15\0.LGUEST\0")).unwrap();
         assert!(found.pci, "what a kernel prints is not its version");
+    }
+
+    #[test]
+    fn a_kernel_that_only_it_can_unpack_is_told_by_its_header() {
+        for (version, pci) in [(0x020a_u16, false), (0x020c, false), (0x020d, true)] {
+            let mut header = vec![0; 0x80];
+            header[0x206 - setup_header::START..][..2].copy_from_slice(&version.to_le_bytes());
+            let kernel = Kernel {
+                program: Program::Bytes(b"\x89LZO and what follows".to_vec()),
+                setup_header: Some(header),
+            };
+            let found = examine(&kernel).unwrap();
+            assert_eq!((found.paravirtual, found.pci, found.unpacked), (false, pci, None), "{version:#x}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ const SHORTEST: usize = 0x250;
 const OLDEST_VERSION: u16 = 0x020a;
 /// Protocol 2.12: from here on `xloadflags` says whether there is a 64-bit kernel.
 const FLAGS_VERSION: u16 = 0x020c;
+/// Protocol 2.13, which Linux 3.14 came with and 4.x has.
+const LATE_VERSION: u16 = 0x020d;
 /// `XLF_KERNEL_64`: the kernel can be entered in 64-bit mode.
 const KERNEL_64: u16 = 1 << 0;
 /// What zero setup sectors mean, for historical reasons.
@@ -49,11 +51,20 @@ pub struct SetupHeader {
 
 /// True when a kernel with this header (the bytes from 0x1f1 on) can be entered in 64-bit mode.
 pub fn has_64_bit_entry(header: &[u8]) -> bool {
-    let half = |at: usize| match header.get(at - START..at - START + 2) {
+    half(header, VERSION) >= FLAGS_VERSION && half(header, EXTENDED_FLAGS) & KERNEL_64 != 0
+}
+
+/// True when a kernel with this header is at least 3.14, which is all that a header says of a 4.x.
+pub fn is_late(header: &[u8]) -> bool {
+    half(header, VERSION) >= LATE_VERSION
+}
+
+/// Two bytes of a header; zero behind its end.
+fn half(header: &[u8], at: usize) -> u16 {
+    match header.get(at - START..at - START + 2) {
         Some(bytes) => u16::from_le_bytes([bytes[0], bytes[1]]),
         None => 0,
-    };
-    half(VERSION) >= FLAGS_VERSION && half(EXTENDED_FLAGS) & KERNEL_64 != 0
+    }
 }
 
 /// Where the memory ends that a kernel with this header (the bytes from 0x1f1 on) uses before it knows what is free, when its
