@@ -71,7 +71,7 @@ pub fn needed(instruction: &Instruction) -> VectorState {
     if is_indifferent(instruction) {
         return VectorState::None;
     }
-    if is_x87(instruction) {
+    if is_x87(instruction) || instruction.mnemonic() == M::Wait {
         return VectorState::X87;
     }
     if vector || features.iter().any(|f| matches!(f, F::SSE | F::SSE2 | F::SSE3) && !on_mmx(instruction)) {
@@ -90,6 +90,11 @@ pub fn needed(instruction: &Instruction) -> VectorState {
 /// The exception of an instruction whose part of the state is switched off (SDM vol. 2, tables 2-2, 2-18 and 2-47; vol. 3,
 /// tables 2-2 and 2-3). What is missing for good comes before what is only put off.
 pub fn refusal(cpu: &Cpu, instruction: &Instruction) -> Option<Exception> {
+    if instruction.mnemonic() == M::Wait {
+        // It waits for the coprocessor, which there is; CR0.MP says whether TS concerns it (SDM vol. 3, table 2-2).
+        let put_off = cpu.cr0 & (cr0::TS | cr0::MP) == cr0::TS | cr0::MP;
+        return put_off.then(Exception::nm);
+    }
     let has = |state: u64| cpu.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0 & state == state;
     let missing = match needed(instruction) {
         VectorState::None => return None,
@@ -158,6 +163,7 @@ mod tests {
     const KMOVB: &[u8] = &[0xc5, 0xf9, 0x90, 0xc1];
     const VMOVDQU8_XMM: &[u8] = &[0x62, 0xf1, 0x7f, 0x08, 0x6f, 0xc1];
     const MFENCE: &[u8] = &[0x0f, 0xae, 0xf0];
+    const FWAIT: &[u8] = &[0x9b];
 
     #[test]
     fn each_encoding_needs_its_part() {
@@ -171,6 +177,7 @@ mod tests {
             (KMOVB, Avx512),
             (VMOVDQU8_XMM, Avx512),
             (MFENCE, None),
+            (FWAIT, X87),
         ];
         for (bytes, part) in parts {
             assert_eq!(needed(&decoded(bytes)), part, "{bytes:x?}");
@@ -203,6 +210,23 @@ mod tests {
         assert_eq!(of(&cpu, PADDQ_MM), Some(Exception::nm()));
     }
 
+    /// It was copied whatever TS said: iced calls it an instruction of the 8086.
+    #[test]
+    fn waiting_is_put_off_where_the_monitor_says_so() {
+        let mut cpu = Workbench::new().cpu;
+        for (switches, expected) in [
+            (0, None),
+            (cr0::EM, None),
+            (cr0::MP, None),
+            (cr0::TS, None),
+            (cr0::MP | cr0::TS, Some(Exception::nm())),
+            (cr0::EM | cr0::MP | cr0::TS, Some(Exception::nm())),
+        ] {
+            cpu.cr0 = cpu.cr0 & !(cr0::EM | cr0::MP | cr0::TS) | switches;
+            assert_eq!(refusal(&cpu, &decoded(FWAIT)), expected, "{switches:#x}");
+        }
+    }
+
     #[test]
     fn whatever_a_setting_does_not_allow_is_refused_by_it() {
         let mut cpu = Workbench::new().cpu;
@@ -211,7 +235,7 @@ mod tests {
             cpu.cr0 = cpu.cr0 & !(cr0::TS | cr0::EM) | on(0, cr0::TS) | on(1, cr0::EM);
             cpu.cr4 = cpu.cr4 & !(cr4::OSFXSR | cr4::OSXSAVE) | on(2, cr4::OSFXSR) | on(3, cr4::OSXSAVE);
             cpu.xcr0 = 3 | on(4, xcr0::AVX) | on(5, xcr0::AVX512);
-            for bytes in [FADD, PADDQ_MM, MOVAPS, VADDPS, ANDN, KMOVB, VMOVDQU8_XMM, MFENCE] {
+            for bytes in [FADD, PADDQ_MM, MOVAPS, VADDPS, ANDN, KMOVB, VMOVDQU8_XMM, MFENCE, FWAIT] {
                 let instruction = decoded(bytes);
                 let allowed = VectorState::enabled(&cpu).allows(&instruction);
                 // Code for a lower setting may ask in vain; code for a higher one may not run what is refused.

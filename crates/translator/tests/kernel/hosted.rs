@@ -344,13 +344,18 @@ fn a_segment_is_loaded_from_the_embedders_table_with_all_checks() {
 
 #[test]
 fn the_task_switched_flag_makes_floating_point_not_available() {
-    let mut hosted =
-        Hosted::with(&assembled!(".code32", "2: fnop", "movd xmm0, eax", "int 0x1f", "jmp 2b", ".code64"));
-    for _ in 0..3 {
-        assert_eq!(hosted.call(), 0x1f);
-        hosted.vcpu.set_task_switched(true);
-        assert_eq!(hosted.exception(), Exception::nm());
-        hosted.vcpu.set_task_switched(false);
+    let codes = [
+        assembled!(".code32", "2: fnop", "movd xmm0, eax", "int 0x1f", "jmp 2b", ".code64"),
+        assembled!(".code32", "2: fwait", "int 0x1f", "jmp 2b", ".code64"),
+    ];
+    for code in codes {
+        let mut hosted = Hosted::with(&code);
+        for _ in 0..3 {
+            assert_eq!(hosted.call(), 0x1f);
+            hosted.vcpu.set_task_switched(true);
+            assert_eq!(hosted.exception(), Exception::nm());
+            hosted.vcpu.set_task_switched(false);
+        }
     }
 }
 
