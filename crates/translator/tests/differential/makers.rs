@@ -12,6 +12,11 @@ use std::sync::LazyLock;
 /// The host's processor is Intel's.
 pub static INTEL: LazyLock<bool> = LazyLock::new(|| __cpuid(0).ebx.to_le_bytes() == *b"Genu");
 
+/// Their places in [`crate::case::State::gpr`].
+const RCX: usize = 1;
+const RSI: usize = 6;
+const RDI: usize = 7;
+
 /// What is not compared.
 pub enum Allowed {
     /// All of it.
@@ -31,8 +36,10 @@ pub fn allowed(case: &Case, native: &Outcome, translated: &Outcome) -> Option<Al
         return None;
     }
     let code = || Decoder::with_ip(case.bits, &case.code, case.state.rip, DecoderOptions::NONE).into_iter();
-    // Of no rounds with 32-bit addresses, Intel's make 32-bit registers all the same.
-    if case.bits == 64 && code().any(|one| one.is_string_instruction() && uses_32_bit_addresses(&one)) {
+    // Of no rounds with 32-bit addresses, Intel's make 32-bit registers all the same: their lower halves are the same everywhere.
+    let low = |outcome: &Outcome| [RCX, RSI, RDI].map(|register| outcome.state.gpr[register] as u32);
+    let narrow = |one: Instruction| one.is_string_instruction() && uses_32_bit_addresses(&one);
+    if case.bits == 64 && low(native) == low(translated) && code().any(narrow) {
         return Some(Allowed::Fields(&["rdi", "rsi", "rcx"]));
     }
     let one = code().find(|instruction| instruction.ip() == translated.state.rip)?;
@@ -101,7 +108,11 @@ fn what_a_fault_leaves(one: &Instruction) -> Option<&'static [&'static str]> {
         // The conversion's flags are set before the result is stored.
         Vcvtps2ph => Some(&["mxcsr"]),
         // Flags at a fault in the middle (SDM vol. 2, REP: "the EFLAGS register is restored").
-        Scasb | Scasw | Scasd | Scasq | Cmpsb | Cmpsw | Cmpsd | Cmpsq => Some(&["rflags"]),
+        Scasb | Scasw | Scasd | Scasq | Cmpsb | Cmpsw | Cmpsd | Cmpsq
+            if one.has_rep_prefix() || one.has_repne_prefix() =>
+        {
+            Some(&["rflags"])
+        }
         _ => None,
     }
 }
