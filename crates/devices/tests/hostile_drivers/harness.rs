@@ -358,18 +358,23 @@ impl Driver {
     }
 }
 
+/// A descriptor of the input's, which goes on at `next` where there is more; none at the input's end.
+fn descriptor(input: &mut Input<'_>, more: bool, next: u16) -> Option<[u8; 16]> {
+    let (address, length, flags) = (input.word()?, input.word()?, input.byte()?);
+    let mut descriptor = [0; 16];
+    descriptor[..2].copy_from_slice(&address.to_le_bytes());
+    descriptor[8..10].copy_from_slice(&length.to_le_bytes());
+    descriptor[12..14].copy_from_slice(&(u16::from(flags & 6) | u16::from(more)).to_le_bytes());
+    descriptor[14..].copy_from_slice(&next.to_le_bytes());
+    Some(descriptor)
+}
+
 /// Writes a chain of up to four buffers and makes it available; none at the input's end.
 fn make_chain(memory: &DmaMemory, queue: u16, offered: &mut [u16], input: &mut Input<'_>) -> Option<()> {
     let count = u16::from(input.byte()?) % 4 + 1;
     let head = u16::from(input.byte()?) % 8;
     for index in 0..count {
-        let (address, length, flags) = (input.word()?, input.word()?, input.byte()?);
-        let mut descriptor = [0; 16];
-        descriptor[..2].copy_from_slice(&address.to_le_bytes());
-        descriptor[8..10].copy_from_slice(&length.to_le_bytes());
-        let next = u16::from(index + 1 < count);
-        descriptor[12..14].copy_from_slice(&(u16::from(flags & 6) | next).to_le_bytes());
-        descriptor[14..].copy_from_slice(&((head + index + 1) % 8).to_le_bytes());
+        let descriptor = descriptor(input, index + 1 < count, (head + index + 1) % 8)?;
         let place = place_of(queue, 0) + u64::from((head + index) % 8) * 16;
         memory.write_slice(&descriptor, GuestAddress(place)).ok()?;
     }

@@ -15,7 +15,7 @@ use lguest_devices::virtio::memory::DmaMemory;
 use lguest_devices::virtio::page::{DevicePage, Guest, Irq, NotCarried, Notified};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Input, MOST_STEPS, device, memory};
+use super::{Input, MOST_STEPS, descriptor, device, memory};
 
 /// Where the page lies; rings behind it, data before.
 const BASE: u64 = 0x8000;
@@ -124,13 +124,7 @@ impl Driver {
     fn offer(&mut self, input: &mut Input<'_>) -> Option<()> {
         let count = u16::from(input.byte()?) % 4 + 1;
         for index in 0..count {
-            let (address, length, flags) = (input.word()?, input.word()?, input.byte()?);
-            let mut descriptor = [0; 16];
-            descriptor[..2].copy_from_slice(&address.to_le_bytes());
-            descriptor[8..10].copy_from_slice(&length.to_le_bytes());
-            let next = u16::from(index + 1 < count);
-            descriptor[12..14].copy_from_slice(&(u16::from(flags & 6) | next).to_le_bytes());
-            descriptor[14..].copy_from_slice(&(index + 1).to_le_bytes());
+            let descriptor = descriptor(input, index + 1 < count, index + 1)?;
             self.put(self.ring + u64::from(index) * 16, &descriptor);
         }
         // Descriptors, then the ring that the driver writes (virtio 1.2, 2.7.2).
